@@ -1,0 +1,30 @@
+"""What the operator of a site adds to the origin's own words about caching."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheRule:
+    """Rules for one site or one generator's route. Times in seconds, sizes in bytes."""
+
+    default_ttl: float | None = None
+    """Freshness lifetime where the response gives none; None: only heuristics that RFC 9111 section 4.2.2 allows."""
+    heuristic: bool = True
+    """Whether a lifetime may be guessed from Last-Modified (10 %, RFC 9111 section 4.2.2)."""
+    stale_while_revalidate: float = 0.0
+    """Used where the response has no such directive (RFC 5861 section 3)."""
+    stale_if_error: float = 0.0
+    """Used where the response has no such directive (RFC 5861 section 4)."""
+    vary: tuple[str, ...] = ()
+    """Request fields that the variant key always holds, besides those of the response's Vary."""
+    tags: tuple[str, ...] = ()
+    """Tags added to every stored response."""
+    max_object_bytes: int = 64 << 20
+    """Larger bodies pass through unstored."""
+    honour_client_reload: bool = False
+    """Whether a client's no-cache or max-age=0 reaches the origin (RFC 9111 section 5.2.1); shared caches in front of a site mostly refuse."""
+
+
+DEFAULT_RULE = CacheRule()

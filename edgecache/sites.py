@@ -1,0 +1,140 @@
+"""Sites, the generators that claim routes on them, and the table that finds both for a request.
+
+Values and one holder of the current snapshot. `control` replaces the snapshot, `serve` reads it: a request sees one snapshot
+from its first byte to its last.
+"""
+
+from __future__ import annotations
+
+import enum
+import fnmatch
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from edgecache.policy.rule import DEFAULT_RULE, CacheRule
+from sandbox.limits import DEFAULT_LIMITS, Limits
+
+ANY_HOST = "*"
+
+
+class OnError(enum.StrEnum):
+    """What a route does when its generator fails, tried in the order given."""
+
+    STALE = "stale"
+    ORIGIN = "origin"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveVersion:
+    """One version that receives traffic: its number and its part of it in percent."""
+
+    version: int
+    percent: int
+    key: str
+    """The name under which the monitor knows this version."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratorRoutes:
+    """One generator as the request path sees it."""
+
+    name: str
+    routes: tuple[str, ...]
+    """Path globs: `*` matches any run of characters, `/` included."""
+    active: tuple[ActiveVersion, ...]
+    rule: CacheRule
+    on_error: tuple[OnError, ...] = (OnError.STALE, OnError.ORIGIN, OnError.ERROR)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """One owner's hosts, origins, rules and ceilings: the unit of tenancy."""
+
+    name: str
+    hosts: tuple[str, ...]
+    """Lower-case host names, `*.example.org` for all below it, or `*` for any."""
+    origins: tuple[str, ...]
+    """Base URLs, tried in order."""
+    weight: int = 1
+    rule: CacheRule = DEFAULT_RULE
+    ceiling: Limits = DEFAULT_LIMITS
+    """A manifest that asks for more is refused."""
+    generators: tuple[GeneratorRoutes, ...] = ()
+    from_config: bool = False
+    """Declared in the configuration file: the API shows it and does not change it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a request belongs."""
+
+    site: Site
+    generator: GeneratorRoutes | None
+
+    @property
+    def rule(self) -> CacheRule:
+        return self.generator.rule if self.generator else self.site.rule
+
+
+@dataclass(frozen=True)
+class SiteSnapshot:
+    """All sites at one moment, indexed by host."""
+
+    sites: tuple[Site, ...] = ()
+
+    @cached_property
+    def _exact(self) -> dict[str, Site]:
+        return {host: site for site in self.sites for host in site.hosts if not host.startswith("*")}
+
+    @cached_property
+    def _below(self) -> tuple[tuple[str, Site], ...]:
+        pairs = [(host[1:], site) for site in self.sites for host in site.hosts if host.startswith("*.")]
+        return tuple(sorted(pairs, key=lambda pair: -len(pair[0])))
+
+    @cached_property
+    def _any(self) -> Site | None:
+        return next((site for site in self.sites if ANY_HOST in site.hosts), None)
+
+    @cached_property
+    def _routes(self) -> dict[str, tuple[tuple[re.Pattern[str], GeneratorRoutes], ...]]:
+        return {site.name: _compile(site.generators) for site in self.sites}
+
+    def site_of(self, authority: str) -> Site | None:
+        """The site that owns `authority` (host, or host and port): exact name, then the longest wildcard, then `*`."""
+        host = _host(authority)
+        if site := self._exact.get(host):
+            return site
+        return next((site for suffix, site in self._below if host.endswith(suffix)), self._any)
+
+    def route(self, authority: str, path: str) -> Route | None:
+        """Site and generator for a request; the longest matching glob wins. None: no site has this host."""
+        site = self.site_of(authority)
+        if site is None:
+            return None
+        generator = next((g for pattern, g in self._routes[site.name] if pattern.fullmatch(path)), None)
+        return Route(site, generator)
+
+
+@dataclass
+class SiteTable:
+    """Holder of the current snapshot; replacing it is one assignment."""
+
+    snapshot: SiteSnapshot = field(default_factory=SiteSnapshot)
+
+    def replace(self, sites: Iterable[Site]) -> None:
+        self.snapshot = SiteSnapshot(tuple(sites))
+
+
+def _host(authority: str) -> str:
+    if authority.startswith("["):
+        return authority[: authority.find("]") + 1].lower()
+    return authority.partition(":")[0].lower().rstrip(".")
+
+
+def _compile(generators: tuple[GeneratorRoutes, ...]) -> tuple[tuple[re.Pattern[str], GeneratorRoutes], ...]:
+    pairs = [(glob, generator) for generator in generators if generator.active for glob in generator.routes]
+    pairs.sort(key=lambda pair: -len(pair[0]))
+    return tuple((re.compile(fnmatch.translate(glob)), generator) for glob, generator in pairs)

@@ -1,0 +1,63 @@
+"""Where a response comes from when the cache has none: an origin or a generator, behind one protocol.
+
+`upstream` and `generate` implement it, `serve` calls it. Errors name their culprit, so that the caller can choose status and fallback.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from edgecache.policy.message import Request, Response
+
+
+class Culprit(enum.StrEnum):
+    """Whose fault a failure is."""
+
+    CLIENT = "client"
+    ORIGIN = "origin"
+    GENERATOR = "generator"
+    EDGE = "edge"
+
+
+class SourceError(Exception):
+    """A source gave no complete response.
+
+    `reason` is a word from a fixed set ("connect", "timeout", "reset", "protocol", or a `sandbox.outcome.End`), the same in logs,
+    metrics and Cache-Status; `status` is what a client gets when nothing else can answer; `retry` whether another origin may be tried.
+    """
+
+    def __init__(self, culprit: Culprit, reason: str, detail: str = "", *, status: int = 502, retry: bool = False) -> None:
+        super().__init__(f"{culprit}: {reason}" + (f": {detail}" if detail else ""))
+        self.culprit = culprit
+        self.reason = reason
+        self.detail = detail
+        self.status = status
+        self.retry = retry
+
+
+class Body(Protocol):
+    """A response body on its way: iterate it once, or close it. An early end raises SourceError, never looks like success."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def close(self) -> None:
+        """Stop the producer; idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A response head that has arrived, and the body that follows."""
+
+    response: Response
+    body: Body
+    detail: str = ""
+    """For Cache-Status `detail=`: what produced it."""
+
+
+class Source(Protocol):
+    """Produces responses. Raises SourceError."""
+
+    async def fetch(self, request: Request, body: Body | None, request_id: str) -> Reply: ...
