@@ -1,0 +1,61 @@
+# Everything that is run, is run from here; .ci/run calls these targets too. Needs make and Python 3.11 or newer, nothing else.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
+	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CHECK ?=
+
+.PHONY: help setup demo test lint fix bench load lock clean
+
+help: ## show this
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+
+setup: $(STAMP) ## make .venv from requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found: install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "setting up $(VENV) (once; a few minutes on a slow network)"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP) ## origin, edge and example generators, with a guided tour; CHECK=1 walks it unattended
+	@$(BIN)/python -m demo $(if $(filter-out 0,$(CHECK)),--check)
+
+lint: $(STAMP) ## style, types, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+fix: $(STAMP) ## let ruff repair what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint ## lint, then every test that this machine can run, with coverage of policy and sandbox
+	@$(BIN)/python -c 'from sandbox.sdk import warm_up; warm_up(on_progress=print)'
+	$(BIN)/coverage erase
+	$(BIN)/pytest --cov --cov-report=
+	$(BIN)/coverage report --include='edgecache/policy/*,sandbox/*' --skip-covered --fail-under=90
+
+bench: $(STAMP) ## cache hits against nginx (if installed), and the sandbox's figures
+	$(BIN)/python -m loadtests.bench_nginx --json .run/bench-cache.json
+	$(BIN)/python -m sandbox bench
+
+load: $(STAMP) ## Locust against a running demo, for a bounded time
+	@$(BIN)/python -m loadtests
+
+lock: ## write requirements.lock anew, from pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet --universal --all-extras --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-emit-find-links --custom-compile-command 'make lock' --upgrade pyproject.toml -o requirements.lock
+
+clean: ## remove what was made, the environment too
+	rm -rf $(VENV) .run build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
