@@ -1,0 +1,51 @@
+"""The sandbox: untrusted programs in virtual machines of their own, in jailed processes. Knows nothing of HTTP.
+
+What is named here is the public surface; everything else is private by place.
+"""
+
+from sandbox.call import EdgeCallRefused, EdgeCalls, GuestCall
+from sandbox.errors import EngineUnavailable, GuestFailed, ImageError, JailError, SandboxError, WorkerLost
+from sandbox.jail import JailPolicy, JailReport, Layer
+from sandbox.limits import DEFAULT_LIMITS, Limits
+from sandbox.monitor import Monitor
+from sandbox.outcome import End, Fault, FaultKind, Outcome, Usage
+from sandbox.policies import DispatchPolicy, FleetPolicy, Isolation, MonitorPolicy
+from sandbox.program import Convention, Program
+from sandbox.quarantine import QuarantinePolicy
+from sandbox.request import GuestRequest
+from sandbox.status import GeneratorStatus, MonitorStatus, Verification, WorkerStatus
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "Convention",
+    "DispatchPolicy",
+    "EdgeCallRefused",
+    "EdgeCalls",
+    "End",
+    "EngineUnavailable",
+    "Fault",
+    "FaultKind",
+    "FleetPolicy",
+    "GeneratorStatus",
+    "GuestCall",
+    "GuestFailed",
+    "GuestRequest",
+    "ImageError",
+    "Isolation",
+    "JailError",
+    "JailPolicy",
+    "JailReport",
+    "Layer",
+    "Limits",
+    "Monitor",
+    "MonitorPolicy",
+    "MonitorStatus",
+    "Outcome",
+    "Program",
+    "QuarantinePolicy",
+    "SandboxError",
+    "Usage",
+    "Verification",
+    "WorkerLost",
+    "WorkerStatus",
+]

@@ -53,6 +53,12 @@ class Vcpu(Protocol):
     def complete(self, result: int) -> None:
         """Return `result` (two's complement, 64 bits) from the pending system call."""
 
+    def read_bases(self) -> tuple[int, int]:
+        """FS base and GS base."""
+
+    def write_bases(self, fs_base: int, gs_base: int) -> None:
+        """Set both; canonical addresses, which the caller has checked."""
+
     def interrupt(self) -> None:
         """Make a `run` in another thread return Preempted soon. Harmless when none is running."""
 

@@ -1,0 +1,399 @@
+"""The monitor's heart: requests queue here, the scheduler says who is next, workers get slices, their reports move requests on.
+
+Synchronous state and callbacks on one event loop; the only tasks are edge calls and worker starts, which `close` awaits. What a
+worker reports is checked against what it was asked and against the limits. Called by `monitor.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import assert_never
+
+from sandbox import wire
+from sandbox.call import EdgeCalls, GuestCall, State, refused
+from sandbox.edge import answer_edge_call
+from sandbox.fleet import Fleet
+from sandbox.lane import Generator, Lane, Running, Stage
+from sandbox.limits import SECOND_NS
+from sandbox.outcome import End, Outcome, Usage
+from sandbox.policies import DispatchPolicy
+from sandbox.request import GuestRequest
+from sandbox.scheduler import Path, Scheduler
+from sandbox.spawner import Spawner
+from sandbox.tasks import Tasks
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_WEIGHT = 100
+
+
+class Dispatcher:
+    def __init__(self, spawner: Spawner, policy: DispatchPolicy, engine: str, clock: Callable[[], float]) -> None:
+        self._policy = policy
+        self._engine = engine
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._tasks = Tasks()
+        self._free = policy.slots
+        self._serial = 0
+        self._closed = False
+        self.fleet = Fleet(spawner, policy.fleet, self._tasks, self)
+        self.scheduler = Scheduler(quantum_ns=policy.slice_ns, credit_ns=policy.credit_ns)
+        self.generators: dict[Path, Generator] = {}
+
+    def add(self, generator: Generator, width: int) -> None:
+        """Take a generator into its lane and into the share tree. Raises ValueError for a bad weight."""
+        tenant = generator.path[:1]
+        if tenant not in self.scheduler:
+            self.scheduler.add(tenant, DEFAULT_WEIGHT, width=width)
+        self.scheduler.add(generator.path, generator.weight)
+        generator.lane.generators[generator.path] = generator
+        self.fleet.lanes[generator.lane.name] = generator.lane
+        self.generators[generator.path] = generator
+
+    def retire(self, generator: Generator) -> None:
+        """Forget a generator as soon as its requests have ended."""
+        generator.lane.retired.add(generator)
+        self._settle(generator.lane)
+
+    def _settle(self, lane: Lane) -> None:
+        """Something in this lane ended: drop what only waited for that."""
+        for generator in [generator for generator in lane.retired if generator.idle]:
+            self._drop(generator)
+        self.fleet.settle(lane)
+
+    def _drop(self, generator: Generator) -> None:
+        lane = generator.lane
+        if lane.running is not None and lane.running.generator is generator:
+            return
+        tenant = generator.path[:1]
+        self.scheduler.remove(generator.path)
+        if self.scheduler.is_empty(tenant):
+            self.scheduler.remove(tenant)
+        del self.generators[generator.path], lane.generators[generator.path]
+        lane.retired.discard(generator)
+        if not lane.generators:
+            self.fleet.forget(lane)
+        elif lane.worker is not None and lane.stages.pop(generator.number, None) is not None:
+            lane.worker.send(wire.Unload(generator.number))
+
+    # Requests, from the reader's side.
+
+    def call(self, generator: Generator, request: GuestRequest, edge: EdgeCalls, log: Callable[[bytes], None]) -> GuestCall:
+        now = self._clock()
+        generator.calls += 1
+        refusal = None
+        if generator.record.holds(now):
+            refusal = End.QUARANTINED, f"for {generator.record.until - now:.1f} s"
+        elif not generator.room:
+            refusal = End.QUEUE_FULL, f"{generator.limits.queue} requests wait"
+        if refusal is not None:
+            generator.ends[refusal[0]] += 1
+            return refused(*refusal, request, edge=edge, log=log, now=self._loop.time())
+        self._serial += 1
+        call = GuestCall(self._serial, generator, request, edge=edge, log=log, now=self._loop.time())
+        call.on_read, call.on_close = self._read, self._closed_by_reader
+        call.wall_timer = self._loop.call_at(call.started + generator.limits.wall_ns / SECOND_NS, self._wall, call)
+        generator.queue.append(call)
+        generator.lane.last_used = self._loop.time()
+        self._refresh(generator)
+        self._pump()
+        return call
+
+    def end(self, call: GuestCall, outcome: Outcome) -> None:
+        """End a request from this side, wherever it is; its VM is discarded."""
+        generator = call.owner
+        was = call.state
+        self._finish(call, outcome)
+        match was:
+            case State.QUEUED:
+                generator.queue.remove(call)
+            case State.RUNNING:
+                return  # its slice is out; the report finds it ended
+            case State.READY | State.CALLING | State.STALLED:
+                if was is State.READY:
+                    generator.ready.remove(call)
+                self._give_up(generator, call)
+            case State.ENDED:
+                return
+            case _:
+                assert_never(was)
+        self._refresh(generator)
+        self._settle(generator.lane)
+        self._pump()
+
+    def _finish(self, call: GuestCall, outcome: Outcome) -> None:
+        """The one place where a request ends."""
+        if call.outcome is not None:
+            return
+        call.finish(outcome, self._loop.time())
+        generator = call.owner
+        generator.ends[outcome.end] += 1
+        if call.wall_timer is not None:
+            call.wall_timer.cancel()
+            call.wall_timer = None
+        if call.edge_task is not None:
+            call.edge_task.cancel()
+            call.edge_task = None
+
+    def _give_up(self, generator: Generator, call: GuestCall) -> None:
+        generator.active.discard(call)
+        if generator.lane.worker is not None:
+            generator.lane.worker.send(wire.Abort(call.number))
+
+    def _read(self, call: GuestCall) -> None:
+        if call.state is State.STALLED and call.undelivered <= self._policy.undelivered_bytes // 2:
+            call.stalled_s += self._loop.time() - call.stalled_since
+            self._make_ready(call)
+
+    def _closed_by_reader(self, call: GuestCall) -> None:
+        self.end(call, Outcome(End.CANCELLED, call.usage))
+
+    def _wall(self, call: GuestCall) -> None:
+        """The deadline, put off by as long as the reader kept us waiting."""
+        limit_ns = call.owner.limits.wall_ns
+        now = self._loop.time()
+        stalled_s = call.stalled_s + (now - call.stalled_since if call.state is State.STALLED else 0.0)
+        left_s = call.started + limit_ns / SECOND_NS + stalled_s - now
+        if left_s > 0 or call.state is State.STALLED:
+            call.wall_timer = self._loop.call_later(max(left_s, 0.01), self._wall, call)
+            return
+        self.end(call, Outcome(End.WALL_LIMIT, call.usage, f"{limit_ns / SECOND_NS:g} s"))
+
+    def _make_ready(self, call: GuestCall) -> None:
+        generator = call.owner
+        call.state = State.READY
+        generator.ready.append(call)
+        self._refresh(generator)
+        self._pump()
+
+    # Who runs.
+
+    def _refresh(self, generator: Generator) -> None:
+        """Bring the scheduler's view of a generator up to date, and see to it that there is a worker for it."""
+        if generator.path not in self.scheduler:
+            return
+        lane = generator.lane
+        if lane.worker is None:
+            self.scheduler.sleep(generator.path)
+            if generator.queue:
+                self.fleet.want(lane)
+        elif generator.wants_cpu:
+            self.scheduler.wake(generator.path)
+        else:
+            self.scheduler.sleep(generator.path)
+
+    def _pump(self) -> None:
+        while self._free > 0 and not self._closed:
+            picked = self.scheduler.pick()
+            if not picked:
+                return
+            self._give_slice(self.generators[picked[0]])
+
+    def _give_slice(self, generator: Generator) -> None:
+        lane = generator.lane
+        worker = lane.worker
+        if worker is None:
+            raise AssertionError("picked a generator that has no worker")
+        slice_ns = self._policy.slice_ns
+        self._free -= 1
+        now = self._loop.time()
+        running = lane.running = Running(generator, None, now, worker.cpu_ns(), slice_ns)
+        lane.last_used = now
+        match lane.stages.get(generator.number):
+            case None:
+                running.slice_ns = SECOND_NS
+                worker.load(generator.number, generator.program, generator.limits, self._engine)
+            case Stage.LOADED:
+                worker.send(wire.Boot(generator.number, slice_ns))
+            case Stage.SERVING:
+                call = running.call = generator.next_call()
+                was, call.state = call.state, State.RUNNING
+                if was is State.QUEUED:
+                    worker.send(wire.Start(call.number, generator.number, call.request, slice_ns))
+                else:
+                    answer, call.answer = call.answer, None
+                    worker.send(wire.Continue(call.number, slice_ns, answer))
+            case stage:
+                assert_never(stage)
+
+    # What workers report.
+
+    def worker_reported(self, lane: Lane, message: wire.FromWorker) -> None:
+        running = lane.running
+        if running is None or lane.worker is None:
+            raise wire.WireError("a report that nobody asked for")
+        generator, call = running.generator, running.call
+        match message:
+            case wire.CallSlice() | wire.Piece():
+                if call is None or call.number != message.call:
+                    raise wire.WireError("a report about another request")
+                if isinstance(message, wire.Piece):
+                    call.admit_output(message.output)
+                    return
+                call.admit(message)
+                used_ns = self._slice_over(lane, running)
+                self._call_slice(generator, call, message)
+            case wire.BootSlice() | wire.Loaded() | wire.Rejected():
+                if call is not None or message.program != generator.number:
+                    raise wire.WireError("a report about another program")
+                used_ns = self._slice_over(lane, running)
+                self._program_slice(generator, message)
+            case _:
+                raise wire.WireError(f"{type(message).__name__} out of turn")
+        self._refresh(generator)
+        self._charge(generator, used_ns)
+        self._settle(lane)
+        self._pump()
+
+    def _slice_over(self, lane: Lane, running: Running) -> int:
+        """The worker is free again. Nanoseconds of CPU time since it got the slice."""
+        lane.running = None
+        self._free += 1
+        return max(0, lane.worker.cpu_ns() - running.cpu_ns) if lane.worker is not None else 0
+
+    def _charge(self, generator: Generator, used_ns: int) -> None:
+        """After the generator's wish has been brought up to date: who sleeps is charged in half the time."""
+        generator.cpu_ns += used_ns
+        if generator.path in self.scheduler:
+            self.scheduler.charge(generator.path, used_ns)
+
+    def _program_slice(self, generator: Generator, message: wire.BootSlice | wire.Loaded | wire.Rejected) -> None:
+        match message:
+            case wire.Loaded(needs_boot=needs_boot):
+                self._loaded(generator, Stage.LOADED if needs_boot else Stage.SERVING)
+            case wire.Rejected(detail=detail):
+                self._unusable(generator, Outcome(End.REJECTED, Usage(), detail))
+            case wire.BootSlice(outcome=outcome, booted=booted) if outcome is not None:
+                generator.boot = outcome
+                if booted:
+                    self._loaded(generator, Stage.SERVING)
+                else:
+                    self._unusable(generator, Outcome(End.BOOT_FAILED, outcome.usage, outcome.detail))
+
+    def _call_slice(self, generator: Generator, call: GuestCall, message: wire.CallSlice) -> None:
+        event = message.event
+        done = isinstance(event, wire.Done)
+        if call.outcome is not None:
+            generator.active.discard(call)
+            if not done and generator.lane.worker is not None:
+                generator.lane.worker.send(wire.Abort(call.number))
+            return
+        match event:
+            case wire.Done(outcome=outcome):
+                generator.active.discard(call)
+                if outcome.end is End.FINISHED:
+                    generator.warm = min(generator.warm + 1, generator.limits.vms - len(generator.active))
+                self._finish(call, outcome)
+                self._note(generator, outcome.end)
+            case wire.WantsMore():
+                if call.undelivered > self._policy.undelivered_bytes:
+                    call.state = State.STALLED
+                    call.stalled_since = self._loop.time()
+                else:
+                    call.state = State.READY
+                    generator.ready.append(call)
+            case wire.WantsAnswer():
+                call.state = State.CALLING
+                call.edge_task = self._tasks.start(self._answer(call, event))
+            case _:
+                assert_never(event)
+
+    def _loaded(self, generator: Generator, stage: Stage) -> None:
+        generator.lane.stages[generator.number] = stage
+        if stage is Stage.SERVING and generator.boot is None:
+            generator.boot = Outcome(End.FINISHED, Usage())
+
+    def _unusable(self, generator: Generator, outcome: Outcome) -> None:
+        """It cannot take requests: those that wait learn why."""
+        self._fail_queue(generator, outcome)
+        self._note(generator, outcome.end)
+
+    def _note(self, generator: Generator, end: End) -> None:
+        now = self._clock()
+        if generator.record.note(end, now):
+            seconds = generator.record.until - now
+            _log.warning("generator %s is quarantined for %.0f s: it keeps failing (%s)", generator.key, seconds, end)
+            self._fail_queue(generator, Outcome(End.QUARANTINED, Usage(), f"for {seconds:.1f} s"))
+
+    def _fail_queue(self, generator: Generator, outcome: Outcome) -> None:
+        while generator.queue:
+            self._finish(generator.queue.popleft(), outcome)
+
+    async def _answer(self, call: GuestCall, wanted: wire.WantsAnswer) -> None:
+        answer = await answer_edge_call(call.edge, wanted, self._policy.edge_call_s)
+        call.edge_task = None
+        if call.state is State.CALLING:
+            call.answer = answer
+            self._make_ready(call)
+
+    # What happens to workers: `fleet.Crew`.
+
+    def worker_changed(self, lane: Lane) -> None:
+        for generator in tuple(lane.generators.values()):
+            self._refresh(generator)
+        self._pump()
+
+    def worker_unavailable(self, lane: Lane, why: str) -> None:
+        for generator in lane.generators.values():
+            self._fail_queue(generator, Outcome(End.WORKER_DIED, Usage(), f"no worker: {why}"))
+
+    def worker_lost(self, lane: Lane, why: str) -> None:
+        """One request is to blame at most; the others begin again elsewhere, once, if nothing of them has been sent."""
+        running = lane.running
+        if running is not None:
+            self._charge(running.generator, self._slice_over(lane, running))
+        calls = sorted(lane.active_calls(), key=lambda call: call.number, reverse=True)
+        lane.detach()
+        died = Outcome(End.WORKER_DIED, Usage(), why)
+        for call in calls:
+            generator = call.owner
+            generator.active.discard(call)
+            if call.edge_task is not None:
+                call.edge_task.cancel()
+                call.edge_task = None
+            if call.outcome is not None:
+                continue
+            blamed = running is not None and call is running.call
+            if blamed or call.retried or call.output_bytes or generator in lane.retired:
+                self._finish(call, died)
+            else:
+                generator.requeue(call)
+        if running is not None:
+            if running.call is None:
+                self._fail_queue(running.generator, died)
+            self._note(running.generator, End.WORKER_DIED)
+        for generator in tuple(lane.generators.values()):
+            generator.ready.clear()
+        self.worker_changed(lane)
+        self._settle(lane)
+
+    def sweep(self) -> None:
+        """Kill workers that hang, cancel for readers that never read, end idle workers. To be called a few times a second."""
+        now = self._loop.time()
+        policy = self._policy
+        for lane in tuple(self.fleet.lanes.values()):
+            worker, running = lane.worker, lane.running
+            if worker is None:
+                continue
+            for call in lane.active_calls():
+                if call.state is State.STALLED and now - call.stalled_since > policy.reader_s:
+                    self.end(call, Outcome(End.CANCELLED, call.usage, "nobody reads the answer"))
+            if running is not None:
+                used_ns = worker.cpu_ns() - running.cpu_ns
+                if used_ns > running.slice_ns + policy.hang_cpu_ns or now - running.since > policy.hang_wall_s:
+                    worker.lose("it did not report at the end of its slice")
+        self.fleet.sweep(now)
+
+    async def close(self) -> None:
+        """End every request and worker, and await every task."""
+        self._closed = True
+        for generator in self.generators.values():
+            closing = Outcome(End.CANCELLED, Usage(), "the monitor is closing")
+            self._fail_queue(generator, closing)
+            for call in tuple(generator.active):
+                self._finish(call, closing)
+        self.fleet.close()
+        await self._tasks.close()

@@ -1,0 +1,330 @@
+"""The `unicorn` engine: QEMU's translator as a library, running ring 3 behind real page tables, on any host.
+
+Every trap of Unicorn and of its Python binding is dealt with here and in no other module. `vm.py` makes a `UnicornVcpu` over a
+`memory.GuestMemory` and sees only the protocol of `base.py`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from dataclasses import replace
+from typing import Any, Final
+
+from unicorn import unicorn_const as uc_const
+from unicorn import x86_const as x86
+from unicorn.unicorn_py3.arch.intel import UcIntel
+from unicorn.unicorn_py3.unicorn import Uc, UcContext, UcError, uclib
+
+from sandbox.engines.base import CpuState, Preempted, Stop, SystemCall
+from sandbox.engines.cpuid import cpuid
+from sandbox.engines.registers import GPRS, RegisterFile, read_fpu, write_fpu
+from sandbox.engines.unicorn_replay import replay
+from sandbox.engines.watchdog import Alarm, watchdog
+from sandbox.memory import GuestMemory
+from sandbox.outcome import Fault, FaultKind
+from sandbox.paging import FRAME_ADDRESS, FRAME_OFFSET, GDT_ADDRESS, GDT_LIMIT, NO_EXECUTE, PAGE, PRESENT, STUB_ADDRESS
+from sandbox.paging import USER_CODE as CODE
+from sandbox.paging import USER_DATA as DATA
+
+TRANSLATION_BYTES: Final = 1 << 20
+"""Unicorn's own default costs 7 ms and 2 MiB more a VM."""
+
+_NO_EXIT: Final = 0
+_RFLAGS_KEPT: Final = 0x0000_0000_0024_0ED5 & ~0x200
+"""CF PF AF ZF SF TF DF OF AC ID: what a program can set. IOPL, NT, RF, VM and IF are ours."""
+_RFLAGS_FIXED: Final = 0x202
+_EFER: Final = 0xC000_0080
+_CR4: Final = 1 << 5 | 1 << 9 | 1 << 10
+"""PAE, OSFXSR, OSXMMEXCPT; OSXSAVE stays off, and AVX with it."""
+_CR0: Final = 0x8005_0033
+_LONGEST_INSTRUCTION: Final = 15
+
+_EXCEPTIONS: Final = {
+    0: FaultKind.DIVIDE,
+    5: FaultKind.PROTECTION,
+    6: FaultKind.INVALID_INSTRUCTION,
+    7: FaultKind.INVALID_INSTRUCTION,
+    10: FaultKind.PROTECTION,
+    11: FaultKind.PROTECTION,
+    12: FaultKind.PROTECTION,
+    13: FaultKind.PROTECTION,
+    16: FaultKind.FLOATING_POINT,
+    17: FaultKind.PROTECTION,
+    19: FaultKind.FLOATING_POINT,
+}
+_PAGE_FAULT: Final = 14
+_UNTOLD: Final = FaultKind.ENGINE
+"""Of a page fault, until the replay has told a read from a write."""
+
+_SYSCALL_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+_CPUID_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+_INTERRUPT_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
+_IN_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_void_p)
+_OUT_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint32, ctypes.c_void_p)
+
+_BASES: Final = (x86.UC_X86_REG_FS_BASE, x86.UC_X86_REG_GS_BASE)
+_CALL: Final = (
+    x86.UC_X86_REG_RAX,
+    x86.UC_X86_REG_RDI,
+    x86.UC_X86_REG_RSI,
+    x86.UC_X86_REG_RDX,
+    x86.UC_X86_REG_R10,
+    x86.UC_X86_REG_R8,
+    x86.UC_X86_REG_R9,
+    x86.UC_X86_REG_RIP,
+    x86.UC_X86_REG_RFLAGS,
+)
+_SELECTORS: Final = (x86.UC_X86_REG_DS, x86.UC_X86_REG_ES, x86.UC_X86_REG_FS, x86.UC_X86_REG_GS)
+_RETURN: Final = (x86.UC_X86_REG_RAX, x86.UC_X86_REG_RCX, x86.UC_X86_REG_R11)
+_MASK: Final = (1 << 64) - 1
+
+
+class UnicornVcpu:
+    """One virtual CPU over one guest's memory. After a Fault it is good for nothing but `close`."""
+
+    def __init__(self, memory: GuestMemory) -> None:
+        self._memory = memory
+        self._layout = memory.layout
+        uc = Uc(uc_const.UC_ARCH_X86, uc_const.UC_MODE_64)
+        if not isinstance(uc, UcIntel):
+            raise TypeError("Unicorn made no x86 machine")
+        self._uc = uc
+        self._uc.ctl_set_tcg_buffer_size(TRANSLATION_BYTES)
+        # With an `until`, every emu_start ends by looking that address up: a page fault that the CPU remembers, so that the
+        # guest's next one is a double fault. With an empty set of exits there is none.
+        uc.ctl_exits_enabled(True)
+        self._handle = self._uc._uch
+        self._callbacks: list[Any] = []
+        self._event: Stop | None = None
+        self._alarm: Alarm | None = None
+        self._rip = STUB_ADDRESS
+        self._rflags = _RFLAGS_FIXED
+        self._entered = False
+        self._loaded: CpuState | None = None
+        self._context: tuple[CpuState, UcContext] | None = None
+        self._map()
+        self._call = RegisterFile(self._handle, _CALL)
+        self._return = RegisterFile(self._handle, _RETURN)
+        self._gprs = RegisterFile(self._handle, GPRS)
+        self._bases = RegisterFile(self._handle, _BASES)
+        self._position = RegisterFile(self._handle, (x86.UC_X86_REG_RIP, x86.UC_X86_REG_RFLAGS))
+        self._hook()
+        self._enable_paging()
+
+    def run(self, slice_ns: int) -> Stop:
+        """See `base.Vcpu`. Raises nothing for anything that a guest does."""
+        self._event = None
+        clock = time.pthread_getcpuclockid(threading.get_ident())
+        alarm = watchdog().arm(clock, time.clock_gettime_ns(clock) + slice_ns, self._stop)
+        self._alarm = alarm
+        try:
+            while True:
+                status = uclib.uc_emu_start(self._handle, self._rip, _NO_EXIT, 0, 0)
+                call = self._call.read()
+                self._rip, self._rflags = call[7], call[8]
+                self._entered = self._entered or self._rip != STUB_ADDRESS
+                if self._event is not None:
+                    return _system_call(call) if self._event is _CALL_PENDING else self._told(self._event)
+                if status != uc_const.UC_ERR_OK:
+                    return self._failed(status)
+                if alarm.fired:
+                    return Preempted()
+        finally:
+            self._alarm = None
+            watchdog().disarm(alarm)
+
+    def complete(self, result: int) -> None:
+        """Return from the pending call as `sysret` does: RCX holds the return address, R11 the flags."""
+        self._return.write((result & _MASK, self._rip, self._rflags))
+
+    def read_bases(self) -> tuple[int, int]:
+        fs_base, gs_base = self._bases.read()
+        return fs_base, gs_base
+
+    def write_bases(self, fs_base: int, gs_base: int) -> None:
+        self._bases.write((fs_base, gs_base))
+
+    def interrupt(self) -> None:
+        alarm = self._alarm
+        if alarm is not None:
+            alarm.fire()
+            self._stop()
+
+    def save(self) -> CpuState:
+        """The state to load into a fork; what was loaded, if no instruction has run since."""
+        if not self._entered:
+            if self._loaded is None:
+                raise RuntimeError("save before load")
+            return self._loaded
+        fs_base, gs_base = self._bases.read()
+        return CpuState(
+            gprs=tuple(self._gprs.read()),
+            rip=self._rip,
+            rflags=self._position.read()[1] & _RFLAGS_KEPT,
+            fs_base=fs_base,
+            gs_base=gs_base,
+            fpu=read_fpu(self._uc),
+        )
+
+    def load(self, state: CpuState) -> None:
+        """Take on `state`. The second load of the same state on a vCPU, and all that follow, are one copy."""
+        if self._context is not None and self._context[0] is state:
+            self._uc.context_restore(self._context[1])
+            self._rip, self._rflags = state.rip, state.rflags | _RFLAGS_FIXED
+            return
+        self._loaded = state
+        self._rflags = state.rflags & _RFLAGS_KEPT | _RFLAGS_FIXED
+        if self._entered:
+            for selector in _SELECTORS:  # before the bases, which a selector's load clears
+                self._uc.reg_write(selector, 0)
+        self._gprs.write(state.gprs)
+        self._bases.write((state.fs_base, state.gs_base))
+        write_fpu(self._uc, state.fpu)
+        if self._entered:
+            self._rip = state.rip
+            self._position.write((self._rip, self._rflags))
+            self._context = (state, self._uc.context_save())
+        else:
+            self._enter(state)
+
+    def memory_changed(self) -> None:
+        self._uc.ctl(uc_const.UC_CTL_TLB_FLUSH, uc_const.UC_CTL_IO_WRITE)
+
+    def close(self) -> None:
+        """Free the translator and its buffers. Idempotent; after it the memory may be unmapped."""
+        self._context = None
+        self._callbacks.clear()
+        uc: Uc | None = self.__dict__.pop("_uc", None)
+        if uc is not None:
+            uc._callbacks.clear()
+            del uc
+
+    def _map(self) -> None:
+        """Three kinds of physical memory: text and the stub run, all else is never executable, which makes stores fast."""
+        layout, address, at = self._layout, self._memory.address, 0
+        for start, end in (*self._memory.text, (layout.stub_offset, layout.total_bytes)):
+            if start > at:
+                self._uc.mem_map_ptr(at, start - at, uc_const.UC_PROT_READ | uc_const.UC_PROT_WRITE, address + at)
+            self._uc.mem_map_ptr(start, end - start, uc_const.UC_PROT_READ | uc_const.UC_PROT_EXEC, address + start)
+            at = end
+
+    def _hook(self) -> None:
+        """Callbacks straight into ctypes: the binding's wrappers cost more than the calls."""
+        instruction = uc_const.UC_HOOK_INSN
+        self._add(instruction, _SYSCALL_CALLBACK(self._on_syscall), x86.UC_X86_INS_SYSCALL)
+        self._add(instruction, _SYSCALL_CALLBACK(self._on_sysenter), x86.UC_X86_INS_SYSENTER)
+        self._add(instruction, _CPUID_CALLBACK(self._on_cpuid), x86.UC_X86_INS_CPUID)
+        self._add(instruction, _IN_CALLBACK(self._on_in), x86.UC_X86_INS_IN)
+        self._add(instruction, _OUT_CALLBACK(self._on_out), x86.UC_X86_INS_OUT)
+        self._add(uc_const.UC_HOOK_INTR, _INTERRUPT_CALLBACK(self._on_interrupt))
+
+    def _add(self, kind: int, callback: Any, *arguments: int) -> None:
+        hook = ctypes.c_size_t()
+        self._callbacks.append(callback)
+        status = uclib.uc_hook_add(
+            self._handle,
+            ctypes.byref(hook),
+            kind,
+            ctypes.cast(callback, ctypes.c_void_p),
+            None,
+            ctypes.c_uint64(1),
+            ctypes.c_uint64(0),
+            *(ctypes.c_int(a) for a in arguments),
+        )
+        if status != uc_const.UC_ERR_OK:
+            raise UcError(status)
+
+    def _enable_paging(self) -> None:
+        uc = self._uc
+        uc.reg_write(x86.UC_X86_REG_CR3, self._layout.root)
+        uc.reg_write(x86.UC_X86_REG_CR4, _CR4)
+        uc.msr_write(_EFER, 1 | 1 << 8 | 1 << 10 | 1 << 11)  # SCE LME LMA NXE
+        uc.reg_write(x86.UC_X86_REG_CR0, _CR0)
+        uc.reg_write(x86.UC_X86_REG_GDTR, (0, GDT_ADDRESS, GDT_LIMIT, 0))
+
+    def _enter(self, state: CpuState) -> None:
+        """Ring 3 is reached by `iretq` alone: writing CS does not change the privilege level."""
+        self._write_frame(state.rip, state.gprs[7])
+        self._rip = STUB_ADDRESS
+        self._uc.reg_write(x86.UC_X86_REG_RSP, FRAME_ADDRESS)
+
+    def _write_frame(self, rip: int, rsp: int) -> None:
+        at = self._layout.supervisor_offset + FRAME_OFFSET
+        frame = self._memory.block[at : at + 40].cast("Q")
+        for index, word in enumerate((rip, CODE, self._rflags, rsp, DATA)):
+            frame[index] = word
+        frame.release()
+
+    def _stop(self) -> None:
+        uclib.uc_emu_stop(self._handle)
+
+    def _end(self, event: Stop) -> None:
+        """Keep the first event of a run: a few more instructions of the same block may follow it."""
+        if self._event is None:
+            self._event = event
+        self._stop()
+
+    def _on_syscall(self, _handle: int, _data: int) -> None:
+        self._end(_CALL_PENDING)
+
+    def _on_sysenter(self, _handle: int, _data: int) -> None:
+        self._end(Fault(FaultKind.INTERRUPT, self._rip_now()))
+
+    def _on_in(self, _handle: int, _port: int, _size: int, _data: int) -> int:
+        self._end(Fault(FaultKind.INTERRUPT, self._rip_now()))
+        return 0
+
+    def _on_out(self, _handle: int, _port: int, _size: int, _value: int, _data: int) -> None:
+        self._end(Fault(FaultKind.INTERRUPT, self._rip_now()))
+
+    def _on_cpuid(self, _handle: int, _data: int) -> int:
+        registers = (x86.UC_X86_REG_RAX, x86.UC_X86_REG_RBX, x86.UC_X86_REG_RCX, x86.UC_X86_REG_RDX)
+        for register, value in zip(registers, cpuid(self._uc.reg_read(x86.UC_X86_REG_RAX)), strict=True):
+            self._uc.reg_write(register, value)
+        return 1
+
+    def _on_interrupt(self, _handle: int, number: int, _data: int) -> None:
+        rip = self._rip_now()
+        if number == _PAGE_FAULT and not self._is_software(rip, number):
+            address = int(self._uc.reg_read(x86.UC_X86_REG_CR2))
+            self._end(Fault(self._access(rip, address), rip, address))
+        elif self._is_software(rip, number):
+            self._end(Fault(FaultKind.INTERRUPT, rip - 2))
+        else:
+            self._end(Fault(_EXCEPTIONS.get(number, FaultKind.INTERRUPT), rip))
+
+    def _rip_now(self) -> int:
+        return int(self._uc.reg_read(x86.UC_X86_REG_RIP))
+
+    def _is_software(self, rip: int, number: int) -> bool:
+        """Whether exception `number` is really the instruction `int number`, behind which RIP then stands."""
+        offset = rip - 2 - self._layout.base
+        return any(start <= offset and offset + 2 <= end for start, end in self._memory.text) and bytes(
+            self._memory.block[offset : offset + 2]
+        ) == bytes((0xCD, number & 0xFF))
+
+    def _access(self, rip: int, address: int) -> FaultKind:
+        """What a page fault was about. Unicorn keeps no error code: told from the tables, and by a replay where they cannot."""
+        entry = self._memory.entry(address)
+        executable = entry & PRESENT and not entry & NO_EXECUTE
+        if not executable and (address == rip or (address % PAGE == 0 and 0 < address - rip < _LONGEST_INSTRUCTION)):
+            return FaultKind.EXECUTE
+        return FaultKind.WRITE if entry & PRESENT else _UNTOLD
+
+    def _told(self, event: Stop) -> Stop:
+        if isinstance(event, Fault) and event.kind is _UNTOLD:
+            return replace(event, kind=replay(self._memory, self.save()))
+        return event
+
+    def _failed(self, status: int) -> Fault:
+        kind = FaultKind.INVALID_INSTRUCTION if status == uc_const.UC_ERR_INSN_INVALID else FaultKind.ENGINE
+        return Fault(kind, self._rip)
+
+
+_CALL_PENDING: Final = SystemCall(0, (0, 0, 0, 0, 0, 0))
+
+
+def _system_call(call: list[int]) -> SystemCall:
+    return SystemCall(call[0], (call[1], call[2], call[3], call[4], call[5], call[6]))

@@ -1,0 +1,106 @@
+"""What a guest can open: the bundle's files, read-only, under `/`, and a few devices.
+
+Values and lookups only; `file_calls.py` gives them the shape of system calls.
+"""
+
+from __future__ import annotations
+
+import enum
+import posixpath
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+MAX_OPEN: Final = 64
+_MAX_LINKED: Final = 2
+
+
+class Kind(enum.Enum):
+    STDIN = enum.auto()
+    STDOUT = enum.auto()
+    STDERR = enum.auto()
+    FILE = enum.auto()
+    DIRECTORY = enum.auto()
+    NULL = enum.auto()
+    RANDOM = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """An open file: replaced, never changed, so that a snapshot of a table is a copy of the table."""
+
+    kind: Kind
+    path: str = ""
+    offset: int = 0
+
+
+STANDARD: Final[Mapping[int, Open]] = {0: Open(Kind.STDIN), 1: Open(Kind.STDOUT), 2: Open(Kind.STDERR)}
+_DEVICES: Final = {"/dev/null": Kind.NULL, "/dev/urandom": Kind.RANDOM, "/dev/random": Kind.RANDOM}
+
+_MODES: Final = {
+    Kind.STDIN: stat.S_IFIFO | 0o400,
+    Kind.STDOUT: stat.S_IFIFO | 0o200,
+    Kind.STDERR: stat.S_IFIFO | 0o200,
+    Kind.FILE: stat.S_IFREG | 0o444,
+    Kind.DIRECTORY: stat.S_IFDIR | 0o555,
+    Kind.NULL: stat.S_IFCHR | 0o666,
+    Kind.RANDOM: stat.S_IFCHR | 0o444,
+}
+
+
+class FileTree:
+    """The bundle's files as a tree. Immutable, shared by all VMs of a program."""
+
+    def __init__(self, files: Iterable[tuple[str, bytes]]) -> None:
+        self._files = {_absolute(path): content for path, content in files}
+        children: dict[str, set[str]] = {"/": set()}
+        for path in self._files:
+            child = path
+            while child != "/":
+                parent = posixpath.dirname(child)
+                children.setdefault(parent, set()).add(posixpath.basename(child))
+                child = parent
+        self._directories = {path: tuple(sorted(names)) for path, names in children.items()}
+        self._numbers = {path: n for n, path in enumerate((*self._directories, *self._files), start=2)}
+
+    def find(self, path: str) -> Open | None:
+        """What an absolute, normalised path names; None for nothing."""
+        if path in self._files:
+            return Open(Kind.FILE, path)
+        if path in self._directories:
+            return Open(Kind.DIRECTORY, path)
+        device = _DEVICES.get(path)
+        return Open(device, path) if device else None
+
+    def content(self, file: Open) -> bytes:
+        return self._files[file.path]
+
+    def names(self, directory: Open) -> tuple[tuple[str, Open], ...]:
+        """Name and file of everything in a directory, `.` and `..` first."""
+        here = directory.path
+        inside = tuple(
+            (name, found) for name in self._directories[here] if (found := self.find(posixpath.join(here, name))) is not None
+        )
+        return ((".", directory), ("..", Open(Kind.DIRECTORY, posixpath.dirname(here))), *inside)
+
+    def number(self, file: Open) -> int:
+        """A stable inode number, never 0."""
+        return self._numbers.get(file.path, 1)
+
+    def size(self, file: Open) -> int:
+        return len(self._files[file.path]) if file.kind is Kind.FILE else 0
+
+
+def mode(file: Open) -> int:
+    """st_mode."""
+    return _MODES[file.kind]
+
+
+def _absolute(path: str) -> str:
+    return posixpath.normpath("/" + path.lstrip("/"))
+
+
+def resolve(directory: str, path: str) -> str:
+    """`path` as seen from `directory`, absolute and normalised; `..` stops at the root."""
+    return posixpath.normpath("/" + posixpath.join(directory, path).lstrip("/"))

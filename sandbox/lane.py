@@ -1,0 +1,147 @@
+"""What belongs together in the dispatcher: a generator's queue and counters, and the lane in which its worker runs.
+
+State with small methods that keep it consistent; who runs next and what messages mean is `dispatcher.py`'s business.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sandbox.call import GuestCall, State
+from sandbox.limits import Limits
+from sandbox.outcome import End, Outcome
+from sandbox.policies import Isolation
+from sandbox.program import Program
+from sandbox.quarantine import Record
+from sandbox.scheduler import Path
+from sandbox.spawner import WorkerHandle
+
+__all__ = ["Generator", "Isolation", "Lane", "Running", "Stage"]
+
+
+class Stage(enum.Enum):
+    """How far a worker is with a program."""
+
+    LOADED = "loaded"
+    """It must boot before it can take requests."""
+    SERVING = "serving"
+
+
+@dataclass(slots=True)
+class Running:
+    """The slice that a worker has been given and not yet answered."""
+
+    generator: Generator
+    call: GuestCall | None
+    """None while loading and booting."""
+    since: float
+    cpu_ns: int
+    """The worker's CPU clock when the slice began."""
+    slice_ns: int
+
+
+class Generator:
+    """One registered program: requests that wait, requests that hold a VM, and counters."""
+
+    def __init__(
+        self, key: str, number: int, program: Program, limits: Limits, *, path: Path, weight: int, lane: Lane, record: Record
+    ) -> None:
+        self.key = key
+        self.number = number
+        self.program = program
+        self.limits = limits
+        self.weight = weight
+        self.lane = lane
+        self.record = record
+        self.path = path
+        """Of its share: tenant, and a name that is never used again."""
+        self.queue: deque[GuestCall] = deque()
+        self.ready: deque[GuestCall] = deque()
+        self.active: set[GuestCall] = set()
+        """Requests that hold a VM, whatever their state."""
+        self.boot: Outcome | None = None
+        """How its last boot ended."""
+        self.warm = 0
+        self.calls = 0
+        self.ends: Counter[End] = Counter()
+        self.cpu_ns = 0
+
+    @property
+    def room(self) -> bool:
+        """Whether one more request may be queued."""
+        return len(self.queue) < self.limits.queue + max(0, self.limits.vms - len(self.active))
+
+    @property
+    def may_start(self) -> bool:
+        return bool(self.queue) and len(self.active) < self.limits.vms and not self.lane.draining
+
+    @property
+    def wants_cpu(self) -> bool:
+        return bool(self.ready) or self.may_start
+
+    @property
+    def idle(self) -> bool:
+        return not self.queue and not self.active
+
+    def next_call(self) -> GuestCall:
+        """The request that runs next; one out of the queue holds a VM from here on."""
+        if self.ready:
+            return self.ready.popleft()
+        call = self.queue.popleft()
+        self.active.add(call)
+        self.warm = max(0, self.warm - 1)
+        return call
+
+    def requeue(self, call: GuestCall) -> None:
+        """Back to the head of the queue, for another worker to begin from the start."""
+        call.retried = True
+        call.state = State.QUEUED
+        call.answer = None
+        self.queue.appendleft(call)
+
+
+class Lane:
+    """Generators that share a worker, and that worker while there is one."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.generators: dict[Path, Generator] = {}
+        self.retired: set[Generator] = set()
+        """Take no new requests, and go with their last one."""
+        self.worker: WorkerHandle | None = None
+        self.spawning = False
+        self.draining = False
+        """Starts no further requests: another lane waits for the worker's place."""
+        self.stages: dict[int, Stage] = {}
+        self.running: Running | None = None
+        self.last_used = self.held_since = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether anybody would notice if the worker went."""
+        return self.running is not None or any(not generator.idle for generator in self.generators.values())
+
+    @property
+    def drained(self) -> bool:
+        return self.running is None and not any(generator.active for generator in self.generators.values())
+
+    @property
+    def queued(self) -> bool:
+        return any(generator.queue for generator in self.generators.values())
+
+    def detach(self) -> WorkerHandle | None:
+        """Forget the worker and everything that was in it."""
+        worker, self.worker = self.worker, None
+        self.stages.clear()
+        self.running = None
+        self.draining = False
+        for generator in self.generators.values():
+            generator.warm = 0
+        return worker
+
+    def active_calls(self) -> Iterator[GuestCall]:
+        for generator in self.generators.values():
+            yield from tuple(generator.active)

@@ -1,0 +1,63 @@
+"""How the monitor behaves: every number that an operator may want to change, with its default.
+
+Frozen values only. Who starts a `Monitor` makes one MonitorPolicy; its parts read theirs.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from dataclasses import dataclass, field
+
+from sandbox.jail import JailPolicy
+from sandbox.limits import KIB, MILLISECOND_NS, SECOND_NS
+from sandbox.quarantine import QuarantinePolicy
+
+
+class Isolation(enum.StrEnum):
+    """Whose programs may meet in one worker process."""
+
+    SITE = "site"
+    """One tenant's."""
+    GENERATOR = "generator"
+    """One program each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetPolicy:
+    max_workers: int = 64
+    idle_s: float = 60.0
+    """A worker that nobody used for so long is ended."""
+    turn_s: float = 1.0
+    """How long a lane that is never idle may keep its worker when another lane waits for a place."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatchPolicy:
+    """How the dispatcher shares out the machine."""
+
+    slots: int = os.cpu_count() or 1
+    """Workers that run a slice at once."""
+    slice_ns: int = 5 * MILLISECOND_NS
+    credit_ns: int = 10 * MILLISECOND_NS
+    undelivered_bytes: int = 256 * KIB
+    """A request whose reader lags behind by more gets no slice."""
+    reader_s: float = 300.0
+    """A request whose reader takes nothing for so long is cancelled."""
+    edge_call_s: float = 10.0
+    hang_cpu_ns: int = SECOND_NS // 2
+    """CPU time beyond its slice after which a worker that does not report is killed."""
+    hang_wall_s: float = 10.0
+    """Time after which a worker that does not report is killed, also when it used no CPU."""
+    fleet: FleetPolicy = field(default_factory=FleetPolicy)
+    quarantine: QuarantinePolicy = field(default_factory=QuarantinePolicy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorPolicy:
+    engine: str = "auto"
+    isolation: Isolation = Isolation.SITE
+    jail: JailPolicy = field(default_factory=JailPolicy)
+    dispatch: DispatchPolicy = field(default_factory=DispatchPolicy)
+    verifications: int = 1
+    """Verifications at once; more wait."""

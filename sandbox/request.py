@@ -1,0 +1,42 @@
+"""One request as a guest receives it, and its two wire forms.
+
+Values and pure functions only. The monitor makes a `GuestRequest`; `vm.py` hands it to the program.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class GuestRequest:
+    """CGI variables (RFC 3875 section 4.1) and the request's body."""
+
+    environ: tuple[tuple[bytes, bytes], ...]
+    """Names and values; neither may hold a NUL, a name neither `=` nor nothing."""
+    body: bytes = b""
+
+    def __post_init__(self) -> None:
+        for name, value in self.environ:
+            if not name or b"=" in name or b"\0" in name or b"\0" in value:
+                raise ValueError(f"not an environment variable: {name!r}")
+
+
+def scgi_frame(request: GuestRequest) -> bytes:
+    """The request as `next_request` delivers it: SCGI's netstring of NUL-separated pairs, then the body.
+
+    CONTENT_LENGTH comes first and is always the body's true length; SCGI follows unless the request names its own
+    (the SCGI specification, section 2).
+    """
+    pairs = [b"CONTENT_LENGTH\0%d\0" % len(request.body)]
+    if not any(name == b"SCGI" for name, _ in request.environ):
+        pairs.append(b"SCGI\x001\0")
+    pairs += [name + b"\0" + value + b"\0" for name, value in request.environ if name != b"CONTENT_LENGTH"]
+    head = b"".join(pairs)
+    return b"%d:%b,%b" % (len(head), head, request.body)
+
+
+def cgi_environ(request: GuestRequest) -> tuple[tuple[bytes, bytes], ...]:
+    """The request as a `cgi` program's environment; CONTENT_LENGTH is set exactly when there is a body (RFC 3875 4.1.2)."""
+    kept = tuple(pair for pair in request.environ if pair[0] != b"CONTENT_LENGTH")
+    return ((b"CONTENT_LENGTH", b"%d" % len(request.body)), *kept) if request.body else kept
