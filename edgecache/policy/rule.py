@@ -23,8 +23,12 @@ class CacheRule:
     """Tags added to every stored response."""
     max_object_bytes: int = 64 << 20
     """Larger bodies pass through unstored."""
-    honour_client_reload: bool = False
-    """Whether a client's no-cache or max-age=0 reaches the origin (RFC 9111 section 5.2.1); shared caches in front of a site mostly refuse."""
+    honour_client_reload: bool = True
+    """Whether a client's no-cache, no-store, max-age, min-fresh or Pragma can bring a request to the source.
+
+    The directives are advisory (RFC 9111 section 5.2.1): False answers from the cache all the same, so that clients cannot load
+    the source at will.
+    """
 
 
 DEFAULT_RULE = CacheRule()

@@ -1,0 +1,134 @@
+"""Header sections as this edge passes them on (RFC 9110 section 7.6, RFC 7239, RFC 8586). Unknown fields pass unchanged.
+
+Called by serve: `to_source` before a request goes upstream, `to_client` before an answer goes down.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Final
+
+from edgecache.policy.connection import hop_by_hop
+from edgecache.policy.dates import format_date
+from edgecache.policy.fields import OWS, freeze, members, quote, without
+from edgecache.policy.message import Headers, Request, Response
+
+CONDITIONAL_FIELDS: Final = frozenset(
+    {"if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "range"}
+)
+"""What asks for less than the whole current representation."""
+
+_HANDLED_HERE: Final = frozenset(
+    {"expect", "forwarded", "max-forwards", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"}
+)
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class NotForwardable(Exception):
+    """A request that must not go further."""
+
+
+class Loop(NotForwardable):
+    """The request has been here before: 508 (RFC 5842 section 7.2, RFC 8586 section 2)."""
+
+    def __init__(self, passes: int) -> None:
+        super().__init__(f"the request has passed this edge {passes} times")
+        self.passes = passes
+
+
+class HopsExhausted(NotForwardable):
+    """Max-Forwards is 0: this edge is to answer OPTIONS or TRACE itself (RFC 9110 section 7.6.2)."""
+
+
+def to_source(
+    request: Request,
+    *,
+    client_ip: str,
+    edge_id: str,
+    trusted: bool = False,
+    whole: bool = False,
+    conditional: Headers | None = None,
+    max_passes: int = 0,
+) -> Headers:
+    """The header section to send upstream.
+
+    `edge_id` is a token, this edge's pseudonym in Via and CDN-Loop. `trusted`: the client is a proxy of ours, whose
+    X-Forwarded-Proto and -Host stand; X-Forwarded-For and Forwarded are appended to in any case. `whole`: the client's
+    preconditions and Range are judged here and not sent, so that the answer can be stored. `conditional`: the fields of
+    `lookup.Validate`, sent in their place. Raises Loop when this edge is named in Via or CDN-Loop more than `max_passes` times,
+    HopsExhausted when Max-Forwards is 0.
+    """
+    headers = request.headers
+    passes = max(_passes_by_via(headers, edge_id), _passes_by_cdn_loop(headers, edge_id))
+    if passes > max_passes:
+        raise Loop(passes)
+    dropped = hop_by_hop(headers) | _HANDLED_HERE
+    if whole or conditional is not None:
+        dropped |= CONDITIONAL_FIELDS
+    sent = without(headers, dropped)
+    sent.extend(_max_forwards(request))
+    sent.append(("Via", f"1.1 {edge_id}"))
+    sent.append(("CDN-Loop", edge_id))
+    sent.extend(_provenance(request, client_ip, trusted))
+    if conditional is not None:
+        sent.extend(conditional.items())
+    return freeze(sent)
+
+
+def to_client(response: Response, *, edge_id: str, received: float | None = None) -> Headers:
+    """The header section to send down: end-to-end fields, with Via appended.
+
+    `received` (seconds since the epoch) becomes the Date of a response that has none (RFC 9110 section 6.6.1).
+    """
+    sent = without(response.headers, hop_by_hop(response.headers))
+    if received is not None and "Date" not in response.headers:
+        sent.append(("Date", format_date(received)))
+    sent.append(("Via", f"1.1 {edge_id}"))
+    return freeze(sent)
+
+
+def _passes_by_via(headers: Headers, edge_id: str) -> int:
+    """Lines of Via that name this edge: `received-protocol received-by [comment]` (RFC 9110 section 7.6.3)."""
+    return sum(1 for member in members(headers, "Via") if member.split()[1:2] == [edge_id])
+
+
+def _passes_by_cdn_loop(headers: Headers, edge_id: str) -> int:
+    """RFC 8586 section 2: `cdn-id` and parameters."""
+    return sum(1 for member in members(headers, "CDN-Loop") if member.partition(";")[0].strip(OWS).lower() == edge_id.lower())
+
+
+def _max_forwards(request: Request) -> list[tuple[str, str]]:
+    value = request.headers.get("Max-Forwards")
+    if value is None or request.method not in ("OPTIONS", "TRACE") or not value.isascii() or not value.isdigit():
+        return [] if value is None else [("Max-Forwards", value)]
+    if not value.strip("0"):
+        raise HopsExhausted
+    # int() refuses very long digit strings; a count of that size never matters.
+    return [("Max-Forwards", str(int(value[-9:] if len(value) <= 9 else "9" * 9) - 1))]
+
+
+def _provenance(request: Request, client_ip: str, trusted: bool) -> list[tuple[str, str]]:
+    """Who asked, over what, for which host (RFC 7239, and the de facto fields before it)."""
+    headers = request.headers
+    host = _CONTROL.sub("", request.authority)
+    element = f"for={_node(client_ip)};host={quote(host)};proto={request.scheme}"
+    asked_for = [line.strip(OWS) for line in headers.getall("X-Forwarded-For", ()) if line.strip(OWS)]
+    earlier = [line.strip(OWS) for line in headers.getall("Forwarded", ()) if line.strip(OWS)]
+    protocol = headers.get("X-Forwarded-Proto") if trusted else None
+    forwarded_host = headers.get("X-Forwarded-Host") if trusted else None
+    return [
+        ("Forwarded", ", ".join((*earlier, element))),
+        ("X-Forwarded-For", ", ".join((*asked_for, client_ip or "unknown"))),
+        ("X-Forwarded-Proto", protocol or request.scheme),
+        ("X-Forwarded-Host", forwarded_host or host),
+    ]
+
+
+def _node(client_ip: str) -> str:
+    """A node of RFC 7239 section 6: IPv6 in brackets and quotes, and `unknown` for what is no address."""
+    try:
+        address = ipaddress.ip_address(client_ip.partition("%")[0])
+    except ValueError:
+        return "unknown"
+    return f'"[{address}]"' if address.version == 6 else str(address)

@@ -1,0 +1,131 @@
+"""Which request fields select a stored response, and the key they make (RFC 9111 section 4.1).
+
+Called by storing for the names, and by the store for the secondary key of its variants.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Final
+
+from edgecache.policy.fields import OWS, names, split_list
+from edgecache.policy.message import Request, Response
+from edgecache.policy.rule import CacheRule
+
+MAX_VARY_NAMES = 32
+"""A response that varies on more fields is not stored."""
+
+_KEY_LIMIT_CHARS = 256
+"""Longer keys are replaced by their digest."""
+
+_MEMO_LIMIT_CHARS = 256
+"""Longer values are normalised each time, so that a hostile client cannot fill the memo with them."""
+
+_Reader = Callable[[tuple[str, ...]], str]
+
+
+def vary_names(response: Response) -> tuple[str, ...] | None:
+    """Lower-case field names of Vary, sorted; None if it holds `*`, which no later request matches."""
+    listed = names(response.headers, "Vary")
+    return None if "*" in listed else tuple(sorted(listed))
+
+
+def selecting_names(vary_names: tuple[str, ...], rule: CacheRule) -> tuple[str, ...]:
+    """Lower-case names of all request fields that select among stored responses, sorted: these and the rule's."""
+    if not rule.vary:
+        return vary_names
+    return tuple(sorted({*vary_names, *(name.lower() for name in rule.vary)}))
+
+
+def variant_key(request: Request, vary_names: tuple[str, ...], rule: CacheRule) -> str:
+    """Equal for two requests if and only if the fields that `vary_names` and the rule name are equal after normalisation."""
+    if not vary_names and not rule.vary:
+        return ""
+    selecting = selecting_names(tuple(sorted({name.lower() for name in vary_names})), rule)
+    key = ",".join(f"{name}={_selecting_value(request, name)}" for name in selecting)
+    if len(key) <= _KEY_LIMIT_CHARS:
+        return key
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def normalise(name: str, lines: list[str]) -> str:
+    """One value for all lines of a field, without differences that its definition makes meaningless.
+
+    Accept-Encoding: the set of acceptable codings. Accept, Accept-Charset, Accept-Language: the order of preference.
+    Other fields: their lines joined, as RFC 9110 section 5.3 allows.
+    """
+    read = _READERS.get(name.lower())
+    if read is not None:
+        memo = sum(map(len, lines)) <= _MEMO_LIMIT_CHARS
+        return _remembered(read, tuple(lines)) if memo else read(tuple(lines))
+    return ", ".join(line.strip(OWS) for line in lines)
+
+
+def _selecting_value(request: Request, name: str) -> str:
+    """Unambiguous whatever the value holds; an absent field matches only absence (RFC 9111 section 4.1)."""
+    lines = request.headers.getall(name, None)
+    if lines is None:
+        return "-"
+    value = normalise(name, lines)
+    return f"{len(value)}:{value}"
+
+
+def _codings(lines: tuple[str, ...]) -> str:
+    """RFC 9110 section 12.5.3. `identity` is acceptable unless it is refused."""
+    acceptable: set[str] = set()
+    for item, weight in _weighted(lines):
+        coding = item.removeprefix("x-") if item in ("x-gzip", "x-compress") else item
+        if weight > 0:
+            acceptable.add(coding)
+        elif coding in ("identity", "*"):
+            acceptable.add(f"!{coding}")
+    return ",".join(sorted(acceptable - {"identity"}))
+
+
+def _preferences(lines: tuple[str, ...]) -> str:
+    """Items from most to least wanted; those wanted alike keep their order, refused ones are marked."""
+    ranks: dict[float, list[str]] = {}
+    for item, weight in _weighted(lines):
+        ranks.setdefault(weight, []).append(item)
+    wanted = ">".join(",".join(ranks[weight]) for weight in sorted(ranks, reverse=True) if weight > 0)
+    refused = ",".join(sorted(ranks.get(0.0, ())))
+    return f"{wanted}!{refused}" if refused else wanted
+
+
+_READERS: Final[dict[str, _Reader]] = {
+    "accept": _preferences,
+    "accept-charset": _preferences,
+    "accept-encoding": _codings,
+    "accept-language": _preferences,
+}
+
+
+@lru_cache(maxsize=2048)
+def _remembered(read: _Reader, lines: tuple[str, ...]) -> str:
+    return read(lines)
+
+
+def _weighted(lines: tuple[str, ...]) -> list[tuple[str, float]]:
+    """Items, lower case and without whitespace, with their weights (RFC 9110 section 12.4.2)."""
+    found: list[tuple[str, float]] = []
+    for line in lines:
+        for member in split_list(line.lower()):
+            item, *parameters = (part.strip(OWS) for part in member.split(";"))
+            weight = 1.0
+            kept = [item]
+            for parameter in parameters:
+                if parameter.startswith("q="):
+                    weight = _weight(parameter[2:])
+                else:
+                    kept.append(parameter)
+            found.append((";".join(kept), weight))
+    return found
+
+
+def _weight(text: str) -> float:
+    digits = text.replace(".", "", 1)
+    if len(text) > 5 or not digits.isascii() or not digits.isdigit():
+        return 1.0
+    return min(float(text), 1.0)
