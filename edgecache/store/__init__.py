@@ -1,0 +1,6 @@
+"""What is kept: entries and the tier that holds them. No I/O with peers, no decisions about HTTP. `serve` calls it."""
+
+from edgecache.store.entry import Entry
+from edgecache.store.memory import MemoryStore, StoreStats
+
+__all__ = ["Entry", "MemoryStore", "StoreStats"]

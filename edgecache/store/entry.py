@@ -1,0 +1,51 @@
+"""One stored response with everything that finding, judging and sending it needs. A value: no I/O, no decisions.
+
+`serve` makes entries, the tiers of this room keep them.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+
+from edgecache.policy.freshness import Terms
+from edgecache.policy.message import Headers, Timed
+
+_FIXED_BYTES = 1200
+"""Objects around one entry: the entry itself, its Timed and Response, dictionaries and LRU node (measured with tracemalloc)."""
+_FIELD_BYTES = 180
+"""One field line in a multidict beyond its characters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A stored response; `size_bytes` is what it costs in memory, objects included."""
+
+    uri: str
+    """The primary key (RFC 9111 section 2)."""
+    variant: str
+    """The secondary key: the normalised request fields that Vary names."""
+    vary: tuple[str, ...]
+    site: str
+    timed: Timed
+    body: bytes
+    terms: Terms
+    """What `timed` says about its reuse, read once."""
+    tags: frozenset[str] = frozenset()
+    marked_stale: bool = False
+    """Purged softly: may answer only as stale content may."""
+    head: bytes = b""
+    """The prepared header block of its writer's choice; opaque here."""
+    size_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size_bytes", self._measure())
+
+    def _measure(self) -> int:
+        tags = sum(len(tag) + 80 for tag in self.tags)
+        text = len(self.uri) + len(self.variant)
+        return _FIXED_BYTES + sys.getsizeof(self.body) + len(self.head) + text + tags + _fields_bytes(self.timed.response.headers)
+
+
+def _fields_bytes(headers: Headers) -> int:
+    return sum(len(name) + len(value) + _FIELD_BYTES for name, value in headers.items())

@@ -1,0 +1,243 @@
+"""Request collapsing: one flight a key, its landing shared by all who boarded. No policy: the producer says what may be shared.
+
+`serve.pipeline` boards; what cannot be shared goes to one seat, and all others are released at once to go on their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
+from typing import assert_never
+
+from edgecache.policy.message import Response
+from edgecache.source import Body, Culprit, Reply, SourceError
+from edgecache.upstream.background import Background
+from edgecache.upstream.settings import UpstreamSettings
+from edgecache.upstream.shared_body import BufferBudget, SharedBody, SharedReader, again
+
+
+@dataclass(frozen=True, slots=True)
+class Shareable:
+    """A response that is being stored; `commit` receives its body once it is complete."""
+
+    response: Response
+    body: Body
+    limit_bytes: int
+    commit: Callable[[bytes], None]
+    token: object
+    """Whatever the boarders need to tell whether it is theirs."""
+    length: int | None
+    """Content-Length, where known."""
+    joinable: bool = True
+    """False: stored, but for one seat only (it may not answer others without validation)."""
+    spoiled: Callable[[], None] = lambda: None
+    """Called when the body outgrew the limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Private:
+    """A response for one client alone."""
+
+    reply: Reply
+    reason: str = ""
+    """Why it is not shared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """An answer without a body of its own: a stored entry that was validated."""
+
+    value: object
+    joinable: bool = True
+
+
+Landing = Shareable | Private | Settled
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A seat's view of a shareable landing."""
+
+    response: Response
+    body: Body
+    token: object
+    late: bool
+    """Boarded after the head had arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Somebody else's private response: go on alone."""
+
+
+Landed = Stream | Private | Settled | Released
+
+
+class _Flight:
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+        self.landing: asyncio.Future[Landing] = asyncio.get_running_loop().create_future()
+        self.task: asyncio.Task[object] | None = None
+        self.seats: list[Seat] = []
+        self.claimed = False
+        self.shared: SharedBody | None = None
+
+    def boardable(self) -> bool:
+        return not self.landing.done() or (self.shared is not None and self.shared.whole and not self.claimed)
+
+    def land(self, landing: Landing) -> None:
+        """Give every waiting seat its place on the body before its first byte can be dropped."""
+        if isinstance(landing, Shareable) and self.shared is not None:
+            self.claimed = not landing.joinable
+            for seat in self.seats if landing.joinable else self.seats[:1]:
+                seat.reader = self.shared.reader()
+        self.landing.set_result(landing)
+
+    def worth_finishing(self, share: float) -> bool:
+        """Whether `share` of a body that is being stored has arrived."""
+        if self.shared is None or not self.shared.whole:
+            return False
+        landing = self.landing.result()
+        length = landing.length if isinstance(landing, Shareable) else None
+        return share == 0 or (length is not None and self.shared.received >= length * share)
+
+
+class Seat:
+    """One client's place on a flight. `leave` when done with what it landed with; idempotent."""
+
+    def __init__(self, flights: Flights, flight: _Flight, *, first: bool) -> None:
+        self._flights = flights
+        self._flight = flight
+        self.first = first
+        self._late = flight.landing.done()
+        self._left = False
+        self.reader: SharedReader | None = flight.shared.reader() if flight.shared is not None else None
+        flight.seats.append(self)
+
+    async def landed(self) -> Landed:
+        """Wait for the head. Raises the producer's SourceError, a fresh one for each seat."""
+        flight = self._flight
+        try:
+            landing = await asyncio.shield(flight.landing)
+        except SourceError as error:
+            raise again(error) from None
+        match landing:
+            case Shareable():
+                return Stream(landing.response, self.reader, landing.token, self._late) if self.reader else Released()
+            case Settled(joinable=True):
+                return landing
+            case Private() | Settled():
+                if flight.claimed:
+                    return Released()
+                flight.claimed = True
+                return landing
+            case _:
+                assert_never(landing)
+
+    async def leave(self, *, finish: bool = False) -> None:
+        """Done with it; idempotent. `finish`: a body that is being stored is worth fetching to its end."""
+        if self._left:
+            return
+        self._left = True
+        if self.reader is not None:
+            await self.reader.close()
+        await self._flights._leave(self._flight, self, finish=finish)
+
+
+class Flights:
+    """All flights of one edge."""
+
+    def __init__(self, settings: UpstreamSettings) -> None:
+        self._settings = settings
+        self._flights: dict[Hashable, _Flight] = {}
+        self._budget = BufferBudget(settings.flight_buffer_bytes)
+        self._tasks = Background(limit=2**31)
+        self._opened = self._joined = 0
+
+    def board(self, key: Hashable, produce: Callable[[], Awaitable[Landing]]) -> Seat:
+        """A seat on the flight of `key`; `produce` is run, in a task of its own, only where there is none.
+
+        SourceError when the edge is shutting down.
+        """
+        flight = self._flights.get(key)
+        if flight is not None and flight.boardable():
+            self._joined += 1
+            return Seat(self, flight, first=False)
+        flight = _Flight(key)
+        seat = Seat(self, flight, first=True)
+        task = self._tasks.start(flight, self._fly(flight, produce))
+        if task is None:
+            raise SourceError(Culprit.EDGE, "shutting-down", status=503)
+        flight.task = task
+        self._flights[key] = flight
+        self._opened += 1
+        return seat
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    async def close(self, timeout: float = 0.0) -> None:  # noqa: ASYNC109 - handed to the flights
+        await self._tasks.close(timeout)
+
+    async def _fly(self, flight: _Flight, produce: Callable[[], Awaitable[Landing]]) -> None:
+        try:
+            landing = await produce()
+            if isinstance(landing, Shareable):
+                await self._stream(flight, landing)
+            else:
+                self._drop(flight)
+                flight.land(landing)
+        except SourceError as error:
+            self._drop(flight)
+            _fail(flight, error)
+        finally:
+            self._drop(flight)
+            _fail(flight, SourceError(Culprit.EDGE, "aborted", status=503))
+
+    async def _stream(self, flight: _Flight, landing: Shareable) -> None:
+        shared = SharedBody(limit_bytes=landing.limit_bytes, window_bytes=self._settings.flight_window_bytes, budget=self._budget)
+        flight.shared = shared
+        flight.land(landing)
+        if not landing.joinable:
+            self._drop(flight)
+        try:
+            async for chunk in landing.body:
+                await shared.feed(chunk)
+                if not shared.whole and self._flights.get(flight.key) is flight:
+                    self._drop(flight)
+                    landing.spoiled()
+            if (content := shared.content()) is not None:
+                landing.commit(content)
+            shared.finish()
+        except BaseException as error:
+            shared.fail(error)
+            if not isinstance(error, SourceError):
+                raise
+        finally:
+            shared.release()
+            await landing.body.close()
+
+    async def _leave(self, flight: _Flight, seat: Seat, *, finish: bool) -> None:
+        flight.seats.remove(seat)
+        if flight.seats:
+            return
+        if flight.landing.done() and flight.landing.exception() is None:
+            landing = flight.landing.result()
+            if isinstance(landing, Private) and not flight.claimed:
+                flight.claimed = True
+                await landing.reply.body.close()
+        share = 0.0 if finish else self._settings.finish_without_clients_share
+        if flight.task is not None and not flight.task.done() and not flight.worth_finishing(share):
+            self._drop(flight)
+            flight.task.cancel()
+
+    def _drop(self, flight: _Flight) -> None:
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
+
+
+def _fail(flight: _Flight, error: SourceError) -> None:
+    if not flight.landing.done():
+        flight.landing.set_exception(error)
+        flight.landing.exception()

@@ -1,0 +1,207 @@
+"""Origins as a `source.Source`: one pooled HTTP/1.1 client for all sites, a thin view of it for each list of base URLs.
+
+Sends method, target and values as they are given, follows nothing, keeps no cookies, decompresses nothing. `serve` calls it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from aiohttp.http_exceptions import HttpProcessingError
+from yarl import URL
+
+from edgecache.policy.message import Request, Response
+from edgecache.source import Body, Culprit, Reply, SourceError
+from edgecache.upstream.body import EmptyBody, OriginBody, ReplayableBody
+from edgecache.upstream.settings import UpstreamSettings
+
+_BODILESS = frozenset({204, 304})
+_SKIPPED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+"""What aiohttp would add by itself."""
+_BAD_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+"""RFC 9110 section 5.5: never forwarded, whoever let it in."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ExactTarget:
+    """Stands where aiohttp asks a URL for its path: yarl drops an empty query's `?`."""
+
+    raw_path_qs: str
+    method: str
+
+
+_exact: ContextVar[_ExactTarget] = ContextVar("_exact")
+
+
+class _ExactRequest(aiohttp.ClientRequest):
+    """Writes method and target as the client sent them."""
+
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        exact = _exact.get()
+        url = self.url
+        self.method = exact.method
+        self.url = cast(URL, exact)
+        try:
+            return await super().send(conn)
+        finally:
+            self.url = url
+
+
+class _PromptHandler(ResponseHandler):
+    """Tells the body's reader when the parser gives up: aiohttp leaves it waiting for its timeout."""
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        payload = self._payload
+        super().set_exception(exc, *cause)
+        if isinstance(exc, HttpProcessingError) and payload is not None and not payload.is_eof():
+            payload.set_exception(aiohttp.ClientPayloadError(_first_line(exc)))
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Connections with that handler."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._factory: Any = partial(_PromptHandler, loop=self._loop)
+
+
+class OriginClient:
+    """The connection pool behind all `Origins`. Open it inside the event loop, close it at the end."""
+
+    def __init__(self, settings: UpstreamSettings) -> None:
+        self.settings = settings
+        self._session = aiohttp.ClientSession(
+            connector=_Connector(
+                limit=settings.max_connections,
+                limit_per_host=settings.max_connections_per_origin,
+                keepalive_timeout=settings.keepalive_timeout,
+                ttl_dns_cache=int(settings.dns_ttl),
+                enable_cleanup_closed=False,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=_SKIPPED,
+            request_class=_ExactRequest,
+            timeout=aiohttp.ClientTimeout(total=None, connect=settings.connect_timeout, sock_connect=settings.connect_timeout),
+            read_bufsize=settings.read_buffer_bytes,
+            max_line_size=settings.max_head_line_bytes,
+            max_field_size=settings.max_head_line_bytes,
+            max_headers=settings.max_head_fields,
+        )
+
+    def origins(self, base_urls: tuple[str, ...]) -> Origins:
+        return Origins(self, base_urls)
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def exchange(self, base: str, request: Request, body: Body | None) -> aiohttp.ClientResponse:
+        """One attempt at one origin, up to its response head. Raises SourceError."""
+        settings = self.settings
+        _exact.set(_ExactTarget(request.target, request.method))
+        try:
+            async with asyncio.timeout(settings.connect_timeout + settings.first_byte_timeout) as clock:
+                deadline = _HeadDeadline(clock, settings.first_byte_timeout)
+                response = await self._session.request(
+                    request.method,
+                    URL(base.rstrip("/") + request.target, encoded=True),
+                    headers=request.headers,
+                    data=None if body is None else _upload(body, deadline),
+                    allow_redirects=False,
+                )
+                deadline.met = True
+                return response
+        except TimeoutError as error:
+            if isinstance(error, aiohttp.ConnectionTimeoutError):
+                raise SourceError(Culprit.ORIGIN, "connect", "timed out", status=504, retry=True) from error
+            raise SourceError(Culprit.ORIGIN, "timeout", "no response head in time", status=504) from error
+        except aiohttp.ClientConnectorError as error:
+            raise SourceError(Culprit.ORIGIN, "connect", str(error), retry=True) from error
+        except (aiohttp.ClientResponseError, ValueError) as error:
+            raise SourceError(Culprit.ORIGIN, "protocol", _first_line(error)) from error
+        except (aiohttp.ClientError, OSError) as error:
+            if isinstance(upload := _upload_error(error), SourceError):
+                raise upload from error
+            raise SourceError(Culprit.ORIGIN, "reset", _first_line(error)) from error
+
+
+class Origins:
+    """The origins of one site, tried in order; a `source.Source`."""
+
+    def __init__(self, client: OriginClient, base_urls: tuple[str, ...]) -> None:
+        self._client = client
+        self._base_urls = base_urls
+
+    async def fetch(self, request: Request, body: Body | None, request_id: str) -> Reply:
+        """The first origin's answer, or the next one's where nothing was said yet. Raises SourceError."""
+        if body is not None and not isinstance(body, ReplayableBody):
+            body = ReplayableBody(body, self._client.settings.replay_bytes)
+        failure = SourceError(Culprit.ORIGIN, "connect", "the site has no origin")
+        for base in self._base_urls:
+            try:
+                response = await self._client.exchange(base, request, body)
+            except SourceError as error:
+                failure = error
+                if error.retry and (body is None or body.rewind()):
+                    continue
+                raise
+            return self._reply(request, response)
+        raise failure
+
+    def _reply(self, request: Request, response: aiohttp.ClientResponse) -> Reply:
+        headers = response.headers
+        reason = response.reason or ""
+        bad = next((name for name, value in headers.items() if _BAD_VALUE.search(value)), None)
+        if bad is not None or _BAD_VALUE.search(reason) or not 200 <= response.status <= 599:
+            response.close()
+            raise SourceError(
+                Culprit.ORIGIN, "protocol", f"unusable field {bad}" if bad else f"unusable status {response.status}"
+            )
+        if request.method == "HEAD" or response.status in _BODILESS:
+            response.release()
+            return Reply(Response(response.status, reason, headers), EmptyBody())
+        return Reply(
+            Response(response.status, reason, headers), OriginBody(response, self._client.settings.between_bytes_timeout)
+        )
+
+
+class _HeadDeadline:
+    """The response head is due some time after the last byte of the request, not after its first."""
+
+    def __init__(self, clock: asyncio.Timeout, allowance: float) -> None:
+        self._clock = clock
+        self._allowance = allowance
+        self.met = False
+
+    def extend(self) -> None:
+        if not self.met and not self._clock.expired():
+            self._clock.reschedule(asyncio.get_running_loop().time() + self._allowance)
+
+
+async def _upload(body: Body, deadline: _HeadDeadline) -> AsyncIterator[bytes]:
+    """The request body; it may go on after the response head has come."""
+    async for chunk in body:
+        deadline.extend()
+        yield chunk
+
+
+def _upload_error(error: BaseException) -> BaseException | None:
+    cause: BaseException | None = error
+    for _ in range(8):
+        if cause is None or isinstance(cause, SourceError):
+            break
+        cause = cause.__cause__
+    return cause
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
