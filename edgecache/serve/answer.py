@@ -1,0 +1,121 @@
+"""What the pipeline answers: a head, a body, and what the record of it will say. Values and body adapters; no decisions.
+
+The pipeline makes them, the connection writes them, guests' sub-requests read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+from edgecache.policy.message import Response
+from edgecache.source import Body, Culprit, SourceError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A response ready to be framed. Whoever holds it reads the body to its end or calls `close`."""
+
+    response: Response
+    body: bytes | Body
+    length: int | None = None
+    """Of the body; for HEAD and 304 of the body that is not sent. None: unknown until its end."""
+    extra: tuple[tuple[str, str], ...] = ()
+    """Fields of this answer alone, after those of `response`: Age, Cache-Status, X-Request-Id."""
+    head: bytes = b""
+    """`response` already encoded with its Content-Length, where it was stored so."""
+    cache: str = "none"
+    """A word of `observe.record.CACHE_WORDS`."""
+    reason: str = ""
+    site: str = ""
+    generator: str | None = None
+    collapsed: bool = False
+    cpu_ns: int = 0
+
+    async def close(self) -> None:
+        """Stop what produces the body; idempotent."""
+        if not isinstance(self.body, bytes):
+            await self.body.close()
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """The whole body. SourceError when it ends early or is longer than `limit_bytes`."""
+        if isinstance(self.body, bytes):
+            return self.body
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            async for chunk in self.body:
+                size += len(chunk)
+                if size > limit_bytes:
+                    raise SourceError(Culprit.ORIGIN, "too-large", f"more than {limit_bytes} bytes")
+                chunks.append(chunk)
+        finally:
+            await self.close()
+        return b"".join(chunks)
+
+
+class HeldBody:
+    """A body whose end releases something: a seat on a flight."""
+
+    def __init__(self, body: Body, release: Callable[[], Awaitable[None]]) -> None:
+        self._body = body
+        self._iterator = aiter(body)
+        self._release = release
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._iterator)
+
+    async def close(self) -> None:
+        await self._body.close()
+        await self._release()
+
+
+class SliceBody:
+    """The bytes from `first` to `last`, inclusive, of a body on its way."""
+
+    def __init__(self, body: Body, first: int, last: int) -> None:
+        self._body = body
+        self._iterator = aiter(body)
+        self._skip = first
+        self._left = last - first + 1
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while self._left > 0:
+            chunk = await anext(self._iterator)
+            if self._skip >= len(chunk):
+                self._skip -= len(chunk)
+                continue
+            piece = chunk[self._skip : self._skip + self._left]
+            self._skip = 0
+            self._left -= len(piece)
+            return piece
+        raise StopAsyncIteration
+
+    async def close(self) -> None:
+        await self._body.close()
+
+
+class InsteadBody:
+    """`content` sent in the place of a body that is only to be closed."""
+
+    def __init__(self, content: bytes, unused: Body) -> None:
+        self._content = content
+        self._unused = unused
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._content:
+            raise StopAsyncIteration
+        content, self._content = self._content, b""
+        return content
+
+    async def close(self) -> None:
+        await self._unused.close()

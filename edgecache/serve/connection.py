@@ -1,0 +1,415 @@
+"""One client connection: guarded bytes in, answers out, in order. A subclass of aiohttp's RequestHandler, which brings the
+task, the request body's flow control and the keep-alive timer. What aiohttp's parser sees are heads that `guard` has approved.
+
+`listener` makes them. The synchronous path for hits (`_answer_at_once`) is where a faster lane belongs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections import deque
+from contextlib import suppress
+from typing import Any
+
+from aiohttp import web
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import ERROR, RequestHandler, RequestPayloadError
+
+from edgecache.observe.record import Record
+from edgecache.serve.answer import Answer
+from edgecache.serve.client_body import CLIENT_GONE, ClientBody
+from edgecache.serve.guard import BodyFraming, Fault, Head, HeadReader, Violation, find_head
+from edgecache.serve.pipeline import Pipeline
+from edgecache.serve.request_id import next_request_id
+from edgecache.serve.respond import Outcome
+from edgecache.serve.shape import is_plain
+from edgecache.serve.writer import Sent, write_answer
+from edgecache.source import SourceError
+
+_BODILESS = b"GET / HTTP/1.1\r\nHost: e\r\n\r\n"
+_CHUNKED = b"POST / HTTP/1.1\r\nHost: e\r\nTransfer-Encoding: chunked\r\n\r\n"
+_AT_ONCE_BYTES = 64 << 10
+"""Larger bodies are written with back-pressure."""
+_KEEP_ALIVE_10 = b"Connection: keep-alive\r\n"
+_HELD_LIMIT_BYTES = 64 << 10
+"""Pipelined bytes kept while a request is being answered; above that the socket is not read."""
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER that makes close send RST: a client must not take an aborted body for a complete one."""
+
+
+class Exchange:
+    """What aiohttp keeps about the request in progress."""
+
+    def __init__(
+        self, message: object, payload: StreamReader, protocol: RequestHandler, writer: object, task: asyncio.Task[None]
+    ) -> None:
+        del message, protocol
+        self.payload = payload
+        self.writer = writer
+        self._task: asyncio.Task[None] | None = task
+
+    def _cancel(self, error: BaseException) -> None:
+        self.payload.set_exception(error)
+
+    def _finish(self) -> None:
+        return
+
+
+class _Outcome:
+    """Stands where aiohttp expects a response: it only asks whether the connection lives on."""
+
+    def __init__(self, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
+
+
+class Connection(RequestHandler):
+    """See the module."""
+
+    __slots__ = (
+        "_accepted",
+        "_busy",
+        "_client",
+        "_client_settings",
+        "_done_reading",
+        "_draining",
+        "_framing",
+        "_gone",
+        "_head_since",
+        "_heads",
+        "_held",
+        "_last_progress",
+        "_last_sent",
+        "_payload",
+        "_pipeline",
+        "_written",
+        "violation",
+    )  # fmt: skip
+
+    def __init__(self, server: web.Server, pipeline: Pipeline, heads: HeadReader, *, loop: asyncio.AbstractEventLoop) -> None:
+        settings = pipeline.settings
+        super().__init__(
+            server,
+            loop=loop,
+            keepalive_timeout=settings.keepalive_timeout,
+            access_log=None,  # type: ignore[arg-type] # aiohttp's own way to say: none
+            lingering_time=settings.linger_timeout,
+            read_bufsize=settings.read_buffer_bytes,
+            auto_decompress=False,
+        )
+        self._pipeline = pipeline
+        self._heads = heads
+        self._client_settings = settings
+        self._client = ""
+        self._accepted: deque[Head | Violation] = deque()
+        self._framing: BodyFraming | None = None
+        self._payload: StreamReader = EMPTY_PAYLOAD
+        self._held = b""
+        self._busy = False
+        self._done_reading = False
+        self._draining = False
+        self._head_since: float | None = None
+        self._written = 0
+        self._last_sent = 0
+        self._last_progress = 0.0
+        self._gone: asyncio.Future[None] | None = None
+        self.violation: Violation | None = None
+
+    # What arrives.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        peer = transport.get_extra_info("peername")
+        self._client = peer[0] if isinstance(peer, tuple) else "unix"
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if not data:
+            super().data_received(data)
+            return
+        if self._done_reading or self._force_close:
+            return
+        if self._held:
+            data, self._held = self._held + data, b""
+        self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        try:
+            self._advance(data)
+        except Violation as violation:
+            self._refuse(violation)
+
+    def _advance(self, data: bytes) -> None:
+        """Pass on what the guard approves of `data`; keep what is not yet a whole head, or whose turn has not come."""
+        position = 0
+        while position < len(data):
+            framing = self._framing
+            if framing is not None:
+                end = framing.advance(data, position)
+                super().data_received(data[position:end])
+                position = end
+                if framing.complete:
+                    self._framing = None
+                continue
+            found = None if self._busy else find_head(data, position, self._client_settings)
+            if found is None:
+                self._hold(data[position:])
+                return
+            start, position = found
+            head = self._heads.read(data[start:position])
+            self._head_since = None
+            if head.has_body or not self._answer_at_once(head):
+                self._accept(head)
+
+    def _hold(self, rest: bytes) -> None:
+        self._held = rest
+        if self._busy:
+            if len(rest) > _HELD_LIMIT_BYTES and not self._buffer_paused:
+                self._pause_reading_for_buffer()
+        elif self._head_since is None:
+            self._head_since = self._loop.time()
+
+    def _resume_reading_if_drained(self) -> None:
+        if len(self._held) <= _HELD_LIMIT_BYTES:
+            self._resume_reading_for_buffer()
+
+    def _accept(self, head: Head) -> None:
+        """Queue the request and let aiohttp's parser frame its body."""
+        self._busy = True
+        self._accepted.append(head)
+        if head.chunked:
+            plain = _CHUNKED
+        elif head.content_length:
+            plain = b"POST / HTTP/1.1\r\nHost: e\r\nContent-Length: %d\r\n\r\n" % head.content_length
+        else:
+            plain = _BODILESS
+        if head.has_body:
+            self._framing = BodyFraming(head, self._client_settings.max_body_bytes)
+        super().data_received(plain)
+        self._payload = self._messages[-1][1] if self._messages else EMPTY_PAYLOAD
+
+    def _refuse(self, violation: Violation) -> None:
+        """Nothing more is read. A request under way learns it from its body; otherwise an error answer is queued."""
+        self._done_reading = True
+        self.violation = violation
+        self._held = b""
+        if self._framing is not None:
+            self._framing = None
+            self._payload.set_exception(RequestPayloadError(str(violation)))
+            return
+        self._accepted.append(violation)
+        self._messages.append((ERROR, EMPTY_PAYLOAD))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # Answering.
+
+    def _answer_at_once(self, head: Head) -> bool:
+        """A fresh stored response, written without a task. False: the request takes the usual way."""
+        if self._waiter is None or self._waiter.done() or self._paused or self._draining or not head.keep_alive:
+            return False
+        hit = self._pipeline.hit(head.request)
+        if hit is None or len(hit.entry.body) > _AT_ONCE_BYTES or not is_plain(head.request):
+            return False
+        entry = hit.entry
+        request_id = next_request_id()
+        body = entry.body if head.method == "GET" else b""
+        block = b"%bAge: %d\r\nCache-Status: %b; ttl=%d\r\nX-Request-Id: %b\r\n%b\r\n" % (
+            entry.head,
+            hit.age,
+            self._pipeline.respond.hit_member,
+            hit.lifetime_left,
+            request_id.encode(),
+            _KEEP_ALIVE_10 if head.http10 else b"",
+        )
+        try:
+            self.send(block, body)
+        except ConnectionError:
+            return True
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        generator = hit.route.generator
+        self._pipeline.observer.on_request(
+            Record(
+                time=hit.now,
+                request_id=request_id,
+                client=self._client,
+                method=head.method,
+                uri=entry.uri,
+                status=entry.timed.response.status,
+                bytes_sent=len(body),
+                duration=max(0.0, self._pipeline.clock() - hit.now),
+                cache="hit",
+                site=entry.site,
+                generator=generator.name if generator else None,
+            )
+        )
+        return True
+
+    async def _handle_request(self, request: Any, start_time: float | None, request_handler: Any) -> tuple[Any, bool]:
+        """In place of aiohttp's: one exchange from the queue. Returns whether the connection lives on, and whether it broke."""
+        self._request_in_progress = True
+        self._current_request = request
+        try:
+            item = self._accepted.popleft() if self._accepted else Violation(Fault.FIELD, "unreadable request")
+            if isinstance(item, Violation):
+                await self._answer_violation(item)
+                return _Outcome(False), False
+            return await self._exchange(item, request.payload)
+        finally:
+            self._current_request = None
+            self._request_in_progress = False
+            if self._handler_waiter is not None and not self._handler_waiter.done():
+                self._handler_waiter.set_result(None)
+
+    async def _exchange(self, head: Head, payload: StreamReader) -> tuple[Any, bool]:
+        started = self._pipeline.clock()
+        request_id = next_request_id()
+        body = (
+            ClientBody(self, payload, self._client_settings.body_timeout, expects_continue=head.expect_continue)
+            if head.has_body
+            else None
+        )
+        sent = Sent()
+        answer: Answer | None = None
+        try:
+            answer = await self._pipeline.handle(head.request, body, self._client, request_id)
+            keep_alive = self._may_live_on(head, body)
+            sent = await write_answer(self, answer, method=head.method, http10=head.http10, keep_alive=keep_alive)
+        except ConnectionError:
+            self._record(head, answer, request_id=request_id, started=started, status=CLIENT_GONE, size=0)
+            return _Outcome(False), True
+        except asyncio.CancelledError:
+            self._record(head, answer, request_id=request_id, started=started, status=CLIENT_GONE, size=sent.body_bytes)
+            raise
+        status = answer.response.status
+        self._record(
+            head, answer, request_id=request_id, started=started, status=status, size=sent.body_bytes, failure=sent.failure
+        )
+        if sent.failure is not None:
+            self.reset()
+            return _Outcome(False), True
+        if not sent.keep_alive:
+            if self._framing is not None or self._held or self._done_reading:
+                await self._linger()
+            return _Outcome(False), False
+        self._busy = False
+        if self._held:
+            held, self._held = self._held, b""
+            self._read(held)
+        return _Outcome(True), False
+
+    def _may_live_on(self, head: Head, body: ClientBody | None) -> bool:
+        if not head.keep_alive or self._draining or self._done_reading:
+            return False
+        # An answer that overtakes its request's body: whether and when the rest comes is the client's affair.
+        return body is None or self._framing is None
+
+    async def _answer_violation(self, violation: Violation) -> None:
+        request_id = next_request_id()
+        answer = self._pipeline.respond.problem(
+            violation.status, f"{violation.detail}.", request_id, outcome=Outcome("none", violation.fault)
+        )
+        with suppress(ConnectionError):
+            await write_answer(self, answer, method="GET", http10=False, keep_alive=False)
+            started = self._pipeline.clock()
+            size = answer.length or 0
+            self._record(None, answer, request_id=request_id, started=started, status=violation.status, size=size)
+            await self._linger()
+
+    async def _linger(self) -> None:
+        """Close our half and read on for a while: unread bytes would reset the answer away (RFC 9112 section 9.6)."""
+        self._done_reading = True
+        self._framing = None
+        if not self._payload.is_eof():
+            self._payload.feed_eof()
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        if transport.can_write_eof():
+            transport.write_eof()
+        self._gone = self._loop.create_future()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._client_settings.linger_timeout):
+                await self._gone
+
+    def _record(
+        self,
+        head: Head | None,
+        answer: Answer | None,
+        *,
+        request_id: str,
+        started: float,
+        status: int,
+        size: int,
+        failure: SourceError | None = None,
+    ) -> None:
+        self._pipeline.observer.on_request(
+            Record(
+                time=started,
+                request_id=request_id,
+                client=self._client,
+                method=head.method if head else "",
+                uri=head.request.uri if head else "",
+                status=status,
+                bytes_sent=size,
+                duration=max(0.0, self._pipeline.clock() - started),
+                cache=answer.cache if answer else "none",
+                site=answer.site if answer else "",
+                generator=answer.generator if answer else None,
+                reason=failure.reason if failure else (answer.reason if answer else ""),
+                collapsed=answer.collapsed if answer else False,
+                cpu_ns=answer.cpu_ns if answer else 0,
+                truncated=failure is not None or status == CLIENT_GONE,
+            )
+        )
+
+    # What leaves.
+
+    def send(self, *parts: bytes | memoryview) -> None:
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._written += len(data)
+        transport.write(data)
+
+    async def room(self) -> None:
+        if self._paused:
+            await self._drain_helper()
+
+    def reset(self) -> None:
+        """Close so that the client cannot take what it has for all there is."""
+        transport = self.transport
+        if transport is None:
+            return
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            with suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        transport.abort()
+
+    def watch(self, now: float) -> None:
+        """Called every second or so with the loop's time: end what takes too long."""
+        if self._head_since is not None and now - self._head_since > self._client_settings.head_timeout:
+            self._head_since = None
+            self._refuse(Violation(Fault.HEAD_TIMEOUT, "the request head did not arrive in time"))
+        transport = self.transport
+        if transport is None:
+            return
+        waiting = transport.get_write_buffer_size()
+        gone_out = self._written - waiting
+        if waiting == 0 or gone_out != self._last_sent:
+            self._last_sent, self._last_progress = gone_out, now
+        elif now - self._last_progress > self._client_settings.write_timeout:
+            transport.abort()
+
+    def drain(self) -> None:
+        """Finish what is being answered, then close; close at once where nothing is."""
+        self._draining = True
+        if not self._busy and not self._accepted:
+            self.force_close()

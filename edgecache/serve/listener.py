@@ -1,0 +1,122 @@
+"""The edge's client-facing listener: binds, watches over its connections' deadlines, and drains. No HTTP is decided here.
+
+The wiring creates one per address; `close` is what SIGTERM leads to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from typing import NoReturn
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from edgecache.serve.connection import Connection, Exchange
+from edgecache.serve.guard import HeadReader
+from edgecache.serve.pipeline import Pipeline
+
+_log = logging.getLogger(__name__)
+_MAX_WATCH_SECONDS = 0.5
+
+
+class _Server(web.Server):
+    """aiohttp's server, making our connections."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        super().__init__(_unused, request_factory=Exchange, handler_cancellation=True)  # type: ignore[arg-type]
+        self._pipeline = pipeline
+        self._heads = HeadReader(pipeline.settings)
+        self.closing = False
+        self._open = 0
+        self._none_open = asyncio.Event()
+        self._none_open.set()
+
+    def __call__(self) -> RequestHandler:
+        return Connection(self, self._pipeline, self._heads, loop=self._loop)
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        self._open += 1
+        self._none_open.clear()
+        if self.closing:
+            transport.abort()
+        elif len(self._connections) > self._pipeline.settings.max_connections:
+            _log.warning("more than %d connections: closing one", self._pipeline.settings.max_connections)
+            transport.abort()
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self._open -= 1
+        if self._open == 0:
+            self._none_open.set()
+
+    async def emptied(self) -> None:
+        """Wait until every connection is closed."""
+        await self._none_open.wait()
+
+
+class Listener:
+    """Serves `pipeline` on one address."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._settings = pipeline.settings
+        self._server: _Server | None = None
+        self._sockets: asyncio.Server | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0, *, sock: socket.socket | None = None) -> tuple[str, int]:
+        """Listen on `host`:`port` (0: any) or on `sock`. Returns the address. OSError when it is taken."""
+        loop = asyncio.get_running_loop()
+        self._server = _Server(self._pipeline)
+        if sock is not None:
+            self._sockets = await loop.create_server(self._server, sock=sock, backlog=self._settings.backlog)
+        else:
+            self._sockets = await loop.create_server(self._server, host, port, backlog=self._settings.backlog, reuse_address=True)
+        self._watch = loop.create_task(self._watch_connections())
+        name = self._sockets.sockets[0].getsockname()
+        return (name[0], name[1]) if isinstance(name, tuple) else (str(name), 0)
+
+    @property
+    def connections(self) -> int:
+        return len(self._server.connections) if self._server else 0
+
+    async def close(self) -> None:
+        """Stop accepting, end idle connections, let requests in flight finish within `drain_timeout`, abort the rest."""
+        if self._server is None or self._sockets is None or self._watch is None:
+            return
+        self._sockets.close()
+        self._server.closing = True
+        for connection in self._connections():
+            connection.drain()
+        try:
+            async with asyncio.timeout(self._settings.drain_timeout):
+                await self._server.emptied()
+        except TimeoutError:
+            left = self._connections()
+            _log.warning("%d connections did not finish within %g s", len(left), self._settings.drain_timeout)
+            for connection in left:
+                connection.reset()
+        await self._server.shutdown(1.0)
+        await self._sockets.wait_closed()
+        self._watch.cancel()
+        await asyncio.gather(self._watch, return_exceptions=True)
+
+    def _connections(self) -> list[Connection]:
+        connections = self._server.connections if self._server else []
+        return [connection for connection in connections if isinstance(connection, Connection)]
+
+    async def _watch_connections(self) -> NoReturn:
+        loop = asyncio.get_running_loop()
+        pause = min(_MAX_WATCH_SECONDS, self._settings.head_timeout / 2, self._settings.write_timeout / 2)
+        while True:
+            await asyncio.sleep(pause)
+            now = loop.time()
+            for connection in self._connections():
+                connection.watch(now)
+
+
+async def _unused(_request: web.BaseRequest) -> web.StreamResponse:
+    raise RuntimeError("connections answer their requests themselves")

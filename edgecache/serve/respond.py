@@ -1,0 +1,192 @@
+"""Makes answers: heads as clients see them, Age, Cache-Status, request ID, problem documents. Neither looks up nor fetches.
+
+`pipeline` decides which answer it is and calls this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from http import HTTPStatus
+from typing import NamedTuple
+
+from edgecache.policy.cache_status import FIELD, CacheStatus, forward_of
+from edgecache.policy.fields import freeze
+from edgecache.policy.forwarding import to_client
+from edgecache.policy.freshness import age_field
+from edgecache.policy.lookup import Decision
+from edgecache.policy.message import Headers, Response
+from edgecache.policy.problem import problem
+from edgecache.serve.answer import Answer, HeldBody
+from edgecache.serve.fetching import Call, Selected, content_length
+from edgecache.serve.settings import ServeSettings
+from edgecache.serve.shape import is_plain, shape_stored, shape_stream
+from edgecache.source import Body, Reply, SourceError
+from edgecache.store import Entry
+from edgecache.upstream.collapse import Seat
+
+_ALLOWED = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+_FAILURES = {
+    "connect": "The origin could not be reached.",
+    "timeout": "The source did not answer in time.",
+    "reset": "The origin closed the connection before its answer was complete.",
+    "protocol": "The origin's answer was not usable HTTP.",
+    "body-timeout": "The request body did not arrive in time.",
+    "body-too-large": "The request body is too large.",
+    "bad-chunk": "The request body is not valid chunked coding.",
+    "shutting-down": "This edge is shutting down.",
+}
+
+Fields = tuple[tuple[str, str], ...]
+
+
+class Outcome(NamedTuple):
+    """What the record of an answer says about it."""
+
+    cache: str
+    reason: str = ""
+    collapsed: bool = False
+
+
+class Responder:
+    """Answers in the name of one edge."""
+
+    def __init__(self, settings: ServeSettings, clock: Callable[[], float]) -> None:
+        self._settings = settings
+        self._clock = clock
+        self.hit_member = CacheStatus(hit=True, name=settings.edge_id).line().encode()
+        """Cache-Status of a hit, before its `; ttl=`."""
+
+    def hit(self, call: Call, entry: Entry, age: float, left: float) -> Answer:
+        status = CacheStatus(hit=True, ttl=int(left), name=self._settings.edge_id)
+        return self._from_entry(call, entry, age, status, Outcome("hit"))
+
+    def stale(self, call: Call, entry: Entry, reason: str) -> Answer:
+        """Stored, past its lifetime, and allowed to answer; `reason` says why."""
+        age = entry.terms.age(self._clock())
+        left = int(entry.terms.lifetime.seconds - age)
+        status = CacheStatus(hit=True, ttl=left, detail=reason, name=self._settings.edge_id)
+        return self._from_entry(call, entry, age, status, Outcome("stale", reason))
+
+    def revalidated(self, call: Call, entry: Entry, decision: Decision, *, collapsed: bool) -> Answer:
+        age = entry.terms.age(self._clock())
+        status = CacheStatus(
+            fwd=forward_of(decision),
+            fwd_status=304,
+            ttl=int(entry.terms.lifetime.seconds - age),
+            stored=True,
+            collapsed=collapsed,
+            name=self._settings.edge_id,
+        )
+        return self._from_entry(call, entry, age, status, Outcome("revalidated", collapsed=collapsed))
+
+    def passed(self, call: Call, decision: Decision, reply: Reply, body: Body, outcome: Outcome) -> Answer:
+        """A response for this client alone; its conditions count where they were kept from the source."""
+        response = Response(reply.response.status, reply.response.reason, self._to_client(reply.response))
+        status = CacheStatus(fwd=forward_of(decision), detail=reply.detail or None, name=self._settings.edge_id)
+        return self._streamed(call, response, body, self._own_fields(call, status), outcome)
+
+    def streamed(self, call: Call, decision: Decision, seat: Seat, body: Body, selected: Selected) -> Answer:
+        """A response that is being stored."""
+        source = selected.original if seat.first else selected.stored
+        response = Response(source.status, source.reason, self._to_client(source, without_age=True))
+        status = CacheStatus(
+            fwd=forward_of(decision),
+            stored=True,
+            collapsed=not seat.first,
+            detail=selected.detail or None,
+            name=self._settings.edge_id,
+        )
+        extra = self._own_fields(call, status)
+        age = self._clock() - selected.born
+        if age >= 1:
+            extra = (("Age", age_field(age)), *extra)
+        partly = shape_stream(call.request, response, body, content_length(response))[0].status != response.status
+        held = HeldBody(body, partial(seat.leave, finish=partly))
+        return self._streamed(call, response, held, extra, Outcome("miss", collapsed=not seat.first))
+
+    def failed(self, call: Call, error: SourceError) -> Answer:
+        text = _FAILURES.get(error.reason, f"The {error.culprit} failed: {error.reason}.")
+        return self.refused(call, error.status, text, outcome=Outcome("error", error.reason))
+
+    def refused(self, call: Call, status: int, text: str, fields: Fields = (), *, outcome: Outcome) -> Answer:
+        """This edge's own error, for a request that has a site."""
+        own = CacheStatus(detail=outcome.reason or None, name=self._settings.edge_id)
+        return self.problem(status, text, call.request_id, (*fields, (FIELD, own.line())), outcome=outcome, call=call)
+
+    def not_allowed(self, call: Call) -> Answer:
+        text = f"{call.request.method} is not answered here."
+        return self.refused(call, HTTPStatus.METHOD_NOT_ALLOWED, text, (("Allow", _ALLOWED),), outcome=Outcome("none", "method"))
+
+    def own_options(self, call: Call) -> Answer:
+        """OPTIONS meant for this edge (RFC 9110 sections 7.6.2 and 9.3.7)."""
+        response = Response(204, "No Content", freeze((("Allow", _ALLOWED),)))
+        return Answer(response=response, body=b"", extra=_request_id(call.request_id), site=call.route.site.name)
+
+    def problem(
+        self, status: int, text: str, request_id: str, fields: Fields = (), *, outcome: Outcome, call: Call | None = None
+    ) -> Answer:
+        """An error answer (RFC 9457)."""
+        response, document = problem(status, text, extensions={"request_id": request_id} if request_id else None)
+        return Answer(
+            response=response,
+            body=document,
+            length=len(document),
+            extra=(*fields, *_request_id(request_id)),
+            cache=outcome.cache,
+            reason=outcome.reason,
+            site=call.route.site.name if call else "",
+            generator=_generator(call) if call else None,
+        )
+
+    def _from_entry(self, call: Call, entry: Entry, age: float, status: CacheStatus, outcome: Outcome) -> Answer:
+        response, body, head = entry.timed.response, entry.body, b""
+        length: int | None = len(body)
+        if call.prepared and is_plain(call.request):
+            head = entry.head
+        else:
+            client_ready = Response(response.status, response.reason, self._to_client(response, without_age=True))
+            response, body, length = shape_stored(call.request, client_ready, body, self._settings.max_ranges)
+        return Answer(
+            response=response,
+            body=body,
+            length=length,
+            extra=(("Age", age_field(age)), *self._own_fields(call, status)),
+            head=head,
+            cache=outcome.cache,
+            reason=outcome.reason,
+            site=call.route.site.name,
+            generator=_generator(call),
+            collapsed=outcome.collapsed,
+        )
+
+    def _streamed(self, call: Call, response: Response, body: Body, extra: Fields, outcome: Outcome) -> Answer:
+        shaped, content, length = shape_stream(call.request, response, body, content_length(response))
+        return Answer(
+            response=shaped,
+            body=content,
+            length=length,
+            extra=extra,
+            cache=outcome.cache,
+            reason=outcome.reason,
+            site=call.route.site.name,
+            generator=_generator(call),
+            collapsed=outcome.collapsed,
+        )
+
+    def _own_fields(self, call: Call, status: CacheStatus) -> Fields:
+        return ((FIELD, status.line()), *_request_id(call.request_id))
+
+    def _to_client(self, response: Response, *, without_age: bool = False) -> Headers:
+        headers = to_client(response, edge_id=self._settings.edge_id)
+        if without_age and "Age" in headers:
+            headers = freeze((name, value) for name, value in headers.items() if name.lower() != "age")
+        return headers
+
+
+def _request_id(request_id: str) -> Fields:
+    return (("X-Request-Id", request_id),) if request_id else ()
+
+
+def _generator(call: Call) -> str | None:
+    return call.route.generator.name if call.route.generator else None

@@ -1,0 +1,43 @@
+"""What the operator may set about serving clients. Values only; `config` fills them, the listener and the pipeline read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeSettings:
+    """Times in seconds, sizes in bytes. Nothing is unlimited."""
+
+    max_target_bytes: int = 8 << 10
+    """Longer request targets: 414."""
+    max_head_bytes: int = 32 << 10
+    """Request line and fields together; more: 431."""
+    max_fields: int = 100
+    """Field lines of a request; more: 431."""
+    max_body_bytes: int = 4 << 30
+    """Longer request bodies: 413."""
+    head_timeout: float = 15.0
+    """From the first byte of a request head to its last."""
+    body_timeout: float = 30.0
+    """Between two reads of a request body."""
+    keepalive_timeout: float = 75.0
+    """How long a connection may idle between requests, and before the first."""
+    write_timeout: float = 30.0
+    """How long a client may accept no byte of what waits for it."""
+    drain_timeout: float = 30.0
+    """How long requests in flight may go on after the order to stop."""
+    linger_timeout: float = 2.0
+    """How long the rest of an unread request body is read before the connection is closed."""
+    max_connections: int = 10_000
+    """Further connections are closed at once."""
+    backlog: int = 1024
+    read_buffer_bytes: int = 128 << 10
+    """Request body bytes read ahead of the consumer."""
+
+    edge_id: str = "edgecache"
+    """Our name in Via, Cache-Status, Forwarded and CDN-Loop; a token."""
+    max_loops: int = 0
+    """How often a request may have passed this edge before."""
+    max_ranges: int = 16
+    """Parts of one multipart/byteranges answer; more are answered whole."""

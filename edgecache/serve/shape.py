@@ -1,0 +1,90 @@
+"""From a whole representation to what one client asked of it: 304, 412, 206, 416, or all of it (RFC 9110 sections 13 and 14).
+
+Decisions are `policy`'s; this joins them with the body, stored or on its way. `pipeline` calls it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import assert_never
+
+from edgecache.policy.message import Request, Response
+from edgecache.policy.problem import problem
+from edgecache.policy.ranges import FullBody, NotSatisfiable, Parts, closing, not_satisfiable, part_head, partial, select
+from edgecache.policy.validation import Precondition, evaluate, not_modified
+from edgecache.serve.answer import InsteadBody, SliceBody
+from edgecache.source import Body
+
+_CONDITIONAL = ("If-None-Match", "If-Modified-Since", "Range", "If-Match", "If-Unmodified-Since")
+
+
+def is_plain(request: Request) -> bool:
+    """Whether the request asks for the representation as it is."""
+    headers = request.headers
+    return not any(name in headers for name in _CONDITIONAL)
+
+
+def shape_stored(request: Request, response: Response, body: bytes, max_parts: int) -> tuple[Response, bytes, int | None]:
+    """Head, body and its length (None: no Content-Length) for this request."""
+    match evaluate(request, response):
+        case Precondition.NOT_MODIFIED:
+            return not_modified(response), b"", None
+        case Precondition.FAILED:
+            head, document = problem(412, "the stored representation does not meet the precondition")
+            return head, document, len(document)
+        case Precondition.NONE:
+            pass
+        case other:
+            assert_never(other)
+    match select(request, response, len(body), max_parts=max_parts):
+        case FullBody():
+            return response, body, len(body)
+        case NotSatisfiable(length):
+            return not_satisfiable(response, length), b"", 0
+        case Parts() as parts:
+            boundary = secrets.token_hex(16)
+            content = _multipart(parts, body, boundary) if parts.multipart else _span(parts, body)
+            return partial(response, parts, boundary), content, len(content)
+        case unreachable:
+            assert_never(unreachable)
+
+
+def shape_stream(request: Request, response: Response, body: Body, length: int | None) -> tuple[Response, Body, int | None]:
+    """As `shape_stored` for a body on its way. What is answered without the body still holds it, to close it.
+
+    Several ranges are answered with the whole body: the stream passes once.
+    """
+    match evaluate(request, response):
+        case Precondition.NOT_MODIFIED:
+            return not_modified(response), InsteadBody(b"", body), None
+        case Precondition.FAILED:
+            head, document = problem(412, "the current representation does not meet the precondition")
+            return head, InsteadBody(document, body), len(document)
+        case Precondition.NONE:
+            pass
+        case other:
+            assert_never(other)
+    if length is None or request.method == "HEAD":
+        return response, body, length
+    match select(request, response, length, max_parts=1):
+        case Parts(spans=((first, last),)) as parts:
+            return partial(response, parts, ""), SliceBody(body, first, last), last - first + 1
+        case NotSatisfiable():
+            return not_satisfiable(response, length), InsteadBody(b"", body), 0
+        case FullBody() | Parts():
+            return response, body, length
+        case unreachable:
+            assert_never(unreachable)
+
+
+def _span(parts: Parts, body: bytes) -> bytes:
+    first, last = parts.spans[0]
+    return body[first : last + 1]
+
+
+def _multipart(parts: Parts, body: bytes, boundary: str) -> bytes:
+    pieces: list[bytes] = []
+    for index, (first, last) in enumerate(parts.spans):
+        pieces += (part_head(parts, index, boundary), body[first : last + 1])
+    pieces.append(closing(boundary))
+    return b"".join(pieces)

@@ -1,0 +1,107 @@
+"""Writes one answer to one connection: framing, back-pressure, and an abort where the body fails. No decisions about content.
+
+`connection` calls it. An answer that cannot be completed is never made to look complete.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from edgecache.serve.answer import Answer
+from edgecache.serve.wire import encode_fields, encode_head
+from edgecache.source import Body, SourceError
+
+_PIECE_BYTES = 256 << 10
+"""Stored bodies are written in pieces, so that a slow client holds no copy of a large one."""
+_NO_CONTENT = frozenset({204, 304})
+_CLOSE = b"Connection: close\r\n"
+_KEEP_ALIVE_10 = b"Connection: keep-alive\r\n"
+
+
+class Wire(Protocol):
+    """The connection as the writer sees it."""
+
+    def send(self, *parts: bytes | memoryview) -> None:
+        """Queue bytes. ConnectionError when the client has gone."""
+
+    async def room(self) -> None:
+        """Wait while the client is slow. ConnectionError when it has gone."""
+
+
+@dataclass(slots=True)
+class Sent:
+    """What became of an answer."""
+
+    body_bytes: int = 0
+    keep_alive: bool = False
+    failure: SourceError | None = None
+    """The body broke off: the connection must be reset."""
+
+
+def head_block(answer: Answer, *, length: int | None, chunked: bool, keep_alive: bool, http10: bool) -> bytes:
+    """The head with its framing fields and the empty line."""
+    parts = [answer.head or encode_head(answer.response), encode_fields(answer.extra)]
+    if chunked:
+        parts.append(b"Transfer-Encoding: chunked\r\n")
+    elif length is not None and not answer.head:
+        parts.append(b"Content-Length: %d\r\n" % length)
+    if not keep_alive:
+        parts.append(_CLOSE)
+    elif http10:
+        parts.append(_KEEP_ALIVE_10)
+    parts.append(b"\r\n")
+    return b"".join(parts)
+
+
+async def write_answer(wire: Wire, answer: Answer, *, method: str, http10: bool, keep_alive: bool) -> Sent:
+    """Write all of `answer` and close it. Raises ConnectionError when the client has gone."""
+    sent = Sent(keep_alive=keep_alive)
+    try:
+        if method == "HEAD" or answer.response.status in _NO_CONTENT:
+            length = answer.length if method == "HEAD" and answer.response.status not in _NO_CONTENT else None
+            wire.send(head_block(answer, length=length, chunked=False, keep_alive=keep_alive, http10=http10))
+        elif isinstance(answer.body, bytes):
+            await _write_bytes(wire, answer, answer.body, sent, http10=http10)
+        else:
+            await _write_stream(wire, answer, answer.body, sent, http10=http10)
+        await wire.room()
+    finally:
+        await answer.close()
+    return sent
+
+
+async def _write_bytes(wire: Wire, answer: Answer, body: bytes, sent: Sent, *, http10: bool) -> None:
+    block = head_block(answer, length=len(body), chunked=False, keep_alive=sent.keep_alive, http10=http10)
+    if len(body) <= _PIECE_BYTES:
+        wire.send(block, body)
+        sent.body_bytes = len(body)
+        return
+    wire.send(block)
+    view = memoryview(body)
+    for start in range(0, len(body), _PIECE_BYTES):
+        piece = view[start : start + _PIECE_BYTES]
+        wire.send(piece)
+        sent.body_bytes += len(piece)
+        await wire.room()
+
+
+async def _write_stream(wire: Wire, answer: Answer, body: Body, sent: Sent, *, http10: bool) -> None:
+    length = answer.length
+    chunked = length is None and not http10
+    if length is None and http10:
+        sent.keep_alive = False
+    wire.send(head_block(answer, length=length, chunked=chunked, keep_alive=sent.keep_alive, http10=http10))
+    try:
+        async for chunk in body:
+            sent.body_bytes += len(chunk)
+            if chunked:
+                wire.send(b"%x\r\n" % len(chunk), chunk, b"\r\n")
+            else:
+                wire.send(chunk)
+            await wire.room()
+    except SourceError as error:
+        sent.failure = error
+        return
+    if chunked:
+        wire.send(b"0\r\n\r\n")
