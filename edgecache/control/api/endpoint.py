@@ -1,0 +1,128 @@
+"""An endpoint: method, path, who may use it, and the handler. Access is decided here, before any handler runs.
+
+What belongs to another site answers like what does not exist. `routes` adds the endpoints of all resources.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from edgecache.control.api.services import Services
+from edgecache.control.manifest import NAME
+from edgecache.control.problems import Code, Problem, not_found
+from edgecache.control.records import Token, Verb
+from edgecache.control.state import Failure, StateError
+from edgecache.sites import Site
+
+SERVICES: Final = web.AppKey("services", Services)
+_BEARER: Final = re.compile(r"Bearer +([!-~]{1,200}) *", re.IGNORECASE)
+_NAME: Final = re.compile(NAME)
+
+
+class Open(enum.Enum):
+    """Access without a token."""
+
+    OPEN = "open"
+
+
+class Known(enum.Enum):
+    """Access with any valid token (the handler confines), or with the operator's alone."""
+
+    ANY = "any"
+    OPERATOR = "operator"
+
+
+Access = Open | Known | Verb
+"""A Verb: the operator, or a token with that verb on the site in the path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One admitted request."""
+
+    request: web.Request
+    services: Services
+    token: Token | None
+    """None at open endpoints alone."""
+
+    @property
+    def caller(self) -> Token:
+        if self.token is None:
+            raise AssertionError("an open endpoint has no caller")
+        return self.token
+
+    @property
+    def site(self) -> Site:
+        """The site in the path. Raises Problem."""
+        name = self.request.match_info["site"]
+        site = self.services.publisher.site(name) if _NAME.fullmatch(name) else None
+        if site is None:
+            raise not_found("such site")
+        return site
+
+    @property
+    def name(self) -> str:
+        """The generator's name in the path. Raises Problem."""
+        name = self.request.match_info["name"]
+        if not _NAME.fullmatch(name):
+            raise not_found("such generator")
+        return name
+
+    def may(self, verb: Verb, site: str) -> None:
+        """Raises Problem unless the caller may `verb` on `site`: 404 for another's site, 403 for its own."""
+        token = self.caller
+        if not token.operator and token.site != site:
+            raise not_found("such site")
+        if not token.allows(verb, site):
+            raise forbidden(f"needs the verb {verb}, and this token has {', '.join(sorted(token.verbs)) or 'none'}")
+
+
+Work = Callable[[Call], Awaitable[web.Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One row of the API's table."""
+
+    method: str
+    path: str
+    access: Access
+    work: Work
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """Let the request in, or raise Problem."""
+        services = request.app[SERVICES]
+        token = None if self.access is Open.OPEN else authenticated(request, services)
+        call = Call(request, services, token)
+        if isinstance(self.access, Verb):
+            call.may(self.access, call.request.match_info["site"])
+        elif self.access is Known.OPERATOR and token is not None and not token.operator:
+            if request.match_info.get("site", token.site) != token.site:
+                raise not_found("such site")
+            raise forbidden("is for the operator")
+        return await self.work(call)
+
+
+def authenticated(request: web.Request, services: Services) -> Token:
+    """The token that the request carries. Raises Problem, which never repeats it; StateError before tokens are known."""
+    if not services.tokens.loaded:
+        raise StateError(Failure.UNAVAILABLE, "tokens could not be read when the edge started")
+    given = request.headers.getall("Authorization", [])
+    match = _BEARER.fullmatch(given[0]) if len(given) == 1 else None
+    token = services.tokens.authenticate(match[1]) if match else None
+    if token is None:
+        detail = "the token is not valid here, has expired or was revoked" if match else "the request carries no token"
+        advice = "send `Authorization: Bearer TOKEN`; the operator's token is in STATE/operator.token"
+        challenge = 'Bearer realm="edgecache"' + (', error="invalid_token"' if match else "")
+        raise Problem(Code.UNAUTHENTICATED, detail, advice, headers=(("WWW-Authenticate", challenge),))
+    return token
+
+
+def forbidden(why: str) -> Problem:
+    return Problem(Code.FORBIDDEN, f"this {why}", "ask the operator for a token that may")

@@ -1,0 +1,85 @@
+"""/v1/purge: what is cached goes, or is marked stale. A site's token reaches its own site's entries alone."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiohttp import web
+from msgspec import Struct
+
+from edgecache.control.api.endpoint import Call, Endpoint, Known
+from edgecache.control.api.messages import answer, parameters, read_json
+from edgecache.control.problems import Code, Problem, not_found
+from edgecache.control.records import Verb
+from edgecache.policy.purging import Purge
+
+_MAX_URLS: Final = 1_000
+_MAX_TEXT: Final = 8_192
+
+
+class PurgeRequest(Struct, forbid_unknown_fields=True):
+    """One selector, which `site` may narrow."""
+
+    urls: list[str] | None = None
+    tag: str | None = None
+    prefix: str | None = None
+    host: str | None = None
+    site: str | None = None
+    everything: bool = False
+    soft: bool = False
+
+
+async def purge(call: Call) -> web.Response:
+    parameters(call.request, ())
+    form = await read_json(call.request, PurgeRequest, call.services.settings)
+    site = _site(call, form)
+    _check(form)
+    try:
+        wanted = Purge(
+            urls=tuple(form.urls or ()),
+            tag=form.tag,
+            prefix=form.prefix,
+            site=site,
+            host=form.host,
+            everything=form.everything,
+            soft=form.soft,
+        )
+    except ValueError as error:
+        raise Problem(Code.BAD_REQUEST, str(error), "correct the body; /v1/openapi.json says what is right") from error
+    return answer({"purged": call.services.purge(wanted), "soft": form.soft})
+
+
+def _site(call: Call, form: PurgeRequest) -> str | None:
+    """The site that confines the purge: a token's own, always. Raises Problem."""
+    token = call.caller
+    site = form.site if token.operator or form.site is not None else token.site
+    if site is not None:
+        call.may(Verb.PURGE, site)
+        if call.services.publisher.site(site) is None:
+            raise not_found("such site")
+    return site
+
+
+def _check(form: PurgeRequest) -> None:
+    """Exactly one selector, `site` aside; each within its bounds. Raises Problem."""
+    given = {"urls": form.urls, "tag": form.tag, "prefix": form.prefix, "host": form.host, "everything": form.everything or None}
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) > 1 or not (named or form.site):
+        said = " and ".join(named) if named else "nothing"
+        detail = f"the body selects by {said}"
+        raise Problem(Code.BAD_REQUEST, detail, "give one of urls, tag, prefix, host, site, everything", where="$")
+    if form.urls is not None and not 1 <= len(form.urls) <= _MAX_URLS:
+        detail = f"$.urls: must hold 1 to {_MAX_URLS} URLs, not {len(form.urls)}"
+        raise Problem(Code.BAD_REQUEST, detail, "send several requests", where="$.urls")
+    for name, text in (
+        ("tag", form.tag),
+        ("prefix", form.prefix),
+        ("host", form.host),
+        *(("urls", url) for url in form.urls or ()),
+    ):
+        if text is not None and not 1 <= len(text) <= _MAX_TEXT:
+            detail = f"$.{name}: must be of 1 to {_MAX_TEXT} characters"
+            raise Problem(Code.BAD_REQUEST, detail, "correct the body", where=f"$.{name}")
+
+
+ENDPOINTS: Final = (Endpoint("POST", "/v1/purge", Known.ANY, purge),)

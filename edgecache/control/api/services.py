@@ -1,0 +1,36 @@
+"""What the resources need, in one value. `service` fills it, handlers read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from aiohttp.typedefs import Handler
+
+from edgecache.control.deploy import Deployer
+from edgecache.control.logs import GuestLogs
+from edgecache.control.publisher import Publisher
+from edgecache.control.settings import ControlSettings
+from edgecache.control.state import State
+from edgecache.control.tokens import Tokens
+from edgecache.policy.purging import Purge
+
+StatusParts = Callable[[], Mapping[str, Mapping[str, object]]]
+"""What the edge's other rooms say of themselves, by room; see `Status.parts` in openapi.yaml. Must be quick."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """The parts behind the API."""
+
+    settings: ControlSettings
+    state: State
+    tokens: Tokens
+    publisher: Publisher
+    deployer: Deployer
+    logs: GuestLogs
+    purge: Callable[[Purge], int]
+    status_parts: StatusParts
+    now: Callable[[], float]
+    started: float
+    metrics: Handler | None = None

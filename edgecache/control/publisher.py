@@ -1,0 +1,140 @@
+"""Keeps the table of sites that `serve` reads true to what is declared, stored and active; one site at a time.
+
+Sites come from the configuration file and from `state`; where both claim a name or a host, the file wins. `deploy` and the sites
+resource call it after each change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
+
+from edgecache.control.bundles import BundleError
+from edgecache.control.records import Generator, Version, version_key
+from edgecache.control.registry import Registration, Registry, registration
+from edgecache.control.state import State
+from edgecache.policy.rule import CacheRule
+from edgecache.sites import ActiveVersion, GeneratorRoutes, Site, SiteTable
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Publisher:
+    """All sites as they are served, and the one writer of the table."""
+
+    def __init__(self, state: State, table: SiteTable, registry: Registry, config_sites: Iterable[Site]) -> None:
+        self._state = state
+        self._table = table
+        self._registry = registry
+        self._config = {site.name: replace(site, from_config=True) for site in config_sites}
+        self._sites: dict[str, Site] = dict(self._config)
+        self._changing = asyncio.Lock()
+        self.editing: Final = asyncio.Lock()
+        """Held by whoever adds, changes or removes a site, from looking until it is published: two must not get one host."""
+        self._publish()
+
+    async def load(self) -> None:
+        """Publish everything that `state` holds. Raises StateError; the configured sites are published in any case."""
+        async with self._changing:
+            await self._state.declare(self._config)
+            stored = await self._state.sites()
+            for site in (*stored, *self._config.values()):
+                if site.name in self._config and not site.from_config:
+                    _log.warning("site %s is declared in the configuration file, which hides the one added by the API", site.name)
+                    continue
+                self._sites[site.name] = await self._built(self._with_free_hosts(site))
+            self._publish()
+
+    def site(self, name: str) -> Site | None:
+        return self._sites.get(name)
+
+    def sites(self) -> tuple[Site, ...]:
+        """By name."""
+        return tuple(self._sites[name] for name in sorted(self._sites))
+
+    def owner_of(self, hosts: Iterable[str], but: str) -> tuple[str, str] | None:
+        """The first of `hosts` that a site other than `but` has, and that site."""
+        taken = {host: site.name for site in self._sites.values() if site.name != but for host in site.hosts}
+        return next(((host, taken[host]) for host in hosts if host in taken), None)
+
+    async def put(self, site: Site) -> Site:
+        """Publish a site that was added or changed."""
+        async with self._changing:
+            return await self._put(site)
+
+    async def refresh(self, name: str) -> Site | None:
+        """Publish what is active on a site now. None: it was removed meanwhile."""
+        async with self._changing:
+            site = self._sites.get(name)
+            return None if site is None else await self._put(site)
+
+    async def drop(self, name: str) -> None:
+        async with self._changing:
+            self._sites.pop(name, None)
+            self._publish()
+            self._registry.want(name, 1, ())
+
+    async def _put(self, site: Site) -> Site:
+        built = await self._built(site)
+        for generator in built.generators:
+            for version in generator.active:
+                try:
+                    await self._registry.ensure(version.key)
+                except BundleError as error:
+                    _log.error("%s cannot run: %s", version.key, error)
+        self._sites[site.name] = built
+        self._publish()
+        return built
+
+    async def _built(self, site: Site) -> Site:
+        """The site with its active generators; their versions are wanted from here on."""
+        routes: list[GeneratorRoutes] = []
+        wanted: list[Registration] = []
+        for generator, versions in await self._state.serving(site.name):
+            routes.append(generator_routes(site, generator, versions))
+            wanted.extend(registration(site, version) for version in versions)
+        self._registry.want(site.name, site.weight, wanted)
+        return replace(site, generators=tuple(routes))
+
+    def _with_free_hosts(self, site: Site) -> Site:
+        if site.from_config:
+            return site
+        taken = {host for other in self._config.values() for host in other.hosts}
+        lost = taken.intersection(site.hosts)
+        if lost:
+            _log.warning(
+                "site %s is not served for %s, which the configuration file gives away", site.name, ", ".join(sorted(lost))
+            )
+        return replace(site, hosts=tuple(host for host in site.hosts if host not in taken))
+
+    def _publish(self) -> None:
+        self._table.replace(self._sites.values())
+
+
+def generator_routes(site: Site, generator: Generator, versions: tuple[Version, ...]) -> GeneratorRoutes:
+    """The generator as the request path sees it. Routes and rules are those of the version with most of the traffic."""
+    percent = {portion.version: portion.percent for portion in generator.active}
+    main = max(versions, key=lambda version: (percent[version.version], version.version)).manifest
+    return GeneratorRoutes(
+        name=generator.name,
+        routes=main.routes,
+        active=tuple(
+            ActiveVersion(version.version, percent[version.version], version_key(site.name, generator.name, version.version))
+            for version in versions
+        ),
+        rule=_under(site.rule, main.rule),
+        on_error=main.on_error,
+    )
+
+
+def _under(site: CacheRule, own: CacheRule) -> CacheRule:
+    """A generator's rule within its site's: the site's tags are added, its largest object and its word on reloads hold."""
+    return replace(
+        own,
+        tags=tuple(dict.fromkeys((*own.tags, *site.tags))),
+        max_object_bytes=min(own.max_object_bytes, site.max_object_bytes),
+        honour_client_reload=site.honour_client_reload,
+    )

@@ -1,0 +1,153 @@
+"""The control API as a running thing: state opened, sites published, listener bound; and all of it closed again.
+
+The one place where the room's parts are wired. `edge` makes a Control, and asks it for what the request path needs of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Protocol
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from edgecache.control.api.routes import build_control
+from edgecache.control.api.services import Services, StatusParts
+from edgecache.control.bundles import BundleStore
+from edgecache.control.deploy import Deployer, Verifier
+from edgecache.control.listener import check_bind
+from edgecache.control.logs import GuestLogs
+from edgecache.control.publisher import Publisher
+from edgecache.control.registry import Registrar, Registry
+from edgecache.control.settings import ControlSettings
+from edgecache.control.sqlite_state import SqliteState
+from edgecache.control.state import Failure, StateError
+from edgecache.control.tokens import Tokens
+from edgecache.control.values import StoredValues
+from edgecache.policy.purging import Purge
+from edgecache.sites import Site, SiteTable
+
+_log: Final = logging.getLogger(__name__)
+_SHUTDOWN_SECONDS: Final = 10.0
+_KEEPALIVE_SECONDS: Final = 75.0
+BUNDLES: Final = "bundles"
+
+
+class Sandbox(Verifier, Registrar, Protocol):
+    """What is used of `sandbox.Monitor`."""
+
+
+def _no_parts() -> Mapping[str, Mapping[str, object]]:
+    return {}
+
+
+class Control:
+    """The operator's and the owners' way in. All methods on one event loop."""
+
+    def __init__(
+        self,
+        settings: ControlSettings,
+        *,
+        table: SiteTable,
+        sandbox: Sandbox,
+        purge: Callable[[Purge], int],
+        config_sites: Iterable[Site] = (),
+        status_parts: StatusParts = _no_parts,
+        metrics: Handler | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """Publishes `config_sites` to `table` at once; nothing else happens before `start`."""
+        self._settings = settings
+        self._state = SqliteState(settings)
+        self._bundles = BundleStore(settings.state_dir / BUNDLES)
+        self._registry = Registry(sandbox, self._bundles)
+        self._publisher = Publisher(self._state, table, self._registry, config_sites)
+        self._tokens = Tokens(self._state, now)
+        self._runner: web.AppRunner | None = None
+        self.logs: Final = GuestLogs(settings.logs, now)
+        """Where generators' log lines go: `logs.of(site, generator)`."""
+        self.values: Final = StoredValues(self._state)
+        """Generators' stored values."""
+        self._deployer = Deployer(
+            state=self._state, bundles=self._bundles, publisher=self._publisher, verifier=sandbox, settings=settings, now=now
+        )
+        self._services = Services(
+            settings=settings,
+            state=self._state,
+            tokens=self._tokens,
+            publisher=self._publisher,
+            deployer=self._deployer,
+            logs=self.logs,
+            purge=purge,
+            status_parts=status_parts,
+            now=now,
+            started=now(),
+            metrics=metrics,
+        )
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port that it listens on, once started."""
+        if self._runner is None or not self._runner.addresses:
+            raise RuntimeError("the control API is not listening")
+        host, port = self._runner.addresses[0][:2]
+        return str(host), int(port)
+
+    async def start(self) -> None:
+        """Open state, publish sites, listen. Without usable state it says so, and serves what the configuration declares.
+
+        Raises BindRefused, OSError (the port is taken), StateError (another edge runs with this state).
+        """
+        tls = check_bind(self._settings)
+        await self._load()
+        runner = web.AppRunner(
+            build_control(self._services),
+            access_log=None,
+            handle_signals=False,
+            keepalive_timeout=_KEEPALIVE_SECONDS,
+            shutdown_timeout=_SHUTDOWN_SECONDS,
+            auto_decompress=False,
+        )
+        await runner.setup()
+        self._runner = runner
+        try:
+            await web.TCPSite(runner, self._settings.host, self._settings.port, ssl_context=tls).start()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Finish the requests at hand, then close state. Idempotent."""
+        if self._runner is not None:
+            runner, self._runner = self._runner, None
+            await runner.cleanup()
+        self._registry.close()
+        await self._state.close()
+
+    async def ensure(self, key: str) -> bool:
+        """Whether the monitor knows the version `key` now: what state held at start is registered when it is first needed.
+
+        Call it before `Monitor.call`. Quick when it is known. Raises BundleError where the bundle is missing or damaged.
+        """
+        return await self._registry.ensure(key)
+
+    async def _load(self) -> None:
+        settings = self._settings
+        try:
+            await self._state.open()
+            self._bundles.prepare()
+            await self._tokens.load()
+            written = await self._tokens.ensure_operator(settings.state_dir)
+            await self._publisher.load()
+            await self._deployer.collect()
+        except (StateError, OSError) as error:
+            if isinstance(error, StateError) and error.failure is Failure.IN_USE:
+                raise
+            _log.error("the control API refuses changes until the edge is restarted with usable state: %s", error)
+            return
+        if written is not None:
+            _log.warning("first start: the operator's token is in %s", written)
+        for message in await self._registry.preload(settings.preload):
+            _log.error("a generator cannot run: %s", message)

@@ -1,0 +1,173 @@
+"""A site as the API takes it: JSON members into a `Site`, each checked. Pure; a configuration file's form is in `siteform`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from edgecache import units
+from edgecache.control import words
+from edgecache.control.manifest import NAME, NAME_WORDS
+from edgecache.control.problems import Code, Problem
+from edgecache.policy.rule import CacheRule
+from edgecache.siteform import MAX_HOSTS, MAX_ORIGINS, MAX_WEIGHT, host_problem, origin_problem
+from edgecache.sites import Site
+from sandbox.limits import Limits
+
+Given = str | UnsetType
+_YEAR_NS: Final = 366 * 86_400 * 10**9
+
+
+class CacheForm(Struct, forbid_unknown_fields=True):
+    """`cache` of a site."""
+
+    default_ttl: str | UnsetType | None = UNSET
+    heuristic: bool | UnsetType = UNSET
+    stale_while_revalidate: Given = UNSET
+    stale_if_error: Given = UNSET
+    vary: list[str] | UnsetType = UNSET
+    tags: list[str] | UnsetType = UNSET
+    max_object: Given = UNSET
+    honour_client_reload: bool | UnsetType = UNSET
+
+
+class LimitsForm(Struct, forbid_unknown_fields=True):
+    """`ceiling` of a site."""
+
+    cpu: Given = UNSET
+    wall: Given = UNSET
+    memory: Given = UNSET
+    output: Given = UNSET
+    log: Given = UNSET
+    edge_calls: int | UnsetType = UNSET
+    sub_requests: int | UnsetType = UNSET
+    system_calls: int | UnsetType = UNSET
+    boot_cpu: Given = UNSET
+    vms: int | UnsetType = UNSET
+    queue: int | UnsetType = UNSET
+
+
+class SiteChange(Struct, forbid_unknown_fields=True):
+    """What of a site is to be different."""
+
+    hosts: list[str] | UnsetType = UNSET
+    origins: list[str] | UnsetType = UNSET
+    weight: int | UnsetType = UNSET
+    cache: CacheForm | UnsetType = UNSET
+    ceiling: LimitsForm | UnsetType = UNSET
+
+
+class SiteCreate(SiteChange, forbid_unknown_fields=True, kw_only=True):
+    """A new site."""
+
+    name: str
+    hosts: list[str]
+    origins: list[str]
+
+
+def new_site(form: SiteCreate) -> Site:
+    """Raises Problem."""
+    if not re.fullmatch(NAME, form.name):
+        raise _wrong("$.name", f"must be {NAME_WORDS}, not {form.name[:70]!r}")
+    return changed_site(Site(name=form.name, hosts=(), origins=()), form)
+
+
+def changed_site(site: Site, form: SiteChange) -> Site:
+    """`site` with what the form names. Raises Problem."""
+    if all(value is UNSET for value in msgspec.structs.asdict(form).values()):
+        raise _wrong("$", "names nothing to change")
+    if form.hosts is not UNSET:
+        hosts = [host.lower() for host in form.hosts]
+        site = replace(site, hosts=_listed("$.hosts", hosts, (1, MAX_HOSTS), host_problem))
+    if form.origins is not UNSET:
+        origins = [origin.removesuffix("/") for origin in form.origins]
+        site = replace(site, origins=_listed("$.origins", origins, (0, MAX_ORIGINS), origin_problem))
+    if form.weight is not UNSET:
+        if not 1 <= form.weight <= MAX_WEIGHT:
+            raise _wrong("$.weight", f"must be from 1 to {MAX_WEIGHT}, not {form.weight}")
+        site = replace(site, weight=form.weight)
+    if form.cache is not UNSET:
+        site = replace(site, rule=_rule(form.cache, site.rule))
+    if form.ceiling is not UNSET:
+        site = replace(site, ceiling=_ceiling(form.ceiling, site.ceiling))
+    return site
+
+
+def _rule(form: CacheForm, base: CacheRule) -> CacheRule:
+    rule = base
+    if form.default_ttl is not UNSET:
+        ttl = None if form.default_ttl is None else _seconds("$.cache.default_ttl", form.default_ttl)
+        rule = replace(rule, default_ttl=ttl)
+    if form.heuristic is not UNSET:
+        rule = replace(rule, heuristic=form.heuristic)
+    if form.stale_while_revalidate is not UNSET:
+        rule = replace(rule, stale_while_revalidate=_seconds("$.cache.stale_while_revalidate", form.stale_while_revalidate))
+    if form.stale_if_error is not UNSET:
+        rule = replace(rule, stale_if_error=_seconds("$.cache.stale_if_error", form.stale_if_error))
+    if form.vary is not UNSET:
+        rule = replace(rule, vary=_listed("$.cache.vary", form.vary, (0, words.MAX_LIST), _field_problem))
+    if form.tags is not UNSET:
+        rule = replace(rule, tags=_listed("$.cache.tags", form.tags, (0, words.MAX_LIST), _tag_problem))
+    if form.max_object is not UNSET:
+        rule = replace(rule, max_object_bytes=_measured("$.cache.max_object", form.max_object, units.parse_size))
+    if form.honour_client_reload is not UNSET:
+        rule = replace(rule, honour_client_reload=form.honour_client_reload)
+    return rule
+
+
+def _ceiling(form: LimitsForm, base: Limits) -> Limits:
+    given = {word: value for word, value in msgspec.structs.asdict(form).items() if value is not UNSET}
+    try:
+        ceiling = words.take_limits(given, base, "$.ceiling")
+    except ValueError as error:
+        where, _, message = str(error).partition(": ")
+        raise _wrong(where, message) from error
+    if ceiling.wall_ns < ceiling.cpu_ns:
+        raise _wrong("$.ceiling.wall", "is below cpu: no request could ever use its CPU time")
+    if ceiling.edge_calls < ceiling.sub_requests:
+        raise _wrong("$.ceiling.edge_calls", "is below sub_requests: each sub-request is an edge call")
+    return ceiling
+
+
+def _listed(where: str, items: list[str], size: tuple[int, int], problem: Callable[[str], str | None]) -> tuple[str, ...]:
+    low, high = size
+    if not low <= len(items) <= high:
+        raise _wrong(where, f"must hold {low} to {high} values, not {len(items)}")
+    for index, item in enumerate(items):
+        said = problem(item) if len(item) <= 1024 else "is longer than 1024 characters"
+        if said is not None:
+            raise _wrong(f"{where}[{index}]", said)
+    if len(set(items)) < len(items):
+        raise _wrong(where, "names a value twice")
+    return tuple(items)
+
+
+def _field_problem(text: str) -> str | None:
+    return None if re.fullmatch(words.FIELD_NAME, text) else f"{text[:60]!r} is not a header field's name"
+
+
+def _tag_problem(text: str) -> str | None:
+    return None if re.fullmatch(words.TAG, text) else f"{text[:60]!r} must be 1 to 200 of visible ASCII without a comma"
+
+
+def _seconds(where: str, text: str) -> float:
+    value = _measured(where, text, units.parse_duration)
+    if value > _YEAR_NS:
+        raise _wrong(where, "must be at most 366d")
+    return value / 10**9
+
+
+def _measured(where: str, text: str, parse: Callable[[str], int]) -> int:
+    try:
+        return parse(text)
+    except units.UnitError as error:
+        raise _wrong(where, str(error)) from error
+
+
+def _wrong(where: str, message: str) -> Problem:
+    return Problem(Code.BAD_REQUEST, f"{where}: {message}", "correct the body; /v1/openapi.json says what is right", where=where)
