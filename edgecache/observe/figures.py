@@ -1,0 +1,114 @@
+"""What is counted of the traffic: plain numbers in bounded tables, cheap enough for every hit of the fast lane.
+
+No format and no clock here. `recorder` fills it, `metrics` and `status` show it. All on the event loop's thread.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import Final
+
+from edgecache.observe.record import CACHE_WORDS, Record
+from sandbox.outcome import End, Usage
+
+OTHER: Final = "(other)"
+NO_SITE: Final = "(none)"
+MAX_SITES: Final = 1000
+"""Sites with figures of their own; the rest share those of OTHER."""
+MAX_GENERATORS: Final = 1000
+BUCKETS: Final = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Upper bounds of the durations' histogram, in seconds."""
+HITS: Final = frozenset({"hit", "stale", "revalidated"})
+"""The words for answers out of the cache."""
+
+
+@dataclass(slots=True)
+class SiteFigures:
+    """One site since the start."""
+
+    by_result: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Requests by class of status (`2xx`) and cache word."""
+    bytes_sent: int = 0
+    collapsed: int = 0
+    truncated: int = 0
+
+    @property
+    def requests(self) -> int:
+        return sum(self.by_result.values())
+
+    @property
+    def hits(self) -> int:
+        return sum(count for (_, word), count in self.by_result.items() if word in HITS)
+
+    @property
+    def errors(self) -> int:
+        return sum(count for (status, _), count in self.by_result.items() if status == "5xx")
+
+
+@dataclass(slots=True)
+class GeneratorFigures:
+    """One generator since the start, all its versions together."""
+
+    cpu_ns: int = 0
+    ends: dict[End, int] = field(default_factory=dict)
+
+    @property
+    def calls(self) -> int:
+        return sum(self.ends.values())
+
+
+@dataclass(slots=True)
+class Durations:
+    """A histogram: requests in each bucket of BUCKETS, and beyond the last; and the sum of their seconds."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
+    seconds: float = 0.0
+
+
+class Figures:
+    """All that is counted since the start."""
+
+    def __init__(self) -> None:
+        self.sites: dict[str, SiteFigures] = {}
+        self.generators: dict[str, GeneratorFigures] = {}
+        """By `site/generator`."""
+        self.durations: dict[str, Durations] = {}
+        """By cache word."""
+
+    def count(self, record: Record) -> None:
+        """One finished request."""
+        word = record.cache if record.cache in CACHE_WORDS else OTHER
+        site = self._site(record.site or NO_SITE)
+        result = (_CLASSES.get(record.status // 100, OTHER), word)
+        site.by_result[result] = site.by_result.get(result, 0) + 1
+        site.bytes_sent += record.bytes_sent
+        site.collapsed += record.collapsed
+        site.truncated += record.truncated
+        durations = self.durations.get(word)
+        if durations is None:
+            durations = self.durations[word] = Durations()
+        durations.counts[bisect_left(BUCKETS, record.duration)] += 1
+        durations.seconds += record.duration
+
+    def count_call(self, key: str, end: End, usage: Usage) -> None:
+        """One finished call of a generator; `key` is the monitor's name for its version, `site/generator@version`."""
+        name = key.partition("@")[0]
+        figures = self.generators.get(name)
+        if figures is None:
+            if len(self.generators) >= MAX_GENERATORS:
+                name = OTHER
+            figures = self.generators.setdefault(name, GeneratorFigures())
+        figures.cpu_ns += usage.cpu_ns
+        figures.ends[end] = figures.ends.get(end, 0) + 1
+
+    def _site(self, name: str) -> SiteFigures:
+        figures = self.sites.get(name)
+        if figures is None:
+            if len(self.sites) >= MAX_SITES:
+                name = OTHER
+            figures = self.sites.setdefault(name, SiteFigures())
+        return figures
+
+
+_CLASSES: Final = {number: f"{number}xx" for number in range(1, 6)}

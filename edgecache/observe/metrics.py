@@ -1,0 +1,146 @@
+"""The figures in Prometheus' exposition formats, in a registry of their own. Counting is `figures`'; this runs at a scrape.
+
+Label values are bounded: sites and generators beyond a thousand share one, all other labels come from fixed sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from edgecache.observe.figures import BUCKETS, Durations
+from edgecache.observe.recorder import Recorder
+from sandbox.status import MonitorStatus
+
+
+class StoreFigures(Protocol):
+    """What is told of a store: `store.StoreStats` has it."""
+
+    @property
+    def capacity_bytes(self) -> int: ...
+    @property
+    def used_bytes(self) -> int: ...
+    @property
+    def entries(self) -> int: ...
+    @property
+    def stored(self) -> int: ...
+    @property
+    def evicted(self) -> int: ...
+    @property
+    def refused(self) -> int: ...
+    @property
+    def purged(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where figures come from; those that are asked at each scrape are functions."""
+
+    recorder: Recorder
+    store: Callable[[], StoreFigures] | None = None
+    monitor: Callable[[], MonitorStatus] | None = None
+
+
+class Metrics:
+    """One edge's metrics."""
+
+    def __init__(self, sources: Sources) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_Traffic(sources.recorder))
+        if sources.store is not None:
+            self.registry.register(_Store(sources.store))
+        if sources.monitor is not None:
+            self.registry.register(_Sandbox(sources.monitor))
+        ProcessCollector(registry=self.registry)
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """All metrics and their content type, in the format that a scraper's Accept field asks for."""
+        encoder, content_type = choose_encoder(accept)
+        return encoder(self.registry), content_type
+
+
+_BOUNDS: Final = (*(f"{bound:g}" for bound in BUCKETS), "+Inf")
+
+
+class _Traffic(Collector):
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def collect(self) -> Iterable[Metric]:
+        figures = self._recorder.figures
+        requests = CounterMetricFamily("edgecache_requests", "Finished requests.", labels=("site", "status", "cache"))
+        sent = CounterMetricFamily("edgecache_response_bytes", "Body bytes sent to clients.", labels=("site",))
+        collapsed = CounterMetricFamily("edgecache_collapsed_requests", "Answered by another request's flight.", labels=("site",))
+        truncated = CounterMetricFamily("edgecache_truncated_responses", "Bodies that ended early.", labels=("site",))
+        for name, site in figures.sites.items():
+            for (status, word), count in site.by_result.items():
+                requests.add_metric((name, status, word), count)
+            sent.add_metric((name,), site.bytes_sent)
+            collapsed.add_metric((name,), site.collapsed)
+            truncated.add_metric((name,), site.truncated)
+        durations = HistogramMetricFamily("edgecache_request_duration_seconds", "From head to last byte.", labels=("cache",))
+        for word, histogram in figures.durations.items():
+            durations.add_metric((word,), _cumulative(histogram), histogram.seconds)
+        calls = CounterMetricFamily("edgecache_generated", "Finished calls of generators.", labels=("generator", "end"))
+        cpu = CounterMetricFamily("edgecache_generator_cpu_seconds", "CPU time of generators' VMs.", labels=("generator",))
+        for name, generator in figures.generators.items():
+            for end, count in generator.ends.items():
+                calls.add_metric((name, end), count)
+            cpu.add_metric((name,), generator.cpu_ns / 1e9)
+        dropped = self._recorder.log_lines_dropped
+        lost = CounterMetricFamily("edgecache_access_log_dropped", "Lines that were not written.", value=dropped)
+        return (requests, sent, collapsed, truncated, durations, calls, cpu, lost)
+
+
+class _Store(Collector):
+    def __init__(self, stats: Callable[[], StoreFigures]) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterable[Metric]:
+        stats = self._stats()
+        return (
+            GaugeMetricFamily("edgecache_store_capacity_bytes", "Memory that the store may use.", value=stats.capacity_bytes),
+            GaugeMetricFamily("edgecache_store_used_bytes", "Memory that it uses.", value=stats.used_bytes),
+            GaugeMetricFamily("edgecache_store_entries", "Stored responses.", value=stats.entries),
+            CounterMetricFamily("edgecache_store_stored", "Responses stored since the start.", value=stats.stored),
+            CounterMetricFamily("edgecache_store_evicted", "Responses dropped for want of memory.", value=stats.evicted),
+            CounterMetricFamily("edgecache_store_refused", "Responses too large to store.", value=stats.refused),
+            CounterMetricFamily("edgecache_store_purged", "Responses purged.", value=stats.purged),
+        )
+
+
+class _Sandbox(Collector):
+    def __init__(self, status: Callable[[], MonitorStatus]) -> None:
+        self._status = status
+
+    def collect(self) -> Iterable[Metric]:
+        status = self._status()
+        generators = status.generators
+        waiting = GaugeMetricFamily("edgecache_vm_requests", "Requests to generators now.", labels=("state",))
+        waiting.add_metric(("queued",), sum(generator.queued for generator in generators))
+        waiting.add_metric(("active",), sum(generator.active for generator in generators))
+        quarantined = sum(generator.quarantined_s > 0 for generator in generators)
+        return (
+            waiting,
+            GaugeMetricFamily("edgecache_vms", "VMs that exist.", value=sum(generator.vms for generator in generators)),
+            GaugeMetricFamily("edgecache_generators", "Registered versions of generators.", value=len(generators)),
+            GaugeMetricFamily("edgecache_generators_quarantined", "Those that may not run now.", value=quarantined),
+            GaugeMetricFamily("edgecache_workers", "Worker processes.", value=len(status.workers)),
+            CounterMetricFamily("edgecache_workers_started", "Worker processes started.", value=status.workers_started),
+            CounterMetricFamily("edgecache_workers_lost", "Workers that died or were killed.", value=status.workers_lost),
+        )
+
+
+def _cumulative(histogram: Durations) -> list[tuple[str, float]]:
+    total = 0
+    buckets: list[tuple[str, float]] = []
+    for bound, count in zip(_BOUNDS, histogram.counts, strict=True):
+        total += count
+        buckets.append((bound, total))
+    return buckets

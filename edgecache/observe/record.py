@@ -1,0 +1,60 @@
+"""One finished request as a value, and the protocol of whoever wants to hear of it.
+
+No formatting and no I/O here. `serve` makes one Record a request and gives it to an Observer; `recorder` is the real one.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What happened to one request, fast lane or not. A struct, for it is made at every hit; a dataclass takes far longer."""
+
+    time: float
+    """When the request's head had arrived, in seconds since the epoch."""
+    request_id: str
+    client: str
+    """The client's address, without its port."""
+    method: str
+    uri: str
+    """The target URI, query included."""
+    status: int
+    """Status sent; 499 when the client left before a status was sent."""
+    bytes_sent: int
+    """Body bytes given to the client's connection, framing excluded."""
+    duration: float
+    """Seconds from the request's head to the last byte, or to the client's leaving."""
+    cache: str
+    """What the cache did: one word of `CACHE_WORDS`."""
+    site: str
+    """Name of the site; empty when no site has the host."""
+    generator: str | None = None
+    reason: str = ""
+    """Why the cache did not answer, or why the source failed: a word from a fixed set, empty when there is none."""
+    collapsed: bool = False
+    """Whether the answer came from another request's flight."""
+    cpu_ns: int = 0
+    """CPU time of the generator's VM for this request."""
+    truncated: bool = False
+    """The body ended early: the client left, or the source failed after the head was sent."""
+
+
+CACHE_WORDS = frozenset({"hit", "stale", "revalidated", "miss", "bypass", "error", "none"})
+"""hit, stale, revalidated: answered by the cache. miss: fetched, perhaps stored. bypass: not the cache's business.
+error: no source could answer. none: ended before the cache was asked. Any other word counts as `other` in metrics."""
+
+
+class Observer(Protocol):
+    """Hears of every finished request. Called on the event loop: must neither block nor raise."""
+
+    def on_request(self, record: Record) -> None: ...
+
+
+class NullObserver:
+    """Hears nothing: for tests and for embedding."""
+
+    def on_request(self, record: Record) -> None:
+        del record
