@@ -1,0 +1,203 @@
+"""`edgecache generator run`: one request to a bundle, in the sandbox on this machine. No edge is needed.
+
+The same code as in an edge shapes request and answer; stored values live in memory and are gone afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final
+from urllib.parse import urlsplit
+
+import click
+
+from edgecache.cli.authoring import bundle_argument, bundle_directory
+from edgecache.cli.errors import CommandFailed
+
+if TYPE_CHECKING:
+    from edgecache.cli.packing import Packed
+    from edgecache.policy.message import Request, Response
+    from sandbox import Outcome
+
+_KEY: Final = "local"
+_AUTHORITY: Final = "localhost"
+_MAX_REQUEST_BYTES: Final = 2 << 20
+_FETCH_TIMEOUT_S: Final = 10.0
+_MAX_FETCH_BYTES: Final = 8 << 20
+
+
+@click.command()
+@bundle_argument
+@click.option("--target", metavar="/PATH?QUERY", help="What to ask for  [default: the manifest's sample]")
+@click.option("--method", default="GET", show_default=True)
+@click.option("--header", "-H", "headers", multiple=True, metavar="NAME: VALUE", help="A request header; repeat it for more")
+@click.option(
+    "--request",
+    "message",
+    type=click.File("rb"),
+    metavar="FILE|-",
+    help="In place of the three: `METHOD /target`, header lines, an empty line, the body",
+)
+@click.option("--origin", metavar="URL", help="Where the program's fetches go; without it they fail")
+@click.option("--engine", default="auto", show_default=True, metavar="auto|unicorn|kvm")
+@click.option("--body", "body_only", is_flag=True, help="Print the body alone")
+def run(
+    *,
+    path: Path | None,
+    target: str | None,
+    method: str,
+    headers: tuple[str, ...],
+    message: BinaryIO | None,
+    origin: str | None,
+    engine: str,
+    body_only: bool,
+) -> None:
+    """Answer one request with the bundle in the directory PATH (default: this one), here.
+
+    The answer goes to standard output, what the program logs and used to standard error.
+    """
+    from edgecache.cli.packing import pack  # noqa: PLC0415 (slow to import: not for --help)
+
+    if message is not None and (target or headers):
+        raise click.UsageError("give --request or --target and --header, not both")
+    packed = pack(bundle_directory(path))
+    sample = packed.manifest.sample
+    shown = [f"{name}: {value}" for name, value in sample.headers] if target is None and not headers else list(headers)
+    text = "\n".join([f"{method} {target or sample.path}", *shown]).encode("utf-8", "surrogateescape") + b"\n\n"
+    data = text if message is None else message.read(_MAX_REQUEST_BYTES)
+    answer, outcome = asyncio.run(_call(packed, data, origin, engine))
+    _tell(outcome)
+    if not outcome.ok:
+        raise CommandFailed(
+            f"the program gave no answer: {outcome.end}" + (f": {outcome.detail}" if outcome.detail else ""),
+            advice="see what it logged above; its limits are in generator.yaml",
+        )
+    _print_answer(answer, body_only=body_only)
+
+
+async def _call(packed: Packed, data: bytes, origin: str | None, engine: str) -> tuple[bytes, Outcome]:
+    from edgecache.generate import cgi  # noqa: PLC0415 (as above)
+    from edgecache.generate.edge_calls import GeneratorEdgeCalls, parse_fetch  # noqa: PLC0415
+    from edgecache.source import SourceError  # noqa: PLC0415
+    from sandbox import GuestFailed, GuestRequest, Monitor, MonitorPolicy, SandboxError  # noqa: PLC0415
+
+    line, newline, rest = data.partition(b"\n")
+    try:
+        request, body = parse_fetch(line.rstrip(b"\r").removesuffix(b" HTTP/1.1") + newline + rest, "http", _AUTHORITY)
+    except SourceError as error:
+        raise CommandFailed(
+            f"not a request: {error.detail}", advice="write METHOD /target, header lines, an empty line, the body"
+        ) from error
+    guest = GuestRequest(cgi.environ(request, body, client_ip="127.0.0.1", request_id="local"), body)
+    edge = GeneratorEdgeCalls("local", packed.manifest.name, "http", _AUTHORITY, _Values(), _Fetcher(origin).fetch)
+    answer = bytearray()
+    try:
+        async with Monitor(MonitorPolicy(engine=engine)) as monitor:
+            program = packed.manifest.program_of(packed.bundle)
+            monitor.register(_KEY, program, packed.manifest.limits, tenant=_KEY)
+            call = monitor.call(_KEY, guest, edge=edge, log=_log)
+            try:
+                async for chunk in call:
+                    answer += chunk
+            except GuestFailed as failed:
+                return bytes(answer), failed.outcome
+            finally:
+                await call.aclose()
+            if call.outcome is None:
+                raise CommandFailed("the sandbox lost the request", advice="run it again; report it if it happens again")
+            return bytes(answer), call.outcome
+    except SandboxError as error:
+        raise CommandFailed(f"the sandbox cannot run it: {error}", advice="try --engine unicorn") from error
+
+
+def _log(data: bytes) -> None:
+    for line in data.decode("utf-8", "replace").splitlines():
+        click.echo("log: " + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), err=True)
+
+
+def _tell(outcome: Outcome) -> None:
+    used = outcome.usage
+    facts = [
+        f"{outcome.end}",
+        f"{used.cpu_ns / 1e6:.2f} ms CPU",
+        f"{used.wall_ns / 1e6:.2f} ms in all",
+        f"{used.system_calls} system calls",
+        f"{used.pages_written} pages written",
+    ]
+    if used.unknown_calls:
+        facts.append(f"calls not known here: {', '.join(map(str, used.unknown_calls))}")
+    click.echo("run: " + " · ".join(facts), err=True)
+
+
+def _print_answer(answer: bytes, *, body_only: bool) -> None:
+    from edgecache.generate import cgi  # noqa: PLC0415 (as above)
+
+    try:
+        parsed = cgi.parse(answer)
+    except cgi.BadAnswer as error:
+        raise CommandFailed(f"the program's answer is not CGI-shaped: {error}", advice="see RFC 3875 section 6") from error
+    if parsed is None:
+        raise CommandFailed("the program's answer ends before a blank line", advice="end the headers with an empty line")
+    out = sys.stdout.buffer
+    if not body_only:
+        response = parsed.response
+        lines = [f"HTTP/1.1 {response.status} {response.reason}".rstrip(), *(f"{n}: {v}" for n, v in response.headers.items())]
+        out.write("\n".join(lines).encode("utf-8", "surrogateescape") + b"\n\n")
+    out.write(parsed.rest)
+    out.flush()
+
+
+class _Values:
+    """Stored values for the length of one command."""
+
+    def __init__(self) -> None:
+        self._values: dict[bytes, bytes] = {}
+
+    async def kv_get(self, site: str, generator: str, key: bytes) -> bytes | None:
+        return self._values.get(key)
+
+    async def kv_put(self, site: str, generator: str, key: bytes, value: bytes) -> bool:
+        self._values[key] = value
+        return True
+
+
+class _Fetcher:
+    """The program's fetches, straight to one origin: no cache stands between."""
+
+    def __init__(self, origin: str | None) -> None:
+        self._origin = origin
+
+    async def fetch(self, request: Request, body: bytes) -> tuple[Response, bytes]:
+        """Raises SourceError."""
+        from edgecache.source import Culprit, SourceError  # noqa: PLC0415 (as above)
+
+        if self._origin is None:
+            click.echo(f"run: {request.method} {request.target} was not fetched: name an origin with --origin", err=True)
+            raise SourceError(Culprit.ORIGIN, "connect", "no --origin was given", status=502)
+        try:
+            async with asyncio.timeout(_FETCH_TIMEOUT_S):
+                return await asyncio.to_thread(_fetch, self._origin, request, body)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise SourceError(Culprit.ORIGIN, "connect", f"{self._origin}: {error}", status=502) from error
+
+
+def _fetch(origin: str, request: Request, body: bytes) -> tuple[Response, bytes]:
+    from multidict import CIMultiDict, CIMultiDictProxy  # noqa: PLC0415 (as above)
+
+    from edgecache.policy.message import Response  # noqa: PLC0415
+
+    parts = urlsplit(origin)
+    if parts.scheme != "http" or not parts.hostname:
+        raise ValueError("must be http://HOST:PORT")
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=_FETCH_TIMEOUT_S)
+    try:
+        fields = {name: value for name, value in request.headers.items() if name.lower() != "host"}
+        connection.request(request.method, request.target, body or None, fields)
+        with connection.getresponse() as answer:
+            content = answer.read(_MAX_FETCH_BYTES)
+            return Response(answer.status, answer.reason, CIMultiDictProxy(CIMultiDict(answer.getheaders()))), content
+    finally:
+        connection.close()

@@ -1,0 +1,62 @@
+"""Options that many commands share: which edge to talk to, with which token, and whether a script reads the answer."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import click
+
+from edgecache.cli.client import DEFAULT_URL, ControlClient
+from edgecache.cli.errors import CommandFailed
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+TOKEN_FILE = "operator.token"  # noqa: S105 (a file's name)
+
+
+def with_client(command: Callable[Concatenate[ControlClient, P], R]) -> Callable[..., R]:
+    """Add --url, --token and --state; pass the client as first argument."""
+
+    @click.option(
+        "--url", envvar="EDGECACHE_URL", default=DEFAULT_URL, show_default=True, help="Control API  [env: EDGECACHE_URL]"
+    )
+    @click.option("--token", envvar="EDGECACHE_TOKEN", help="Token to show  [env: EDGECACHE_TOKEN]")
+    @click.option(
+        "--state",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="The edge's state directory: take the operator's token from there",
+    )
+    @functools.wraps(command)
+    def wrapper(*args: Any, url: str, token: str | None, state: Path | None, **kwargs: Any) -> R:
+        shown = token.strip() if token else _operator_token(state)
+        return command(ControlClient(url.rstrip("/"), shown), *args, **kwargs)
+
+    return wrapper
+
+
+def _operator_token(state: Path | None) -> str | None:
+    if state is None:
+        return None
+    path = state / TOKEN_FILE
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise CommandFailed(
+            f"cannot read the operator's token from {path}: {reason}",
+            advice="name the directory that `edgecache serve --state` was given, as the same user",
+        ) from error
+    return text or None
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts")
+site_option = click.option("--site", required=True, metavar="SITE", help="The site that owns it")
+
+
+def print_json(document: object) -> None:
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))

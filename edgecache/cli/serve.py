@@ -1,0 +1,86 @@
+"""`edgecache serve` and `edgecache check`: the configuration is read here, `edgecache.edge` does the rest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgecache.cli.errors import CommandFailed, from_form
+
+if TYPE_CHECKING:
+    from edgecache.config import Config
+
+
+@click.command()
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.option("--listen", metavar="HOST:PORT", help="Where pages are served  [default: 127.0.0.1:8080]")
+@click.option("--control", metavar="HOST:PORT", help="Where the control API listens  [default: 127.0.0.1:8081]")
+@click.option("--origin", metavar="URL", help="No CONFIG: a cache in front of this origin, for any host name")
+@click.option("--engine", metavar="auto|unicorn|kvm", help="What executes guests' instructions  [default: auto]")
+@click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help="Where state is kept  [default: .edgecache]")
+def serve(
+    *, config: Path | None, listen: str | None, control: str | None, origin: str | None, engine: str | None, state: Path | None
+) -> int:
+    """Run an edge until Ctrl-C or SIGTERM. Without CONFIG and --origin: with the sites that its state holds."""
+    from edgecache.config import from_origin  # noqa: PLC0415 (slow to import: `edgecache --help` must not wait)
+
+    if config is not None and origin is not None:
+        raise click.UsageError("give CONFIG or --origin, not both; in a file, origins belong to its sites")
+    with from_form():
+        settings = _load(config) if config is not None else from_origin(origin) if origin is not None else _without_sites()
+        settings = settings.overridden(listen=listen, control=control, engine=engine, state=state)
+    return _run(settings)
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+def check(config: Path) -> None:
+    """Check the configuration file CONFIG, and name every mistake in it."""
+    with from_form():
+        settings = _load(config)
+    sites = ", ".join(site.name for site in settings.sites) or "none"
+    address = f"{settings.control.host}:{settings.control.port}"
+    click.echo(f"{config}: good: listens on {settings.listen}, control on {address}; sites: {sites}")
+
+
+def _load(path: Path) -> Config:
+    from edgecache.config import load  # noqa: PLC0415 (as above)
+
+    return load(path)
+
+
+def _without_sites() -> Config:
+    from edgecache.config import Config  # noqa: PLC0415 (as above)
+
+    return Config()
+
+
+def _run(settings: Config) -> int:
+    from edgecache.control.listener import BindRefused  # noqa: PLC0415 (as above)
+    from edgecache.edge import run  # noqa: PLC0415
+    from sandbox.errors import SandboxError  # noqa: PLC0415
+
+    try:
+        return _run_loop(run(settings))
+    except KeyboardInterrupt:
+        return 0
+    except BindRefused as error:
+        raise CommandFailed(str(error)) from error
+    except SandboxError as error:
+        advice = "see `sandbox:` in the configuration (engine, require_jail), and --engine"
+        raise CommandFailed(f"the sandbox cannot start: {error}", advice=advice) from error
+    except OSError as error:
+        advice = "choose another address with --listen or --control, another directory with --state, or free what is taken"
+        raise CommandFailed(f"the edge cannot start: {error}", advice=advice) from error
+
+
+def _run_loop(work: Coroutine[None, None, int]) -> int:
+    try:
+        import uvloop  # noqa: PLC0415 (not on every platform)
+    except ImportError:
+        return asyncio.run(work)
+    return int(uvloop.run(work))

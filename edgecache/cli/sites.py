@@ -1,0 +1,151 @@
+"""`edgecache site`: sites through the control API."""
+
+from __future__ import annotations
+
+import click
+
+from edgecache.cli.client import ControlClient, Json
+from edgecache.cli.options import json_option, print_json, with_client
+from edgecache.cli.tables import print_table, shown
+
+
+@click.group()
+def site() -> None:
+    """Add, list, change and remove sites."""
+
+
+@site.command()
+@click.argument("name")
+@click.option(
+    "--host", "hosts", multiple=True, required=True, metavar="NAME", help="Host name, *.example.org, or *; repeat it for more"
+)
+@click.option(
+    "--origin", "origins", multiple=True, metavar="URL", help="Base URL of an origin; repeat it for more, tried in order"
+)
+@click.option(
+    "--weight", type=click.IntRange(1, 1_000_000), default=1, show_default=True, help="Share of the CPU, against other sites"
+)
+@json_option
+@with_client
+def add(
+    client: ControlClient, *, name: str, hosts: tuple[str, ...], origins: tuple[str, ...], weight: int, as_json: bool
+) -> None:
+    """Add the site NAME."""
+    body = {"name": name, "hosts": list(hosts), "origins": list(origins), "weight": weight}
+    found = client.post("sites", body=body)
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(f"added site {name} for {shown(hosts)}")
+
+
+@site.command("list")
+@json_option
+@with_client
+def list_sites(client: ControlClient, as_json: bool) -> None:
+    """List the sites that the token may see."""
+    found = client.get("sites")
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("SITE", "HOSTS", "ORIGINS", "WEIGHT", "GENERATORS", "FROM"),
+        (
+            (s["name"], s["hosts"], s["origins"], s["weight"], s["generators"], "configuration" if s["from_config"] else "API")
+            for s in found["sites"]
+        ),
+        right=("WEIGHT",),
+        empty="There are no sites: add one with `edgecache site add NAME --host HOST --origin URL`.",
+    )
+
+
+@site.command()
+@click.argument("name")
+@json_option
+@with_client
+def show(client: ControlClient, name: str, as_json: bool) -> None:
+    """Show one site with its rules and limits."""
+    found = client.get("sites", name)
+    if as_json:
+        print_json(found)
+    else:
+        print_facts(found)
+
+
+@site.command("set")
+@click.argument("name")
+@click.option("--host", "hosts", multiple=True, metavar="NAME", help="Replace the host names; repeat it for more")
+@click.option("--origin", "origins", multiple=True, metavar="URL", help="Replace the origins; repeat it for more")
+@click.option("--weight", type=click.IntRange(1, 1_000_000), help="Share of the CPU, against other sites")
+@click.option("--cache", "cache", multiple=True, metavar="KEY=VALUE", help="A cache rule, such as default_ttl=60s")
+@click.option("--ceiling", "ceiling", multiple=True, metavar="KEY=VALUE", help="A limit's ceiling, such as cpu=100ms or vms=8")
+@json_option
+@with_client
+def set_site(
+    client: ControlClient,
+    *,
+    name: str,
+    hosts: tuple[str, ...],
+    origins: tuple[str, ...],
+    weight: int | None,
+    cache: tuple[str, ...],
+    ceiling: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Change what is named of a site, keep the rest."""
+    asked: Json = {
+        "hosts": list(hosts),
+        "origins": list(origins),
+        "weight": weight,
+        "cache": _settings(cache, "--cache"),
+        "ceiling": _settings(ceiling, "--ceiling"),
+    }
+    body = {key: value for key, value in asked.items() if value}
+    if not body:
+        raise click.UsageError("nothing to change: give --host, --origin, --weight, --cache or --ceiling")
+    found = client.patch("sites", name, body=body)
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(f"changed {', '.join(body)} of site {name}")
+
+
+@site.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask")
+@with_client
+def remove(client: ControlClient, *, name: str, yes: bool) -> None:
+    """Remove a site with its generators, versions, stored values and tokens."""
+    if not yes:
+        click.confirm(f"Remove site {name} with its generators, versions, stored values and tokens?", abort=True)
+    client.delete("sites", name)
+    click.echo(f"removed site {name}")
+
+
+def print_facts(document: Json, indent: str = "") -> None:
+    """A JSON object as indented `key: value` lines."""
+    for key, value in document.items():
+        if isinstance(value, dict) and value:
+            click.echo(f"{indent}{key}:")
+            print_facts(value, indent + "  ")
+        else:
+            click.echo(f"{indent}{key}: {shown(value if value != {} else None)}")
+
+
+_BOOLEANS = {"true": True, "false": False}
+
+
+def _settings(pairs: tuple[str, ...], option: str) -> Json:
+    """KEY=VALUE as the API's JSON: numbers, booleans and lists as such, all else as text with its unit."""
+    found: Json = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise click.UsageError(f"{option} {pair!r} is not KEY=VALUE, such as {option} cpu=100ms")
+        if key in {"vary", "tags"}:
+            found[key] = [item.strip() for item in value.split(",") if item.strip()]
+        elif value.isascii() and value.isdigit():
+            found[key] = int(value)
+        else:
+            found[key] = _BOOLEANS.get(value, value)
+    return found

@@ -1,0 +1,94 @@
+"""`edgecache token`: who may do what on an edge."""
+
+from __future__ import annotations
+
+import click
+
+from edgecache.cli.client import ControlClient, Json
+from edgecache.cli.options import json_option, print_json, with_client
+from edgecache.cli.tables import print_table
+
+VERBS = ("push", "activate", "purge", "logs", "read")
+
+
+@click.group()
+def token() -> None:
+    """Create, list and revoke tokens."""
+
+
+def _verbs(_ctx: click.Context, _param: click.Parameter, value: str | None) -> list[str] | None:
+    if value is None:
+        return None
+    verbs = [verb.strip() for verb in value.split(",") if verb.strip()]
+    unknown = [verb for verb in verbs if verb not in VERBS]
+    if unknown or not verbs:
+        raise click.BadParameter(f"{', '.join(unknown) or 'nothing'} is not among the verbs {', '.join(VERBS)}")
+    return list(dict.fromkeys(verbs))
+
+
+@token.command()
+@click.option("--site", metavar="SITE", help="The one site it is for")
+@click.option("--verbs", callback=_verbs, metavar="VERB,…", help=f"What it may do there: {', '.join(VERBS)}")
+@click.option("--operator", is_flag=True, help="A token that may do everything")
+@click.option("--expires-in", metavar="DURATION", help="Such as 12h or 30d; without it, never")
+@click.option("--note", default="", help="Who it is for")
+@json_option
+@with_client
+def create(
+    client: ControlClient,
+    *,
+    site: str | None,
+    verbs: list[str] | None,
+    operator: bool,
+    expires_in: str | None,
+    note: str,
+    as_json: bool,
+) -> None:
+    """Create a token and print it: the only time it is shown."""
+    if operator == bool(site) or bool(site) != bool(verbs):
+        raise click.UsageError("give either --site SITE with --verbs VERB,…, or --operator")
+    asked: Json = {"operator": True} if operator else {"site": site, "verbs": verbs}
+    asked |= {key: value for key, value in (("expires_in", expires_in), ("note", note)) if value}
+    found = client.post("tokens", body=asked)
+    if as_json:
+        print_json(found)
+    else:
+        # The secret alone on standard output, so that TOKEN=$(edgecache token create …) works.
+        click.echo(found["token"])
+        click.echo(f"token {found['id']} is shown this once: keep it safe", err=True)
+
+
+@token.command("list")
+@click.option("--site", metavar="SITE", help="Only this site's")
+@json_option
+@with_client
+def list_tokens(client: ControlClient, site: str | None, as_json: bool) -> None:
+    """List tokens, without their secrets."""
+    found = client.get("tokens", query={"site": site} if site else None)
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("ID", "SITE", "VERBS", "CREATED", "EXPIRES", "NOTE"),
+        (
+            (
+                t["id"],
+                "(operator)" if t["operator"] else t["site"],
+                "all" if t["operator"] else t["verbs"],
+                t["created"],
+                t["expires"],
+                t["note"],
+            )
+            for t in found["tokens"]
+        ),
+        empty="There are no tokens.",
+    )
+
+
+@token.command()
+@click.argument("token_id", metavar="ID")
+@with_client
+def revoke(client: ControlClient, token_id: str) -> None:
+    """Revoke the token ID (as listed) at once."""
+    client.delete("tokens", token_id)
+    click.echo(f"revoked token {token_id}")

@@ -1,0 +1,109 @@
+"""The `sites` section of a configuration file, read into `sites.Site` values, and what must hold between them.
+
+Pure: no file and no network is touched. Called by `config`; the checks of single values are `siteform`'s.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from typing import Final
+
+from edgecache.control import words
+from edgecache.control.manifest import NAME, NAME_WORDS
+from edgecache.policy.rule import DEFAULT_RULE, CacheRule
+from edgecache.siteform import MAX_HOSTS, MAX_ORIGINS, MAX_WEIGHT, host_problem, origin_problem
+from edgecache.sites import Site
+from edgecache.yamlform import FormError, Node, Problem, Problems
+from sandbox.limits import DEFAULT_LIMITS, Limits
+
+MAX_SITES: Final = 10_000
+
+_KEYS: Final = ("name", "hosts", "origins", "weight", "cache", "limits")
+_NOTHING: Final[tuple[Node, ...]] = ()
+_REQUIRED: Final = ("name", "hosts", "origins")
+
+
+def read_sites(node: Node, problems: Problems) -> tuple[Site, ...]:
+    """The sites of the section. Whatever is wrong goes to `problems`, with a site left out or in part for it."""
+    nodes = problems.attempt(partial(node.sequence, 0, MAX_SITES), _NOTHING)
+    pairs = [(site_node, _read_site(site_node, problems)) for site_node in nodes]
+    _check_unique([(n, site) for n, site in pairs if site is not None], problems)
+    return tuple(site for _, site in pairs if site is not None)
+
+
+def _read_site(node: Node, problems: Problems) -> Site | None:
+    try:
+        form = node.mapping(_KEYS, _REQUIRED)
+    except FormError as error:
+        problems.add(error)
+        return None
+    ceiling = problems.attempt(lambda: _ceiling(form), DEFAULT_LIMITS)
+    return Site(
+        name=problems.attempt(lambda: form["name"].text(pattern=NAME, allowed=NAME_WORDS), ""),
+        hosts=_texts(form["hosts"], MAX_HOSTS, problems, host=True),
+        origins=_texts(form["origins"], MAX_ORIGINS, problems, host=False),
+        weight=problems.attempt(lambda: form["weight"].integer(1, MAX_WEIGHT), 1) if "weight" in form else 1,
+        rule=problems.attempt(lambda: _rule(form.get("cache")), DEFAULT_RULE),
+        ceiling=ceiling,
+        from_config=True,
+    )
+
+
+def _texts(node: Node, limit: int, problems: Problems, *, host: bool) -> tuple[str, ...]:
+    def read(item: Node) -> str:
+        text = item.text(limit=1024)
+        text = text.lower() if host else text
+        problem = host_problem(text) if host else origin_problem(text)
+        if problem is not None:
+            raise item.error(problem)
+        return text if host else text.removesuffix("/")
+
+    items = problems.attempt(partial(node.sequence, 1, limit), _NOTHING)
+    return tuple(problems.attempt(partial(read, item), "") for item in items)
+
+
+def _rule(node: Node | None) -> CacheRule:
+    """A manifest's cache words, and the one that only an operator has."""
+    if node is None:
+        return DEFAULT_RULE
+    entries = node.entries()
+    reload = entries.get("honour_client_reload")
+    rest: Mapping[str, Node] = {key: value for key, value in entries.items() if key != "honour_client_reload"}
+    problems = Problems()
+    rule = problems.attempt(lambda: words.read_rule(dataclasses.replace(node, value=rest), DEFAULT_RULE), DEFAULT_RULE)
+    honoured = problems.attempt(reload.boolean, False) if reload is not None else rule.honour_client_reload
+    problems.raise_any()
+    return dataclasses.replace(rule, honour_client_reload=honoured)
+
+
+def _ceiling(form: Mapping[str, Node]) -> Limits:
+    node = form.get("limits")
+    if node is None:
+        return DEFAULT_LIMITS
+    ceiling = words.read_limits(node, DEFAULT_LIMITS)
+    if ceiling.wall_ns < ceiling.cpu_ns:
+        raise node.error("wall is below cpu: no request could ever use its CPU time; raise wall or lower cpu")
+    if ceiling.edge_calls < ceiling.sub_requests:
+        raise node.error(
+            "edge_calls is below sub_requests: each sub-request is an edge call; raise edge_calls or lower sub_requests"
+        )
+    return ceiling
+
+
+def _check_unique(pairs: list[tuple[Node, Site]], problems: Problems) -> None:
+    names: dict[str, int] = {}
+    hosts: dict[str, str] = {}
+    for node, site in pairs:
+        entries = node.entries()
+        if site.name and site.name in names:
+            problems.add(entries["name"].error(f"{site.name!r} is already the name of the site in line {names[site.name]}"))
+        names.setdefault(site.name, node.line)
+        for item, host in zip(entries["hosts"].value, site.hosts, strict=True) if site.hosts else ():
+            if host and host in hosts and isinstance(item, Node):
+                place = Problem(
+                    item.source, item.line, item.column, item.key, f"{host} is already a host of site {hosts[host]!r}"
+                )
+                problems.add(FormError([place]))
+            hosts.setdefault(host, site.name)
