@@ -1,0 +1,239 @@
+"""A whole edge on a real socket in front of real origins, for the proxy's tests. The clock is the only fake."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+from edgecache.observe.record import Record
+from edgecache.policy.rule import CacheRule
+from edgecache.serve.listener import Listener
+from edgecache.serve.pipeline import Pipeline
+from edgecache.serve.settings import ServeSettings
+from edgecache.sites import GeneratorRoutes, Route, Site, SiteTable
+from edgecache.source import Source
+from edgecache.store import MemoryStore
+from edgecache.upstream.origin import OriginClient
+from edgecache.upstream.settings import UpstreamSettings
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+RawHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Clock:
+    """Seconds since the epoch that move when told to. Starts at the real time, because origins send a real Date."""
+
+    def __init__(self) -> None:
+        self.now = float(int(time.time()))
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@dataclass
+class Got:
+    """A response as a client saw it."""
+
+    status: int
+    headers: aiohttp.typedefs.CIMultiDictProxy[str]
+    body: bytes
+
+    @property
+    def cache(self) -> str:
+        return self.headers.get("Cache-Status", "")
+
+
+@dataclass
+class Edge:
+    """A running edge and its client."""
+
+    address: tuple[str, int]
+    pipeline: Pipeline
+    store: MemoryStore
+    listener: Listener
+    clock: Clock
+    client: aiohttp.ClientSession
+    records: list[Record] = field(default_factory=list)
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    def on_request(self, record: Record) -> None:
+        self.records.append(record)
+
+    def url(self, path: str) -> URL:
+        return URL(f"http://{self.address[0]}:{self.address[1]}{path}", encoded=True)
+
+    def uri(self, path: str) -> str:
+        return str(self.url(path))
+
+    async def fetch(self, path: str, method: str = "GET", **kwargs: object) -> Got:
+        async with self.client.request(method, self.url(path), allow_redirects=False, **kwargs) as response:  # type: ignore[arg-type]
+            return Got(response.status, response.headers, await response.read())
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection(*self.address)
+        self.writers.append(writer)
+        return reader, writer
+
+    async def hang_up(self) -> None:
+        """Close every connection that `connect` made."""
+        for writer in self.writers:
+            writer.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in self.writers), return_exceptions=True)
+
+    async def raw(self, data: bytes) -> bytes:
+        """Everything the edge says to `data` until it closes."""
+        reader, writer = await self.connect()
+        writer.write(data)
+        try:
+            async with asyncio.timeout(10):
+                return await reader.read(-1)
+        except ConnectionResetError:
+            return b""
+        finally:
+            writer.close()
+
+
+@contextlib.asynccontextmanager
+async def edge_for(
+    *origins: str,
+    rule: CacheRule | None = None,
+    settings: ServeSettings | None = None,
+    upstream: UpstreamSettings | None = None,
+    capacity_bytes: int = 64 << 20,
+    generators: dict[str, Source] | None = None,
+    routes: tuple[GeneratorRoutes, ...] = (),
+    hosts: tuple[str, ...] = ("*",),
+) -> AsyncIterator[Edge]:
+    """An edge for one site with these origins."""
+    site = Site(name="site", hosts=hosts, origins=origins, rule=rule or CacheRule(), generators=routes)
+    upstream = upstream or UpstreamSettings()
+    clock = Clock()
+    store = MemoryStore(capacity_bytes)
+    table = SiteTable()
+    table.replace([site])
+    client = OriginClient(upstream)
+
+    def generator_of(route: Route) -> Source:
+        assert route.generator is not None and generators is not None
+        return generators[route.generator.name]
+
+    pipeline = Pipeline(
+        sites=table,
+        store=store,
+        origins=lambda of: client.origins(of.origins),
+        generators=generator_of,
+        clock=clock,
+        settings=settings or ServeSettings(),
+        upstream=upstream,
+    )
+    listener = Listener(pipeline)
+    address = await listener.start("127.0.0.1", 0)
+    session = aiohttp.ClientSession(auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar())
+    edge = Edge(address, pipeline, store, listener, clock, session)
+    pipeline.observer = edge
+    try:
+        yield edge
+    finally:
+        await session.close()
+        await edge.hang_up()
+        await listener.close()
+        await pipeline.close(0.0)
+        await client.close()
+
+
+class Origin:
+    """An origin made of a function, which counts and keeps what it was asked."""
+
+    def __init__(self, answer: Handler) -> None:
+        self._answer = answer
+        self.url = ""
+        self.seen: list[web.BaseRequest] = []
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.seen.append(request)
+        return await self._answer(request)
+
+    @property
+    def count(self) -> int:
+        return len(self.seen)
+
+
+@contextlib.asynccontextmanager
+async def origin_of(answer: Handler) -> AsyncIterator[Origin]:
+    """A real aiohttp server around `answer`."""
+    origin = Origin(answer)
+    server = web.Server(origin.handle, access_log=None, handler_cancellation=True)
+    listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
+    host, port = listening.sockets[0].getsockname()
+    origin.url = f"http://{host}:{port}"
+    try:
+        yield origin
+    finally:
+        listening.close()
+        await server.shutdown(0.1)
+        await listening.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def raw_origin(handler: RawHandler) -> AsyncIterator[str]:
+    """A TCP server around `handler`, for origins that break HTTP. Yields its base URL."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await handler(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            tasks.discard(task)
+            writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await server.wait_closed()
+
+
+async def read_head(reader: asyncio.StreamReader) -> bytes:
+    return await reader.readuntil(b"\r\n\r\n")
+
+
+def plain(body: bytes = b"hello", status: int = 200, **fields: str) -> Handler:
+    """An origin that always answers the same; `cache_control=` becomes Cache-Control."""
+    headers = {name.replace("_", "-"): value for name, value in fields.items()}
+
+    async def answer(_request: web.BaseRequest) -> web.Response:
+        return web.Response(body=body, status=status, headers=headers)
+
+    return answer
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Poll `condition` with a deadline."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def replace_rule(rule: CacheRule, **changes: object) -> CacheRule:
+    return dataclasses.replace(rule, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,93 @@
+"""`edgecache generator run`: the examples answer in the real sandbox, and what goes wrong is told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from origin_sim.server import Shop
+from sandbox.sdk import EXAMPLES, compile_c
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundles")
+    for example in ("hello", "guestinfo", "spinner", "visits"):
+        shutil.copytree(EXAMPLES / example, folder / example)
+        compile_c([folder / example / f"{example}.c"], folder / example / example)
+    return folder
+
+
+def run(*arguments: str | Path, code: int = 0, stdin: bytes = b"") -> tuple[str, str]:
+    command = [sys.executable, "-m", "edgecache", "generator", "run", *map(str, arguments)]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("EDGECACHE_")}
+    done = subprocess.run(command, capture_output=True, input=stdin, check=False, timeout=60, env=environment)
+    assert done.returncode == code, (done.stdout, done.stderr)
+    assert b"Traceback" not in done.stderr
+    return done.stdout.decode(), done.stderr.decode()
+
+
+def test_the_sample_of_the_manifest_is_the_default(bundles: Path) -> None:
+    out, told = run(bundles / "hello")
+    assert out.startswith("HTTP/1.1 200 OK\nContent-Type: text/html; charset=utf-8\n")
+    assert "<h1>Hello, world!</h1>" in out
+    assert "log: greeted in en" in told
+    assert "run: finished" in told
+
+
+@pytest.mark.parametrize(
+    ("accept", "greeting"), [("de-CH, en", "Hallo"), ("xx, fr;q=0.5", "Bonjour"), ("", "Hello"), (",,,", "Hello")]
+)
+def test_hello_speaks_the_first_language_that_it_knows(bundles: Path, accept: str, greeting: str) -> None:
+    out, _ = run(bundles / "hello", "--target", "/hello/%3Cb%3E", "-H", f"Accept-Language: {accept}", "--body")
+    assert f"<h1>{greeting}, &lt;b&gt;!</h1>" in out
+
+
+def test_a_request_can_come_as_a_message(bundles: Path) -> None:
+    out, _ = run(bundles / "guestinfo", "--request", "-", stdin=b"PUT /guestinfo?a=%3Cb%3E HTTP/1.1\r\nX-Thing: <i>\r\n\r\nbody")
+    for row in ("REQUEST_METHOD<td>PUT", "QUERY_STRING<td>a=%3Cb%3E", "HTTP_X_THING<td>&lt;i&gt;", "CONTENT_LENGTH<td>4"):
+        assert f"<tr><th>{row}\n" in out
+
+
+def test_over_its_cpu_limit_a_program_fails_with_the_limit_named(bundles: Path) -> None:
+    out, told = run(bundles / "spinner", "--target", "/spinner?ms=60000", code=1)
+    assert out == ""
+    assert "the program gave no answer: cpu-limit: more than 50 ms of CPU time" in told
+
+
+async def test_fetches_go_to_the_origin_that_is_named(bundles: Path) -> None:
+    async with Shop(host="127.0.0.1", port=0) as shop:
+        out, _ = await asyncio.to_thread(run, bundles / "visits", "--origin", shop.url)
+    assert "<h1>Visit 1</h1>" in out
+    assert "The origin answered 200" in out
+
+
+def test_without_an_origin_a_fetch_fails_and_the_program_goes_on(bundles: Path) -> None:
+    out, told = run(bundles / "visits")
+    assert "The origin answered 502" in out
+    assert "name an origin with --origin" in told
+
+
+@pytest.mark.parametrize("message", [b"", b"nonsense", b"GET nowhere\n\n", b"GET / HTTP/1.1\nno field\n\n"])
+def test_what_is_no_request_is_told(bundles: Path, message: bytes) -> None:
+    _, told = run(bundles / "hello", "--request", "-", code=1, stdin=message)
+    assert "not a request" in told
+
+
+def test_a_program_that_is_none_is_refused_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "generator.yaml").write_text("name: g\nprogram: g\nconvention: cgi\nroutes: [/g]\n")
+    (tmp_path / "g").write_text("#!/bin/sh\necho hello\n")
+    _, told = run(tmp_path, code=1)
+    assert "a script (#!)" in told
+
+
+def test_a_request_is_given_in_one_way_only(bundles: Path) -> None:
+    run(bundles / "hello", "--request", "-", "--target", "/x", code=2)

@@ -1,0 +1,85 @@
+"""`edgecache serve` as a user runs it: a process with a ready line, a cache for any host, and a clean end on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from demo.processes import started
+from demo.visit import get
+from origin_sim.proof import mismatch
+from origin_sim.server import Shop
+
+READY = r"edgecache: serving on (http://[^\s,]+), control on (http://\S+)"
+FREE = ("--listen", "127.0.0.1:0", "--control", "127.0.0.1:0")
+
+
+def serve(*arguments: str, state: Path) -> list[str]:
+    return ["-m", "edgecache", "serve", *FREE, "--state", str(state), *arguments]
+
+
+async def test_an_origin_is_all_it_needs(tmp_path: Path) -> None:
+    async with Shop(host="127.0.0.1", port=0) as shop:
+
+        def visit() -> None:
+            command = serve("--origin", shop.url, state=tmp_path / "state")
+            with started("the edge", command, READY, tmp_path / "log") as edge:
+                for host in ("a.test", "b.test"):
+                    first, second = (get(edge.ready[1], "/products", {"Host": host}) for _ in range(2))
+                    assert (first.status, first.hit, second.hit) == (200, False, True)
+                    assert mismatch("/products", second.headers, second.body) is None  # type: ignore[arg-type]
+                assert (tmp_path / "state" / "operator.token").stat().st_mode & 0o777 == 0o600
+                command = ["status", "--json", "--url", edge.ready[2], "--state", str(tmp_path / "state")]
+                done = subprocess.run([sys.executable, "-m", "edgecache", *command], capture_output=True, check=False, timeout=30)
+                assert done.returncode == 0, done.stderr
+                assert b'"default"' in done.stdout
+
+        await asyncio.to_thread(visit)
+
+
+def test_it_ends_on_sigterm_with_status_0(tmp_path: Path) -> None:
+    with started("the edge", serve(state=tmp_path / "state"), READY, tmp_path / "log") as edge:
+        edge.process.send_signal(signal.SIGTERM)
+        assert edge.process.wait(20) == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--listen", "nowhere"], "--listen: must be HOST:PORT"),
+        (["--engine", "qemu"], "--engine: must be one of auto, unicorn, kvm"),
+        (["--origin", "ftp://x"], "--origin"),
+        (["--control", "0.0.0.0:0"], "loopback"),
+        (["absent.yaml"], "absent.yaml: cannot be read"),
+    ],
+)
+def test_what_it_cannot_do_is_told(tmp_path: Path, arguments: list[str], says: str) -> None:
+    done = _failing(*arguments, state=tmp_path)
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = _failing("--listen", f"127.0.0.1:{taken.getsockname()[1]}", state=tmp_path)
+    assert "in use" in done.stderr
+    assert "--listen" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def _failing(*arguments: str, state: Path) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("EDGECACHE_")}
+    command = [sys.executable, *serve(*arguments, state=state)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
+    assert done.returncode == 1, done.stderr
+    return done

@@ -1,0 +1,403 @@
+"""From an archive to traffic: pushed, verified, activated in parts, rolled back, removed; and every way in which a push fails."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgecache.control.bundles import make_bundle
+from edgecache.control.deploy import sample_request
+from edgecache.control.manifest import read_manifest
+from edgecache.control.service import Control
+from edgecache.control.settings import ControlSettings
+from edgecache.sites import OnError, Site, SiteTable
+from sandbox import (
+    DEFAULT_LIMITS,
+    End,
+    EngineUnavailable,
+    GuestFailed,
+    GuestRequest,
+    Monitor,
+    Outcome,
+    Usage,
+    WorkerLost,
+)
+from sandbox.limits import MIB
+from sandbox.monitor import NoEdge
+from tests.control_support import Api, TrialSandbox, bundle, files, manifest, program, running, tar
+
+BASE = "/v1/sites/shop/generators/hello"
+
+
+async def split(api: Api) -> dict[int, int]:
+    """The generator's split as the request path sees it."""
+    route = api.table.snapshot.route("shop.test", "/hello/x")
+    assert route is not None
+    if route.generator is None:
+        return {}
+    shown = (await api.call("GET", BASE)).json
+    found = {active.version: active.percent for active in route.generator.active}
+    assert shown["active"] == [{"version": version, "percent": percent} for version, percent in found.items()]
+    assert {active.key for active in route.generator.active} <= set(api.sandbox.registered)
+    return found
+
+
+async def activate(api: Api, version: int, percent: int) -> int:
+    return (await api.call("POST", BASE + "/activate", {"version": version, "percent": percent})).status
+
+
+async def test_a_push_serves_when_it_is_activated(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        await api.site()
+        text = "cache: {default_ttl: 5s, tags: [own]}\non_error: [error]\n"
+        pushed = await api.push(bundle(more=text, zipped=True))
+        assert (pushed.status, pushed.json["version"], pushed.json["status"], pushed.json["percent"]) == (201, 1, "verified", 0)
+        assert pushed.headers["Location"] == BASE + "/versions/1"
+        assert await split(api) == {}
+        assert await activate(api, 1, 100) == 200
+        assert await split(api) == {1: 100}
+        route = api.table.snapshot.route("shop.test", "/hello/x")
+        assert route is not None
+        assert route.generator is not None
+        assert (route.rule.default_ttl, route.rule.tags, route.generator.on_error) == (5.0, ("own",), (OnError.ERROR,))
+        registered, limits, tenant = api.sandbox.registered["shop/hello@1"]
+        assert (registered.image, limits, tenant) == (files()["hello"], DEFAULT_LIMITS, "shop")
+        assert (await api.call("GET", BASE + "/versions/1")).json["status"] == "active"
+
+
+async def test_the_same_content_is_the_same_version_and_is_not_verified_again(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        await api.site()
+        assert (await api.push(bundle())).status == 201
+        again = await api.push(bundle(zipped=True), query="?activate=true")
+        assert (again.status, again.json["version"], again.json["status"]) == (200, 1, "active")
+        assert len(api.sandbox.verified) == 1
+        assert await split(api) == {1: 100}
+
+
+async def test_traffic_is_split_and_goes_back_step_by_step(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        await api.site()
+        for text in ("one", "two", "three"):
+            await api.push(bundle(text=text))
+        assert await activate(api, 1, 40) == 409
+        assert await activate(api, 1, 100) == 200
+        assert await activate(api, 2, 10) == 200
+        assert await split(api) == {1: 90, 2: 10}
+        assert await activate(api, 3, 50) == 200
+        assert await split(api) == {1: 45, 2: 5, 3: 50}
+        assert await activate(api, 3, 100) == 200
+        seen = []
+        while (await api.call("POST", BASE + "/rollback")).status == 200:
+            seen.append(await split(api))
+        assert seen == [{1: 45, 2: 5, 3: 50}, {1: 90, 2: 10}, {1: 100}]
+        assert (await api.call("POST", BASE + "/rollback")).code == "nothing-to-roll-back"
+        assert (await api.call("POST", BASE + "/activate", {"version": 9})).code == "not-found"
+
+
+async def test_routes_are_those_of_the_version_with_most_traffic(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        await api.site()
+        await api.push(bundle(), query="?activate=true")
+        moved = {**files(text="two"), "generator.yaml": manifest(routes='["/moved/*"]')}
+        await api.push(tar(moved))
+        await activate(api, 2, 20)
+        assert (await api.call("GET", BASE)).json["routes"] == ["/hello/*"]
+        await activate(api, 2, 80)
+        assert (await api.call("GET", BASE)).json["routes"] == ["/moved/*"]
+
+
+async def test_a_removed_generator_is_gone_with_its_bundles(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        await api.site()
+        await api.push(bundle(), query="?activate=true")
+        assert len(list((tmp_path / "bundles").iterdir())) == 1
+        assert (await api.call("DELETE", BASE)).status == 204
+        assert (await api.call("DELETE", BASE)).status == 404
+        assert list((tmp_path / "bundles").iterdir()) == []
+        assert await split(api) == {}
+        assert not await api.control.ensure("shop/none@1")
+        await api.push(bundle(text="new"), query="?activate=true")
+        assert api.sandbox.registered["shop/hello@1"][0].image == files(text="new")["hello"], (
+            "the key is used again, the program is not"
+        )
+
+
+async def test_old_versions_go_and_take_their_bundles_along(tmp_path: Path) -> None:
+    async with running(tmp_path, settings={"versions_kept": 2, "rollback_depth": 1}) as api:
+        await api.site()
+        await api.push(bundle(text="first"), query="?activate=true")
+        for number in range(5):
+            await api.push(bundle(text=str(number)))
+        assert (await api.call("GET", BASE)).json["versions"] == [6, 5, 1]
+        assert len(list((tmp_path / "bundles").iterdir())) == 3
+
+
+FAILURES: dict[str, tuple[bytes, str, str]] = {
+    "not an archive": (b"PK\x03\x04" + bytes(600), "bad-bundle", "no tar archive"),
+    "no manifest": (tar({"hello": program()}), "bad-manifest", "not at the root"),
+    "packed from above": (
+        tar({f"hello/{path}": data for path, data in files().items()}),
+        "bad-manifest",
+        "pack the directory's contents",
+    ),
+    "unknown key": (bundle(more="rout: x\n"), "bad-manifest", "did you mean routes"),
+    "another name": (bundle("other"), "bad-manifest", "the manifest's name is other"),
+    "program missing": (tar({"generator.yaml": manifest()}), "bad-manifest", "not in the bundle"),
+    "above the ceiling": (
+        bundle(more="limits: {memory: 1GiB, vms: 99}\n"),
+        "limits-exceed-ceiling",
+        "memory is 1GiB, the site's ceiling 64MiB",
+    ),
+    "not an ELF": (tar({**files(), "hello": b"#!/bin/sh"}), "verification-failed", "not an ELF"),
+    "answers nothing": (tar({**files(), "hello": program(b"")}), "verification-failed", "no-answer"),
+    "no CGI head": (tar({**files(), "hello": program(b"\n\nbody")}), "verification-failed", "bad-answer"),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+async def test_a_push_that_fails_leaves_nothing_behind(tmp_path: Path, case: str) -> None:
+    archive, code, said = FAILURES[case]
+    async with running(tmp_path) as api:
+        await api.site()
+        answer = await api.push(archive, query="?activate=true")
+        assert (answer.status, answer.code) == (422, code), answer.body
+        assert said in str(answer.json["detail"])
+        assert answer.json["advice"]
+        assert (await api.call("GET", "/v1/sites/shop/generators")).json["generators"] == []
+        assert list((tmp_path / "bundles").iterdir()) == []
+        assert (await api.push(bundle())).status == 201
+
+
+async def test_mistakes_in_a_manifest_come_with_line_and_column(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        await api.site()
+        answer = await api.push(bundle(more="limits: {cpu: 50}\nenv: {A: b, 1: c}\n"))
+        found: Any = answer.json["errors"]
+        assert [(mistake["line"], mistake["column"], mistake["key"]) for mistake in found] == [
+            (5, 15, "limits.cpu"),
+            (6, 16, "env.1"),
+        ]
+        assert answer.json["where"] == "generator.yaml:5:15"
+
+
+@pytest.mark.parametrize("end", [End.CPU_LIMIT, End.FAULT, End.WORKER_DIED, End.BOOT_FAILED])
+async def test_how_the_sample_ended_is_told_in_the_sandboxs_words(tmp_path: Path, end: End) -> None:
+    sandbox = TrialSandbox(refuse=GuestFailed(Outcome(end, Usage(), "why")))
+    async with running(tmp_path, sandbox=sandbox) as api:
+        await api.site()
+        answer = await api.push(bundle())
+        assert (answer.code, answer.json["outcome"]) == ("verification-failed", str(end))
+        assert f"{end}: why" in str(answer.json["detail"])
+
+
+@pytest.mark.parametrize("failure", [EngineUnavailable("no engine"), WorkerLost("gone"), TimeoutError()])
+async def test_a_sandbox_that_cannot_try_leaves_it_pushed_to_try_again(tmp_path: Path, failure: Exception) -> None:
+    sandbox = TrialSandbox(refuse=failure)
+    async with running(tmp_path, sandbox=sandbox) as api:
+        await api.site()
+        answer = await api.push(bundle(), query="?activate=true")
+        assert (answer.status, answer.code) == (503, "verification-unavailable")
+        assert (await api.call("GET", BASE + "/versions/1")).json["status"] == "pushed"
+        assert (await api.call("POST", BASE + "/activate", {"version": 1})).code == "not-verified"
+        sandbox.refuse = None
+        again = await api.push(bundle(), query="?activate=true")
+        assert (again.status, again.json["version"], again.json["status"]) == (201, 1, "active")
+
+
+async def test_pushing_does_not_let_activate(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        await api.site()
+        token = await api.token_for("shop", "push")
+        assert (await api.push(bundle(), query="?activate=true", token=token)).code == "forbidden"
+        assert api.sandbox.verified == []
+        assert (await api.push(bundle(), token=token)).status == 201
+
+
+async def test_a_bundle_damaged_on_disk_is_not_activated_and_pushing_mends_it(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        await api.site()
+        await api.push(bundle())
+        (stored,) = (tmp_path / "bundles").iterdir()
+        stored.chmod(0o600)
+        stored.write_bytes(b"x")
+        assert (await api.call("POST", BASE + "/activate", {"version": 1})).code == "not-verified"
+        assert (await api.push(bundle(), query="?activate=true")).status == 200
+        assert await split(api) == {1: 100}
+
+
+async def test_a_missing_bundle_at_start_costs_its_generator_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with running(tmp_path) as api:
+        await api.site()
+        await api.push(bundle(), query="?activate=true")
+        await api.push(bundle("other"), name="other", query="?activate=true")
+        lost = str((await api.call("GET", BASE + "/versions/1")).json["digest"])
+    (tmp_path / "bundles" / lost).unlink()
+    async with running(tmp_path) as api:
+        assert list(api.sandbox.registered) == ["shop/other@1"]
+        assert "shop/hello@1" in caplog.text
+
+
+async def test_what_is_not_loaded_at_start_is_registered_when_asked_for(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        await api.site()
+        await api.push(bundle(), query="?activate=true")
+    async with running(tmp_path, settings={"preload": 0}) as api:
+        assert api.sandbox.registered == {}
+        assert await asyncio.gather(*(api.control.ensure("shop/hello@1") for _ in range(5))) == [True] * 5
+        assert list(api.sandbox.registered) == ["shop/hello@1"]
+        assert not await api.control.ensure("shop/hello@2")
+
+
+async def test_pushes_at_once_each_get_their_own_number(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        await api.site()
+        answers = await asyncio.gather(*(api.push(bundle(text=str(number % 5))) for number in range(10)))
+        assert sorted(answer.status for answer in answers) == [200] * 5 + [201] * 5
+        assert (await api.call("GET", BASE)).json["versions"] == [5, 4, 3, 2, 1]
+
+
+async def test_a_site_removed_during_a_push_ends_it_cleanly(tmp_path: Path) -> None:
+    class Slow(TrialSandbox):
+        async def verify(self, *given: Any) -> Any:
+            entered.set()
+            await release.wait()
+            return await TrialSandbox.verify(self, *given)
+
+    entered, release = asyncio.Event(), asyncio.Event()
+    async with running(tmp_path, sandbox=Slow()) as api:
+        await api.site()
+        push = asyncio.ensure_future(api.push(bundle(), query="?activate=true"))
+        await entered.wait()
+        removed = asyncio.ensure_future(api.call("DELETE", "/v1/sites/shop"))
+        assert (await removed).status == 204
+        release.set()
+        assert (await push).code == "not-found"
+        assert api.sandbox.registered == {}
+
+
+async def test_logs_are_read_over_the_api(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        await api.site()
+        await api.push(bundle())
+        api.control.logs.of("shop", "hello").write(1, "r-1", b"one\x1b[2J\ntwo")
+        page = (await api.call("GET", BASE + "/logs?lines=1")).json
+        lines: Any = page["lines"]
+        assert [line["text"] for line in lines] == ["two"]
+        older = (await api.call("GET", BASE + "/logs?after=0")).json["lines"]
+        assert older[0]["text"] == "one\\x1b[2J"  # type: ignore[index]
+        assert (await api.call("GET", "/v1/sites/shop/generators/none/logs")).status == 404
+
+
+def test_the_sample_is_a_request_on_the_sites_own_host() -> None:
+    made = make_bundle({**files(), "generator.yaml": manifest(more="sample: {path: '/hello/a?b=c', headers: {Accept: x/y}}\n")})
+    found = read_manifest(made, DEFAULT_LIMITS)
+    for host, name in (("shop.test", "shop.test"), ("*.shop.test", "www.shop.test"), ("*", "localhost")):
+        environ = dict(sample_request(Site(name="s", hosts=(host,), origins=()), found).environ)
+        assert (environ[b"SERVER_NAME"], environ[b"QUERY_STRING"]) == (name.encode(), b"b=c")
+        assert (environ[b"HTTP_ACCEPT"], environ[b"PATH_INFO"]) == (b"x/y", b"/hello/a")
+
+
+async def test_the_real_sandbox_verifies_registers_and_runs_it(tmp_path: Path) -> None:
+    table = SiteTable()
+    site = Site(name="shop", hosts=("shop.test",), origins=(), ceiling=replace(DEFAULT_LIMITS, memory_bytes=16 * MIB))
+    async with Monitor() as monitor:
+        settings = ControlSettings(state_dir=tmp_path, port=0)
+        control = Control(settings, table=table, sandbox=monitor, purge=lambda _: 0, config_sites=[site])
+        await control.start()
+        try:
+            api = await _api(control, table, tmp_path)
+            try:
+                assert (await api.push(bundle(text="real"), query="?activate=true")).status == 201
+                exits = tar({**files(), "hello": program(status=3)})
+                assert (await api.push(exits)).json["outcome"] == "exit-status"
+                broken = tar({**files(), "hello": b"\x7fELF" + bytes(100)})
+                assert (await api.push(broken)).json["outcome"] == "rejected"
+                request = GuestRequest(((b"REQUEST_METHOD", b"GET"),))
+                call = monitor.call("shop/hello@1", request, edge=NoEdge(), log=lambda _: None)
+                assert b"".join([chunk async for chunk in call]) == b"Content-Type: text/plain\n\nreal\n"
+            finally:
+                await api.session.close()
+        finally:
+            await control.close()
+
+
+async def _api(control: Control, table: SiteTable, state_dir: Path) -> Api:
+    import aiohttp
+
+    token = (state_dir / "operator.token").read_text().strip()
+    return Api(control, TrialSandbox(), table, aiohttp.ClientSession(), token, [], state_dir)
+
+
+@pytest.mark.parametrize(("code", "status"), [(errno.ENOSPC, 507), (errno.EDQUOT, 507), (errno.EROFS, 503)])
+async def test_a_disk_that_takes_no_bundle_is_the_operators_to_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, status: int
+) -> None:
+    async with running(tmp_path) as api:
+        await api.site()
+        await api.push(bundle(), query="?activate=true")
+
+        def refuse(_: int) -> None:
+            raise OSError(code, os.strerror(code))
+
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "fsync", refuse)
+            assert (await api.push(bundle(text="two"), query="?activate=true")).status == status
+        assert await split(api) == {1: 100}
+        assert (await api.push(bundle(text="two"), query="?activate=true")).status == 201
+
+
+async def test_a_full_disk_refuses_pushes_and_what_is_active_stays(tmp_path: Path) -> None:
+    """A real file system of 3 MiB, where this machine lets one be mounted."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = await asyncio.create_subprocess_exec(
+        "mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(small), stderr=asyncio.subprocess.DEVNULL
+    )
+    if await mounted.wait() != 0:
+        pytest.skip("no small file system can be mounted here")
+    try:
+        async with running(small) as api:
+            await api.site()
+            assert (await api.push(bundle(), query="?activate=true")).status == 201
+            answer = await api.push(tar({**files(text="big"), "data": os.urandom(4 << 20)}), query="?activate=true")
+            assert (answer.status, answer.code) == (507, "state-full")
+            assert await split(api) == {1: 100}
+            (small / "filler").write_bytes(bytes(os.statvfs(small).f_bavail * os.statvfs(small).f_frsize))
+            assert (await api.call("GET", "/v1/healthz")).status == 503
+            answer = await api.site("more", hosts=[f"h{number}.test" for number in range(900)])
+            assert (answer.status, answer.code) == (507, "state-full")
+            assert await split(api) == {1: 100}
+            (small / "filler").unlink()
+            assert (await api.call("GET", "/v1/healthz")).status == 200
+            assert (await api.site("more")).status == 201
+    finally:
+        unmounted = await asyncio.create_subprocess_exec("umount", str(small))
+        assert await unmounted.wait() == 0
+
+
+async def test_a_site_that_sends_slowly_does_not_keep_another_from_pushing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(tmp_path) as api:
+        await api.site()
+        await api.site("slow")
+        head = f"POST /v1/sites/slow/generators/hello/versions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.token}\r\n"
+        writers = []
+        for _ in range(20):
+            _, writer = await asyncio.open_connection(*api.control.address)
+            writer.write(f"{head}Content-Type: application/x-tar\r\nContent-Length: 1000000\r\n\r\nx".encode())
+            await writer.drain()
+            writers.append(writer)
+        async with asyncio.timeout(30):
+            assert (await api.push(bundle())).status == 201
+        for writer in writers:
+            writer.close()
+            await writer.wait_closed()
+    assert "Traceback" not in caplog.text, "who leaves inside a body is no mistake of ours"

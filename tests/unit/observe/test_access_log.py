@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from edgecache.observe.access_log import AccessLog, LineEncoder
+from edgecache.observe.record import Record
+from edgecache.observe.settings import LogSettings
+
+RECORD = Record(
+    time=1767225600.0125,
+    request_id="01ABC",
+    client="192.0.2.7",
+    method="GET",
+    uri="http://shop.example/a?token=secret",
+    status=200,
+    bytes_sent=512,
+    duration=0.0123456789,
+    cache="hit",
+    site="shop",
+)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Poll, for the writer is a thread; the test's own timeout ends it."""
+    pause = threading.Event()
+    while not condition():
+        pause.wait(0.005)
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+
+
+def test_a_line_holds_what_happened() -> None:
+    line = LineEncoder(LogSettings()).encode(replace(RECORD, generator="hello", cpu_ns=42, collapsed=True))
+    assert json.loads(line) == {
+        "time": "2026-01-01T00:00:00.012Z",
+        "id": "01ABC",
+        "client": "192.0.2.7",
+        "method": "GET",
+        "uri": "http://shop.example/a?token=secret",
+        "status": 200,
+        "bytes": 512,
+        "duration": 0.012346,
+        "cache": "hit",
+        "reason": "",
+        "site": "shop",
+        "generator": "hello",
+        "collapsed": True,
+        "truncated": False,
+        "cpu_ns": 42,
+    }
+
+
+def test_the_query_can_be_left_out_and_long_uris_are_cut() -> None:
+    assert json.loads(LineEncoder(LogSettings(query=False)).encode(RECORD))["uri"] == "http://shop.example/a"
+    assert json.loads(LineEncoder(LogSettings(uri_chars=6)).encode(RECORD))["uri"] == "http:/…"
+
+
+@given(st.text(alphabet=st.characters(codec=None), max_size=80))
+def test_whatever_a_client_sends_is_one_line_of_json(text: str) -> None:
+    record = replace(RECORD, uri=text, method=text, client=text, request_id=text)
+    line = LineEncoder(LogSettings()).encode(record)
+    assert line.count(b"\n") == 1
+    assert b"\r" not in line
+    json.loads(line)
+
+
+def test_bytes_that_are_no_text_are_escaped() -> None:
+    line = LineEncoder(LogSettings()).encode(replace(RECORD, uri="/\udcff"))
+    assert json.loads(line)["uri"] == "/\\udcff"
+
+
+def test_lines_are_written_in_order_and_all_by_the_end(tmp_path: Path) -> None:
+    log = AccessLog(LogSettings(access=tmp_path / "access.log"))
+    for number in range(2500):
+        log.write(replace(RECORD, status=number))
+    assert log.close()
+    assert [line["status"] for line in lines(tmp_path / "access.log")] == list(range(2500))
+    assert log.dropped == 0
+    log.write(RECORD)
+    assert log.dropped == 1
+    assert log.close()
+
+
+def test_lines_appear_without_an_end(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    log = AccessLog(LogSettings(access=path))
+    log.write(RECORD)
+    until(lambda: path.stat().st_size > 0)
+    log.close()
+
+
+def test_reopening_goes_on_in_a_new_file(tmp_path: Path) -> None:
+    path, old = tmp_path / "access.log", tmp_path / "access.log.1"
+    log = AccessLog(LogSettings(access=path))
+    log.write(RECORD)
+    until(lambda: path.stat().st_size > 0)
+    path.rename(old)
+    log.reopen()
+    log.write(replace(RECORD, status=404))
+    until(path.exists)
+    log.write(replace(RECORD, status=500))
+    assert log.close()
+    assert [line["status"] for line in lines(old) + lines(path)] == [200, 404, 500]
+    assert [line["status"] for line in lines(path)][-1] == 500
+
+
+def test_a_reader_that_never_reads_makes_nobody_wait(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+    log = AccessLog(LogSettings(access=pipe, queue=100))
+    for _ in range(5000):
+        log.write(RECORD)
+    assert log.dropped >= 1000
+    assert not log.close(wait_seconds=0.1)
+    os.set_blocking(reader, True)
+    drained = threading.Thread(target=lambda: [None for _ in iter(lambda: os.read(reader, 1 << 16), b"")])
+    drained.start()
+    assert log.close()
+    drained.join()
+    os.close(reader)
+
+
+def test_a_full_disk_loses_lines_and_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "full.log"
+    path.symlink_to("/dev/full")
+    log = AccessLog(LogSettings(access=path))
+    for _ in range(3):
+        log.write(RECORD)
+    until(lambda: log.dropped == 3)
+    path.unlink()
+    log.reopen()
+    log.write(RECORD)
+    assert log.close()
+    assert len(caplog.records) == 1
+    assert "No space left on device" in caplog.text
+    assert len(lines(path)) <= 1
+
+
+def test_a_directory_that_is_not_there_is_an_error_at_once(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        AccessLog(LogSettings(access=tmp_path / "no" / "access.log"))
+    with pytest.raises(ValueError, match="no access log"):
+        AccessLog(LogSettings())

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from msgspec.structs import replace
+from prometheus_client.parser import text_string_to_metric_families
+
+from edgecache.observe import figures
+from edgecache.observe.metrics import Metrics, Sources
+from edgecache.observe.record import CACHE_WORDS, Record
+from edgecache.observe.recorder import Recorder
+from edgecache.observe.status import StatusBoard
+from edgecache.store.memory import MemoryStore
+from sandbox.jail import JailReport, Layer, Missing
+from sandbox.outcome import End, Usage
+from sandbox.status import GeneratorStatus, MonitorStatus, WorkerStatus
+
+RECORD = Record(
+    time=1.0,
+    request_id="1",
+    client="::1",
+    method="GET",
+    uri="http://a/",
+    status=200,
+    bytes_sent=10,
+    duration=0.002,
+    cache="hit",
+    site="shop",
+)
+
+
+def monitor_status() -> MonitorStatus:
+    report = JailReport((Layer.SECCOMP,), (Missing(Layer.LANDLOCK, "not in this kernel"),))
+    worker = WorkerStatus(1, "shop", report, 1, 1, 5)
+    generator = GeneratorStatus("shop/hello@1", "shop", 1, 4, {End.FINISHED: 3, End.FAULT: 1}, 9, 2, 1, 3, 1.5)
+    return MonitorStatus((worker,), (generator,), 2, 1)
+
+
+def sources(recorder: Recorder) -> Sources:
+    return Sources(recorder=recorder, store=MemoryStore(1 << 20).stats, monitor=monitor_status)
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
+    text = metrics.render()[0].decode()
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_requests_are_counted_by_site_status_and_cache_word() -> None:
+    recorder = Recorder()
+    for _ in range(3):
+        recorder.on_request(RECORD)
+    recorder.on_request(replace(RECORD, status=503, cache="error", collapsed=True, truncated=True, duration=60.0))
+    found = samples(Metrics(sources(recorder)))
+    assert found["edgecache_requests_total", "hit", "shop", "2xx"] == 3
+    assert found["edgecache_requests_total", "error", "shop", "5xx"] == 1
+    assert found["edgecache_response_bytes_total", "shop"] == 40
+    assert found["edgecache_collapsed_requests_total", "shop"] == found["edgecache_truncated_responses_total", "shop"] == 1
+    assert found["edgecache_request_duration_seconds_bucket", "hit", "0.001"] == 0
+    assert found["edgecache_request_duration_seconds_bucket", "hit", "0.0025"] == 3
+    assert found["edgecache_request_duration_seconds_bucket", "error", "30"] == 0
+    assert found["edgecache_request_duration_seconds_bucket", "error", "+Inf"] == 1
+    assert found["edgecache_request_duration_seconds_count", "hit"] == 3
+
+
+def test_calls_of_generators_are_counted_whatever_their_version() -> None:
+    recorder = Recorder()
+    recorder.on_usage("shop/hello@1", End.FINISHED, Usage(cpu_ns=500_000_000))
+    recorder.on_usage("shop/hello@2", End.CPU_LIMIT, Usage(cpu_ns=1_000_000_000))
+    found = samples(Metrics(sources(recorder)))
+    assert found["edgecache_generated_total", "finished", "shop/hello"] == 1
+    assert found["edgecache_generated_total", "cpu-limit", "shop/hello"] == 1
+    assert found["edgecache_generator_cpu_seconds_total", "shop/hello"] == 1.5
+
+
+def test_store_and_monitor_are_asked_at_the_scrape() -> None:
+    found = samples(Metrics(sources(Recorder())))
+    assert found["edgecache_store_capacity_bytes",] == 1 << 20
+    assert found["edgecache_workers",] == 1
+    assert found["edgecache_workers_started_total",] == 2
+    assert found["edgecache_vm_requests", "queued"] == 2
+    assert found["edgecache_generators_quarantined",] == 1
+    assert found["edgecache_access_log_dropped_total",] == 0
+    assert ("process_open_fds",) in found
+
+
+def test_labels_are_bounded_whatever_comes() -> None:
+    recorder = Recorder()
+    for number in range(figures.MAX_SITES + 50):
+        recorder.on_request(replace(RECORD, site=f"s{number}", status=number, cache=f"word{number}"))
+        recorder.on_usage(f"s/g{number}@1", End.FINISHED, Usage())
+    assert len(recorder.figures.sites) == figures.MAX_SITES + 1
+    assert len(recorder.figures.generators) == figures.MAX_GENERATORS + 1
+    assert recorder.figures.sites[figures.OTHER].requests == 50
+    assert set(recorder.figures.durations) <= {*CACHE_WORDS, figures.OTHER}
+
+
+def test_the_format_is_what_the_scraper_accepts() -> None:
+    metrics = Metrics(Sources(recorder=Recorder()))
+    assert metrics.render()[1].startswith("text/plain")
+    body, content_type = metrics.render("application/openmetrics-text; version=1.0.0")
+    assert content_type.startswith("application/openmetrics-text")
+    assert body.endswith(b"# EOF\n")
+
+
+def test_a_snapshot_has_totals_and_the_rates_of_the_last_seconds() -> None:
+    recorder = Recorder()
+    board = StatusBoard(sources(recorder), 100.0)
+    for _ in range(10):
+        recorder.on_request(RECORD)
+    first = board.snapshot(102.0)
+    assert (first.traffic.requests, first.traffic.requests_per_second, first.traffic.hit_ratio) == (10, 5.0, 1.0)
+    for _ in range(30):
+        recorder.on_request(replace(RECORD, cache="miss", status=502, site="docs"))
+    later = board.snapshot(112.0)
+    assert (later.traffic.requests, later.traffic.requests_per_second, later.traffic.hit_ratio) == (40, 3.0, 0.0)
+    assert (later.sites["docs"].errors, later.sites["shop"].requests_per_second) == (30, 0.0)
+    assert list(later.sites) == ["docs", "shop"]
+    quiet = board.snapshot(130.0)
+    assert (quiet.traffic.requests_per_second, quiet.traffic.hit_ratio) == (0.0, 0.0)
+
+
+def test_a_snapshot_as_plain_values() -> None:
+    recorder = Recorder()
+    recorder.on_request(RECORD)
+    parts = StatusBoard(sources(recorder), 0.0).snapshot(1.0).parts()
+    assert list(parts) == ["traffic", "cache", "sandbox"]
+    sandbox = parts["sandbox"]
+    assert isinstance(sandbox, dict)
+    assert (sandbox["jail"], sandbox["jail_missing"]) == (("seccomp",), ("landlock",))
+    assert sandbox["generators"]["shop/hello@1"]["failed"] == 1
+    assert list(StatusBoard(Sources(recorder=recorder), 0.0).snapshot(0.0).parts()) == ["traffic"]

@@ -1,0 +1,116 @@
+"""`python -m sandbox`: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from sandbox import bench
+from sandbox.__main__ import main
+from sandbox.sdk import build
+from tests.unit.sandbox.machine_code import DATA, LOG, RAX, RDI, RESPOND, SYSCALL, call, exit_, image, mov, put, serve
+
+ECHO = b"\x48\x89\xc6" + mov(RDI, DATA + 0x1000) + mov(RAX, RESPOND) + SYSCALL
+
+
+def write(tmp_path: Path, code: bytes) -> str:
+    path = tmp_path / "program"
+    path.write_bytes(image(code, b"log line\n"))
+    return str(path)
+
+
+def test_a_cgi_program_is_recognised(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    code = call(LOG, DATA, 9) + call(0x45440005, DATA, 4, DATA, 4) + put(b"hello") + exit_()
+    assert main(["run", write(tmp_path, code)]) == 0
+    assert capfdbinary.readouterr() == (b"hello", b"log line\n")
+
+
+def test_a_resident_program_is_recognised(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    body = tmp_path / "body"
+    body.write_bytes(b"the body")
+    path = write(tmp_path, call(1, 2, DATA, 9) + serve(ECHO))
+    assert main(["run", path, "--request", str(body)]) == 0
+    out, log = capfdbinary.readouterr()
+    assert out.endswith(b",the body")
+    assert b"REQUEST_METHOD\0POST\0" in out
+    assert log == b"log line\n"
+
+
+def test_a_body_from_stdin(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"typed")))
+    code = call(0, 0, DATA, 100) + b"\x48\x89\xc2" + mov(6, DATA) + mov(RDI, 1) + mov(RAX, 1) + SYSCALL + exit_()
+    assert main(["run", write(tmp_path, code), "--request", "-", "--convention", "cgi"]) == 0
+    assert capfdbinary.readouterr()[0] == b"typed"
+
+
+@pytest.mark.parametrize(
+    ("code", "options", "message"),
+    [
+        (exit_(3), [], "exit-status: it exited with status 3"),
+        (call(999) + b"\x0f\x0b", [], "invalid-instruction at 0x40100c (system calls that do not exist here: 999)"),
+        (b"\xeb\xfe", ["--convention", "cgi", "--cpu-ms", "10"], "more than 10 ms"),
+        (call(1, 2, DATA, 9) + exit_(3), ["--convention", "resident"], "boot-failed: exit-status"),
+        (b"\xf4", ["--memory", "64KiB"], "raise the memory limit"),
+    ],
+)
+def test_failures_are_one(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], code: bytes, options: list[str], message: str
+) -> None:
+    assert main(["run", write(tmp_path, code), *options]) == 1
+    assert message in capfdbinary.readouterr()[1].decode()
+
+
+def test_files_that_cannot_be_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(tmp_path / "none")]) == 1
+    assert main(["run", __file__]) == 1
+    err = capfd.readouterr().err
+    assert "No such file" in err
+    assert "not an ELF file" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["walk"],
+        ["run"],
+        ["run", "x", "--memory", "1"],
+        ["run", "x", "--memory", "9GiB"],
+        ["run", "x", "--memory", "lots"],
+        ["run", "x", "--cpu-ms", "0"],
+        ["run", "x", "--cpu-ms", "-1"],
+        ["run", "x", "--engine", "abacus"],
+        ["bench", "--vms", "0"],
+    ],
+)
+def test_usage_errors_are_two(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert capfd.readouterr().err.startswith("python -m sandbox")
+
+
+@pytest.mark.timeout(400)
+def test_bench_prints_measured_figures(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_guest", functools.cache(bench._guest))
+    assert main(["bench", "--vms", "3", "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)["engines"]["unicorn"]
+    for key in ("resident_call_us", "resident_call_p99_us", "fork_us", "warm_vm_kib", "create_and_boot_ms"):
+        assert found[key] > 0
+    assert 500 < found["page_bytes"] < 700
+    assert main(["bench", "--vms", "2"]) == 0
+    assert "resident call with reset" in capfd.readouterr().out
+
+
+def test_bench_without_a_compiler_says_so(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise build.SdkError("no compiler")
+
+    monkeypatch.setattr("sandbox.bench.compile_c", missing)
+    assert main(["bench"]) == 1
+    assert capfd.readouterr().err == "sandbox: no compiler\n"

@@ -1,0 +1,250 @@
+"""The share tree: fairness within the published bound, no starvation, no idle CPU while somebody wants it, live weights."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sandbox.scheduler import MAX_WEIGHT, Path, Scheduler
+
+MS = 1_000_000
+QUANTUM = 5 * MS
+COSTS = st.integers(0, QUANTUM)
+WEIGHTS = st.integers(1, 1000)
+
+
+def tree(shape: dict[str, tuple[int, dict[str, int]]], *, width: int = 1, credit_ns: int = 0, awake: bool = True) -> Scheduler:
+    scheduler = Scheduler(quantum_ns=QUANTUM, credit_ns=credit_ns)
+    for site, (weight, generators) in shape.items():
+        scheduler.add((site,), weight, width=width)
+        for generator, share in generators.items():
+            scheduler.add((site, generator), share)
+            if awake:
+                scheduler.wake((site, generator))
+    return scheduler
+
+
+def run(scheduler: Scheduler, slices: int, cost: int = QUANTUM) -> Counter[Path]:
+    ran: Counter[Path] = Counter()
+    for _ in range(slices):
+        (path,) = scheduler.pick()
+        scheduler.charge(path, cost)
+        ran[path] += cost
+        ran[path[:1]] += cost
+    return ran
+
+
+class TestFairness:
+    @given(st.lists(WEIGHTS, min_size=2, max_size=6), st.lists(COSTS, min_size=20, max_size=200), st.randoms())
+    def test_two_backlogged_leaves_never_differ_by_more_than_one_slice_each(
+        self, weights: list[int], costs: list[int], rng: random.Random
+    ) -> None:
+        """|W_f/w_f - W_m/w_m| <= l_f/w_f + l_m/w_m: theorem 1 of the paper."""
+        scheduler = tree({"site": (1, {str(i): weight for i, weight in enumerate(weights)})})
+        used = [0] * len(weights)
+        for _ in range(len(costs)):
+            (path,) = scheduler.pick()
+            cost = rng.choice(costs)
+            scheduler.charge(path, cost)
+            used[int(path[1])] += cost
+            for i, first in enumerate(weights):
+                for j, second in enumerate(weights):
+                    assert abs(used[i] / first - used[j] / second) <= QUANTUM / first + QUANTUM / second + 1e-6
+
+    def test_cpu_is_divided_by_weight_first_between_sites_then_inside_each(self) -> None:
+        ran = run(tree({"a": (3, {"x": 1, "y": 1}), "b": (1, {"z": 9})}), 4000)
+        assert ran["a",] == pytest.approx(3 * ran["b",], rel=0.01)
+        assert ran["a", "x"] == pytest.approx(ran["a", "y"], rel=0.01)
+
+    def test_a_site_with_a_hundred_generators_gets_no_more_than_a_site_with_one(self) -> None:
+        ran = run(tree({"many": (1, {str(i): 1 for i in range(100)}), "one": (1, {"only": 1})}), 2000)
+        assert ran["many",] == pytest.approx(ran["one",], rel=0.01)
+
+    def test_short_slices_do_not_lose_and_long_slices_do_not_win(self) -> None:
+        scheduler = tree({"short": (1, {"g": 1}), "long": (1, {"g": 1})})
+        used: Counter[str] = Counter()
+        for _ in range(5000):
+            ((site, name),) = scheduler.pick()
+            cost = MS // 10 if site == "short" else QUANTUM
+            scheduler.charge((site, name), cost)
+            used[site] += cost
+        assert abs(used["short"] - used["long"]) <= 2 * QUANTUM
+
+    @given(st.lists(st.tuples(WEIGHTS, WEIGHTS), min_size=1, max_size=8))
+    def test_nobody_starves(self, shares: list[tuple[int, int]]) -> None:
+        """Between two turns of a leaf the others get at most what their weights entitle them to, and one slice each."""
+        scheduler = tree({str(i): (site, {"g": leaf}) for i, (site, leaf) in enumerate(shares)})
+        total = sum(site for site, _ in shares)
+        least = min(site for site, _ in shares)
+        turns = 2 * (total // least + len(shares) + 1)
+        assert len(run(scheduler, turns)) == 2 * len(shares)
+
+
+class TestWorkConservation:
+    @settings(max_examples=200)
+    @given(st.data())
+    def test_a_pick_finds_somebody_exactly_when_somebody_may_run(self, data: st.DataObject) -> None:
+        scheduler = tree({str(s): (s + 1, {str(g): g + 1 for g in range(3)}) for s in range(3)}, width=2, awake=False)
+        leaves = [path for path in scheduler if len(path) == 2]
+        awake: set[Path] = set()
+        running: set[Path] = set()
+        for _ in range(data.draw(st.integers(1, 60))):
+            leaf = data.draw(st.sampled_from(leaves))
+            match data.draw(st.sampled_from(["wake", "sleep", "pick", "charge", "weight"])):
+                case "wake":
+                    scheduler.wake(leaf)
+                    awake.add(leaf)
+                case "sleep":
+                    scheduler.sleep(leaf)
+                    awake.discard(leaf)
+                case "weight":
+                    scheduler.set_weight(leaf[: data.draw(st.integers(1, 2))], data.draw(WEIGHTS))
+                case "charge" if leaf in running:
+                    scheduler.charge(leaf, data.draw(COSTS))
+                    running.discard(leaf)
+                case "pick":
+                    held = Counter(path[0] for path in running)
+                    able = {path for path in awake - running if held[path[0]] < 2}
+                    assert scheduler.runnable() == bool(able)
+                    picked = scheduler.pick()
+                    assert set(picked) <= able
+                    assert bool(picked) == bool(able)
+                    running.update(picked)
+            assert scheduler.share(leaf).runnable == (leaf in awake)
+            assert scheduler.share(()).running == len(running)
+
+    def test_a_site_of_width_one_runs_one_generator_at_a_time(self) -> None:
+        scheduler = tree({"a": (1000, {"x": 1, "y": 1}), "b": (1, {"z": 1})})
+        assert {path[0] for path in scheduler.pick(4)} == {"a", "b"}
+        assert scheduler.pick() == []
+
+    def test_a_site_held_up_by_its_width_earns_no_claim_on_the_past(self) -> None:
+        """On two CPUs a site in one worker gets one of them, whatever its weight; made light, it does not go on owning it."""
+        scheduler = tree({"heavy": (1000, {"g": 1}), "b": (1, {"g": 1}), "c": (1, {"g": 1})})
+        for _ in range(1000):
+            for path in scheduler.pick(2):
+                scheduler.charge(path, QUANTUM)
+        scheduler.set_weight(("heavy",), 1)
+        ran = run(scheduler, 300)
+        assert ran["heavy",] <= ran["b",] + 10 * QUANTUM
+
+
+class TestWaking:
+    def test_sleep_is_not_saved_up(self) -> None:
+        scheduler = tree({"a": (1, {"g": 1}), "b": (1, {"g": 1})})
+        scheduler.sleep(("b", "g"))
+        run(scheduler, 1000)
+        scheduler.wake(("b", "g"))
+        ran = run(scheduler, 100)
+        assert abs(ran["a",] - ran["b",]) <= 2 * QUANTUM
+
+    def test_who_wakes_goes_before_a_busy_loop_but_only_as_long_as_its_credit(self) -> None:
+        scheduler = tree({"busy": (1, {"g": 1}), "idle": (1, {"g": 1})}, credit_ns=4 * QUANTUM)
+        scheduler.sleep(("idle", "g"))
+        run(scheduler, 100)
+        scheduler.wake(("idle", "g"))
+        turns = [path[0] for path in (scheduler.pick()[0],)]
+        scheduler.charge(("idle", "g"), QUANTUM)
+        for _ in range(20):
+            (path,) = scheduler.pick()
+            scheduler.charge(path, QUANTUM)
+            turns.append(path[0])
+        assert turns[:4] == ["idle"] * 4
+        assert abs(turns.count("idle") - turns.count("busy")) <= 4 + 2
+
+    def test_sleeping_and_waking_does_not_pay(self) -> None:
+        scheduler = tree({"loop": (1, {"g": 1}), "napper": (1, {"g": 1})}, credit_ns=QUANTUM)
+        used: Counter[str] = Counter()
+        for _ in range(2000):
+            (path,) = scheduler.pick()
+            scheduler.charge(path, QUANTUM)
+            used[path[0]] += QUANTUM
+            if path[0] == "napper":
+                scheduler.sleep(path)
+                scheduler.wake(path)
+        assert abs(used["loop"] - used["napper"]) <= 4 * QUANTUM
+
+    def test_waking_twice_and_sleeping_twice_is_once(self) -> None:
+        scheduler = tree({"a": (1, {"g": 1})})
+        scheduler.wake(("a", "g"))
+        scheduler.sleep(("a", "g"))
+        scheduler.sleep(("a", "g"))
+        assert not scheduler.runnable()
+
+
+class TestLiveChanges:
+    def test_a_weight_counts_from_the_next_charge_on(self) -> None:
+        scheduler = tree({"a": (1, {"g": 1}), "b": (1, {"g": 1})})
+        run(scheduler, 100)
+        scheduler.set_weight(("a",), 4)
+        ran = run(scheduler, 1000)
+        assert ran["a",] == pytest.approx(4 * ran["b",], rel=0.02)
+
+    def test_a_running_leaf_can_be_removed(self) -> None:
+        scheduler = tree({"a": (1, {"g": 1, "h": 1})})
+        (path,) = scheduler.pick()
+        scheduler.remove(path)
+        with pytest.raises(KeyError):
+            scheduler.charge(path, 1)
+        assert len(scheduler.pick(5)) == 1
+        scheduler.remove(("a",))
+        assert list(scheduler) == []
+        assert scheduler.share(()).running == 0
+
+    def test_what_it_cost_is_added_up_along_the_path(self) -> None:
+        scheduler = tree({"a": (1, {"g": 1})})
+        run(scheduler, 3, cost=7)
+        assert [scheduler.share(path).cpu_ns for path in ((), ("a",), ("a", "g"))] == [21, 21, 21]
+
+    @pytest.mark.parametrize("weight", [0, -1, MAX_WEIGHT + 1])
+    def test_a_weight_has_bounds(self, weight: int) -> None:
+        with pytest.raises(ValueError, match="weight"):
+            tree({"a": (weight, {})})
+
+    def test_wrong_use_is_told(self) -> None:
+        scheduler = tree({"a": (1, {"g": 1})})
+        for wrong in [
+            lambda: scheduler.add(("a",), 1),
+            lambda: scheduler.add(("b",), 1, width=0),
+            lambda: scheduler.add(("a", "g", "deeper"), 1),
+            lambda: scheduler.wake(("a",)),
+            lambda: scheduler.remove(()),
+            lambda: Scheduler(quantum_ns=0),
+        ]:
+            with pytest.raises(ValueError):
+                wrong()
+        with pytest.raises(KeyError):
+            scheduler.add(("nobody", "g"), 1)
+        with pytest.raises(KeyError):
+            scheduler.charge(("a", "g"), 1)
+        assert "2 nodes, 1 leaves awake, 0 running" in repr(scheduler)
+
+
+def test_ten_thousand_generators_are_served_by_their_shares() -> None:
+    """A simulation of 2,000 sites with five generators each on eight CPUs, half of them sleeping and waking all the time."""
+    rng = random.Random(1)
+    scheduler = Scheduler(quantum_ns=QUANTUM, credit_ns=QUANTUM)
+    for site in range(2000):
+        scheduler.add((f"s{site}",), 1 + site % 4)
+        for generator in range(5):
+            scheduler.add((f"s{site}", f"g{generator}"), 1)
+            scheduler.wake((f"s{site}", f"g{generator}"))
+    used: Counter[int] = Counter()
+    for _ in range(8000):
+        picked = scheduler.pick(8)
+        assert len(picked) == 8
+        for path in picked:
+            cost = rng.randint(QUANTUM // 2, QUANTUM)
+            scheduler.charge(path, cost)
+            used[int(path[0][1:]) % 4] += cost
+            if int(path[1][1:]) % 2 and rng.random() < 0.5:
+                scheduler.sleep(path)
+                scheduler.wake(path)
+    for weight in range(4):
+        assert used[weight] == pytest.approx((1 + weight) * used[0], rel=0.1)
+    for node in scheduler._nodes.values():
+        assert len(node.heap) <= 2 * len(node.children) + 65

@@ -1,0 +1,120 @@
+"""Framing does not depend on how bytes are cut, and says what a request's head states."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgecache.serve.guard import BodyFraming, Fault, Head, HeadReader, Violation, find_head, parse_head
+from edgecache.serve.settings import ServeSettings
+
+SETTINGS = ServeSettings()
+
+
+def head(*lines: str) -> Head:
+    return parse_head(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"), SETTINGS)
+
+
+def refusal(*lines: str) -> Fault:
+    with pytest.raises(Violation) as caught:
+        head(*lines)
+    return caught.value.fault
+
+
+def test_a_head_is_read_as_it_stands() -> None:
+    got = head("GET /a?b=%20 HTTP/1.1", "Host: Shop.Test:80", "X:  y z \t", "x: 2")
+    assert (got.request.method, got.request.target, got.request.authority) == ("GET", "/a?b=%20", "shop.test")
+    assert got.request.headers.getall("X") == ["y z", "2"]
+    assert got.keep_alive and not got.has_body and not got.expect_continue
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "expected"),
+    [("1.1", None, True), ("1.1", "close", False), ("1.1", "x, CLOSE", False), ("1.0", None, False), ("1.0", "Keep-Alive", True)],
+)
+def test_persistence(version: str, connection: str | None, expected: bool) -> None:
+    lines = [f"GET / HTTP/{version}", "Host: a", *([f"Connection: {connection}"] if connection else [])]
+    assert head(*lines).keep_alive is expected
+
+
+def test_framing_fields() -> None:
+    assert head("POST / HTTP/1.1", "Host: a", "Content-Length: 007").content_length == 7
+    assert head("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: Chunked").chunked
+    assert refusal("POST / HTTP/1.1", "Host: a", "Content-Length: 1", "Content-Length: 1") is Fault.CONTENT_LENGTH
+    assert refusal("POST / HTTP/1.1", "Host: a", "Content-Length: " + "9" * 19) is Fault.CONTENT_LENGTH
+    assert refusal("POST / HTTP/1.1", "Host: a", "Content-Length: " + "9" * 18) is Fault.BODY_TOO_LARGE
+    assert refusal("POST / HTTP/1.0", "Host: a", "Transfer-Encoding: chunked") is Fault.TRANSFER_ENCODING
+
+
+@pytest.mark.parametrize("host", ["a", "a:8", "[::1]", "[::1]:8", "", "A_b.c-d", "a:"])
+def test_hosts(host: str) -> None:
+    assert head("GET / HTTP/1.1", f"Host: {host}").request.authority == host.lower().removesuffix(":")
+
+
+@pytest.mark.parametrize("host", ["a b", "a/b", "u@a", "a,b", "[::1", "a:b", "a:123456", "a#", "a?", "a\\b", "a<b>"])
+def test_impossible_hosts(host: str) -> None:
+    got = [refusal("GET / HTTP/1.1", f"Host: {host}")] if host != "a,b" else [Fault.HOST]
+    assert got == [Fault.HOST]
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_head_a_violation_or_unfinished(data: bytes) -> None:
+    """Invariant: the guard ends every input in one of three ways, and never raises anything else."""
+    try:
+        found = find_head(data, 0, SETTINGS)
+        if found is not None:
+            parse_head(data[found[0] : found[1]], SETTINGS)
+    except Violation:
+        pass
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=40), max_size=8), st.binary(max_size=20), st.lists(st.integers(1, 30), max_size=40)
+)
+def test_chunked_bodies_end_at_the_same_byte_however_they_are_cut(chunks: list[bytes], rest: bytes, cuts: list[int]) -> None:
+    """Invariant: the position after the body does not depend on the cuts."""
+    body = b"".join(b"%x;ext=1\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\nTrailer: x\r\n\r\n"
+    data = body + rest
+    framing = BodyFraming(head("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: chunked"), 10_000)
+    position = 0
+    for cut in [*cuts, *([7] * len(data))]:
+        if framing.complete:
+            break
+        piece = data[position : position + cut]
+        position += framing.advance(piece, 0)
+    assert framing.complete
+    assert position == len(body)
+
+
+@given(st.integers(1, 200), st.lists(st.integers(1, 50), min_size=1, max_size=60))
+def test_sized_bodies_end_after_their_length(length: int, cuts: list[int]) -> None:
+    framing = BodyFraming(head("POST / HTTP/1.1", "Host: a", f"Content-Length: {length}"), 10_000)
+    taken = 0
+    for cut in [*cuts, length]:
+        taken += framing.advance(bytes(cut), 0)
+    assert framing.complete
+    assert taken == length
+
+
+def test_chunks_count_against_the_body_limit() -> None:
+    framing = BodyFraming(head("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: chunked"), 10)
+    with pytest.raises(Violation) as caught:
+        framing.advance(b"6\r\nabcdef\r\n5\r\n", 0)
+    assert caught.value.fault is Fault.BODY_TOO_LARGE
+
+
+def test_an_unfinished_head_that_cannot_become_one_is_refused_at_once() -> None:
+    for data in (b"GET / HTTP/1.1\nHost: a\n\n", b"GET / HTTP/1.1\r\nX: a\rb"):
+        with pytest.raises(Violation):
+            find_head(data, 0, SETTINGS)
+    assert find_head(b"GET / HTTP/1.1\r\nHost: a\r", 0, SETTINGS) is None
+    assert find_head(b"\r\n\r\nGET / HTTP/1.1\r\n\r\n", 0, SETTINGS) == (4, 22)
+
+
+def test_known_heads_are_read_once_and_those_with_bodies_every_time() -> None:
+    reader = HeadReader(SETTINGS, capacity=2)
+    plain = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    sized = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n"
+    assert reader.read(plain) is reader.read(plain)
+    assert reader.read(sized) is not reader.read(sized)
