@@ -1,6 +1,6 @@
 """Where a response comes from when the cache has none: an origin or a generator, behind one protocol.
 
-`upstream` and `generate` implement it, `serve` calls it. Errors name their culprit, so that the caller can choose status and fallback.
+`upstream` and `generate` implement it, `serve` calls it. Errors name their culprit: the caller chooses status and fallback.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class SourceError(Exception):
     """A source gave no complete response.
 
     `reason` is a word from a fixed set ("connect", "timeout", "reset", "protocol", or a `sandbox.outcome.End`), the same in logs,
-    metrics and Cache-Status; `status` is what a client gets when nothing else can answer; `retry` whether another origin may be tried.
+    metrics and Cache-Status; `status` is what a client gets when nothing else can answer; `retry`: another origin may be tried.
     """
 
     def __init__(self, culprit: Culprit, reason: str, detail: str = "", *, status: int = 502, retry: bool = False) -> None:

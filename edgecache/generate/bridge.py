@@ -6,7 +6,7 @@ as SourceError with the sandbox's own word for what happened.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Final, Protocol
@@ -61,11 +61,14 @@ class GeneratorSource:
     now: Callable[[], float]
     on_usage: Callable[[str, End, Usage], None]
     """Told once a call, with the generator's key, how it ended and what it used."""
+    ready: Callable[[str], Awaitable[None]]
+    """Makes the version with this key known to the runner. Raises SourceError where it cannot."""
 
     async def fetch(self, request: Request, body: Body | None, request_id: str) -> Reply:
         """Run the program on `request`. Raises SourceError before the first byte of an answer."""
         content = await read_bounded(body, MAX_REQUEST_BODY)
         version = pick(self.generator.active, self.point)
+        await self.ready(version.key)
         environ = cgi.environ(request, content, client_ip=self.client_ip, request_id=request_id)
         call = self.runner.call(
             version.key,

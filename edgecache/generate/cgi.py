@@ -26,7 +26,8 @@ _LINE_END: Final = re.compile(rb"\r?\n")
 _HEAD_END: Final = re.compile(rb"\r?\n\r?\n|\A\r?\n")
 
 WITHHELD: Final = frozenset({"authorization", "proxy", "proxy-authorization", "content-type", "content-length"})
-"""Fields that do not become HTTP_*: credentials (RFC 3875 section 4.1.18), `Proxy` (CVE-2016-5385), and those with a variable of their own."""
+"""Fields that do not become HTTP_*: credentials (RFC 3875 section 4.1.18), `Proxy` (CVE-2016-5385), and those that have
+a variable of their own."""
 
 UNFORWARDED: Final = frozenset(
     {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "te", "trailer", "upgrade", "status", "age"}
@@ -105,7 +106,7 @@ def parse(buffer: bytes) -> Answer | None:
         raise BadAnswer(f"headers of {end.start()} bytes, at most {MAX_HEAD_BYTES} are taken")
     fields = list(_fields(_LINE_END.split(buffer[: end.start()]) if end.start() else []))
     headers = CIMultiDict((name, value) for name, value in fields if name.lower() not in UNFORWARDED)
-    status, reason = _status(dict((name.lower(), value) for name, value in fields))
+    status, reason = _status({name.lower(): value for name, value in fields})
     return Answer(Response(status, reason, CIMultiDictProxy(headers)), buffer[end.end() :], _content_length(headers))
 
 

@@ -1,6 +1,6 @@
 """What a guest may ask of the edge while it serves a request: sub-requests and its key-value store.
 
-The monitor counts and limits the calls; here they are parsed, done, and answered in bytes. A refusal is an answer, never an exception.
+The monitor counts and limits the calls; here they are parsed, done, and answered in bytes. A refusal is an answer too.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def parse_fetch(data: bytes, scheme: str, authority: str) -> tuple[Request, byte
     for text in lines[1:]:
         field = _FIELD.fullmatch(text)
         if field is None:
-            raise SourceError(Culprit.GENERATOR, "bad-fetch", f"not a field line: {ascii(text[:60])}", status=400)
+            raise SourceError(Culprit.GENERATOR, "bad-fetch", f"not a field line: {text[:60]!a}", status=400)
         if field[1].lower() not in {"host", "content-length", "transfer-encoding"}:
             headers.add(field[1], field[2])
     headers.add("Host", authority)

@@ -84,10 +84,10 @@ class Snapshot:
     sandbox: SandboxState | None
     log_lines_dropped: int
 
-    def parts(self) -> dict[str, object]:
+    def parts(self) -> dict[str, dict[str, object]]:
         """As plain values: numbers that grow are totals, those that end in `_per_second` and `_ratio` are of the interval."""
         sites = {name: dataclasses.asdict(traffic) for name, traffic in self.sites.items()}
-        found: dict[str, object] = {
+        found: dict[str, dict[str, object]] = {
             "traffic": {**dataclasses.asdict(self.traffic), "log_lines_dropped": self.log_lines_dropped, "sites": sites}
         }
         if self.store is not None:

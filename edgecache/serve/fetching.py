@@ -67,7 +67,7 @@ class Fetcher:
         *,
         store: MemoryStore,
         origins: Callable[[Site], Source],
-        generators: Callable[[Route], Source],
+        generators: Callable[[Call], Source],
         clock: Callable[[], float],
         settings: ServeSettings,
         predictor: Predictor,
@@ -105,7 +105,7 @@ class Fetcher:
         if route.generator is None:
             return self._dated(await self._origins(route.site).fetch(sent, body, call.request_id))
         try:
-            return self._dated(await self._generators(route).fetch(sent, body, call.request_id))
+            return self._dated(await self._generators(call).fetch(sent, body, call.request_id))
         except SourceError as error:
             if error.culprit is not Culprit.GENERATOR or not self._falls_back(route, entry):
                 raise

@@ -65,7 +65,7 @@ class Pipeline:
         sites: SiteTable,
         store: MemoryStore,
         origins: Callable[[Site], Source],
-        generators: Callable[[Route], Source],
+        generators: Callable[[Call], Source],
         observer: Observer | None = None,
         clock: Callable[[], float] = time.time,
         settings: ServeSettings | None = None,

@@ -55,6 +55,25 @@ class EmptyBody:
         return
 
 
+class BytesBody:
+    """A body that is there already."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._content:
+            raise StopAsyncIteration
+        content, self._content = self._content, b""
+        return content
+
+    async def close(self) -> None:
+        self._content = b""
+
+
 class ReplayableBody:
     """A request body that another source may be given again, as long as it was short or nobody has read it."""
 

@@ -15,10 +15,11 @@ from yarl import URL
 
 from edgecache.observe.record import Record
 from edgecache.policy.rule import CacheRule
+from edgecache.serve.fetching import Call
 from edgecache.serve.listener import Listener
 from edgecache.serve.pipeline import Pipeline
 from edgecache.serve.settings import ServeSettings
-from edgecache.sites import GeneratorRoutes, Route, Site, SiteTable
+from edgecache.sites import GeneratorRoutes, Site, SiteTable
 from edgecache.source import Source
 from edgecache.store import MemoryStore
 from edgecache.upstream.origin import OriginClient
@@ -124,9 +125,9 @@ async def edge_for(
     table.replace([site])
     client = OriginClient(upstream)
 
-    def generator_of(route: Route) -> Source:
-        assert route.generator is not None and generators is not None
-        return generators[route.generator.name]
+    def generator_of(call: Call) -> Source:
+        assert call.route.generator is not None and generators is not None
+        return generators[call.route.generator.name]
 
     pipeline = Pipeline(
         sites=table,

@@ -45,7 +45,7 @@ async def ready_url(process: asyncio.subprocess.Process) -> str:
     async with asyncio.timeout(60):
         while line := (await process.stdout.readline()).decode():
             seen.append(line)
-            if "ready" in line and (found := re.search(r"http://127\.0\.0\.1:[0-9]+", line)):
+            if "serving on" in line and (found := re.search(r"http://127\.0\.0\.1:[0-9]+", line)):
                 return found[0]
     raise AssertionError("the edge ended before it was ready:\n" + "".join(seen))
 

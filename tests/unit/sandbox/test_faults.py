@@ -69,7 +69,10 @@ FAULTS = {
     "lock on a register": (b"\xf0\x48\x01\xc0", "invalid-instruction"),
     "huge rep store": (mov(RDI, DATA) + mov(RCX, 1 << 62) + b"\xf3\xaa", "write of 0x608000"),
     "huge rep load": (mov(RSI, DATA) + mov(RCX, 1 << 62) + b"\xf3\xac", "read of 0x608000"),
-    "huge rep copy backwards": (b"\xfd" + mov(RSI, DATA + 8) + mov(RDI, DATA + 16) + mov(RCX, 1 << 62) + b"\xf3\xa4", "read of 0x5fffff"),
+    "huge rep copy backwards": (
+        b"\xfd" + mov(RSI, DATA + 8) + mov(RDI, DATA + 16) + mov(RCX, 1 << 62) + b"\xf3\xa4",
+        "read of 0x5fffff",
+    ),
     "ud2": (b"\x0f\x0b", "invalid-instruction at 0x401000"),
     "an old opcode": (b"\x06", "invalid-instruction"),
     "xgetbv": (b"\x0f\x01\xd0", "invalid-instruction"),
