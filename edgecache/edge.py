@@ -36,7 +36,7 @@ from edgecache.source import Culprit, Source, SourceError
 from edgecache.store import MemoryStore
 from edgecache.upstream.body import BytesBody
 from edgecache.upstream.origin import OriginClient
-from sandbox import End, Monitor
+from sandbox import End, Monitor, Usage
 
 _log: Final = logging.getLogger(__name__)
 _BACKGROUND_SECONDS: Final = 5.0
@@ -118,6 +118,10 @@ class Edge:
             fields = freeze([*response.headers.items(), *answer.extra])
             return Response(response.status, response.reason, fields), await answer.read(MAX_FETCH_BYTES)
 
+        def used(key: str, end: End, usage: Usage) -> None:
+            call.meter.cpu_ns += usage.cpu_ns
+            self._recorder.on_usage(key, end, usage)
+
         return GeneratorSource(
             runner=self._monitor,
             generator=generator,
@@ -133,7 +137,7 @@ class Edge:
             client_ip=call.client_ip,
             point=random.random() * 100,  # noqa: S311 - a split of traffic, not a secret
             now=time.time,
-            on_usage=self._recorder.on_usage,
+            on_usage=used,
             ready=self._ready,
         )
 

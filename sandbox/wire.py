@@ -333,7 +333,10 @@ class BlockingChannel(Generic[T]):
     def receive(self) -> T | None:
         """The next message, or None at the peer's end. Raises OSError, WireError."""
         while not self._ready:
-            data, ancillary, flags, _ = self._sock.recvmsg(_READ_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+            try:
+                data, ancillary, flags, _ = self._sock.recvmsg(_READ_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+            except ConnectionResetError:
+                return None  # unix(7): how a peer's end looks when it left messages of ours unread
             if ancillary or flags & socket.MSG_CTRUNC:
                 self.fds.add(ancillary, flags)
             if not data:

@@ -6,10 +6,17 @@ The pipeline makes them, the connection writes them, guests' sub-requests read t
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgecache.policy.message import Response
 from edgecache.source import Body, Culprit, SourceError
+
+
+@dataclass(slots=True)
+class Meter:
+    """What answering one request has cost its generator so far; complete once the body has ended."""
+
+    cpu_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +37,7 @@ class Answer:
     site: str = ""
     generator: str | None = None
     collapsed: bool = False
-    cpu_ns: int = 0
+    meter: Meter = field(default_factory=Meter)
 
     async def close(self) -> None:
         """Stop what produces the body; idempotent."""

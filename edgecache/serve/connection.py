@@ -363,7 +363,7 @@ class Connection(RequestHandler):
                 generator=answer.generator if answer else None,
                 reason=failure.reason if failure else (answer.reason if answer else ""),
                 collapsed=answer.collapsed if answer else False,
-                cpu_ns=answer.cpu_ns if answer else 0,
+                cpu_ns=answer.meter.cpu_ns if answer else 0,
                 truncated=failure is not None or status == CLIENT_GONE,
             )
         )

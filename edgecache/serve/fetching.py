@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgecache.policy.dates import format_date
 from edgecache.policy.fields import freeze
@@ -17,6 +17,7 @@ from edgecache.policy.message import Headers, Request, Response, Timed
 from edgecache.policy.storing import NoStore, NoStoreReason, Store, admit, strip
 from edgecache.policy.validation import head_update, selects, update
 from edgecache.policy.variance import variant_key
+from edgecache.serve.answer import Meter
 from edgecache.serve.purges import RecentPurges
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.wire import encode_head
@@ -45,6 +46,7 @@ class Call:
     route: Route
     prepared: bool = True
     """The answer is for the wire: its head may be given as bytes alone."""
+    meter: Meter = field(default_factory=Meter)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from edgecache.policy.freshness import age_field
 from edgecache.policy.lookup import Decision
 from edgecache.policy.message import Headers, Response
 from edgecache.policy.problem import problem
-from edgecache.serve.answer import Answer, HeldBody
+from edgecache.serve.answer import Answer, HeldBody, Meter
 from edgecache.serve.fetching import Call, Selected, content_length
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.shape import is_plain, shape_stored, shape_stream
@@ -137,6 +137,7 @@ class Responder:
             reason=outcome.reason,
             site=call.route.site.name if call else "",
             generator=_generator(call) if call else None,
+            meter=call.meter if call else Meter(),
         )
 
     def _from_entry(self, call: Call, entry: Entry, age: float, status: CacheStatus, outcome: Outcome) -> Answer:
@@ -158,6 +159,7 @@ class Responder:
             site=call.route.site.name,
             generator=_generator(call),
             collapsed=outcome.collapsed,
+            meter=call.meter,
         )
 
     def _streamed(self, call: Call, response: Response, body: Body, extra: Fields, outcome: Outcome) -> Answer:
@@ -172,6 +174,7 @@ class Responder:
             site=call.route.site.name,
             generator=_generator(call),
             collapsed=outcome.collapsed,
+            meter=call.meter,
         )
 
     def _own_fields(self, call: Call, status: CacheStatus) -> Fields:

@@ -141,6 +141,14 @@ class TestChannels:
             assert channel.fileno() > 0
             channel.close()
 
+    def test_a_peer_that_ends_with_messages_unread_has_ended_all_the_same(self) -> None:
+        ours, theirs = socket.socketpair()
+        channel = wire.BlockingChannel(theirs, wire.TO_WORKER, 1000)
+        channel.send(wire.Abort(1))
+        ours.close()
+        assert channel.receive() is None
+        channel.close()
+
     def test_too_many_descriptors_are_closed_and_refused(self) -> None:
         ours, theirs = socket.socketpair()
         before = len(os.listdir("/proc/self/fd"))
