@@ -124,6 +124,14 @@ def _connect(url: str, timeout_s: float) -> tuple[http.client.HTTPConnection, st
     return http.client.HTTPConnection(host, port, timeout=timeout_s), parts.path.rstrip("/")
 
 
+def is_loopback_url(url: str) -> bool:
+    """Whether what is sent there stays on this machine."""
+    try:
+        return _is_loopback(urlsplit(url).hostname or "")
+    except ValueError:
+        return False
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
-from edgecache.cli.client import DEFAULT_URL, ControlClient
+from edgecache.cli.client import DEFAULT_URL, ControlClient, is_loopback_url
 from edgecache.cli.errors import CommandFailed
 
 P = ParamSpec("P")
@@ -29,14 +29,21 @@ def with_client(command: Callable[Concatenate[ControlClient, P], R]) -> Callable
     @click.option(
         "--state",
         type=click.Path(path_type=Path, file_okay=False),
-        help="The edge's state directory: take the operator's token from there",
+        help="The edge's state directory: take the operator's token from there  [default: .edgecache, for an edge on loopback]",
     )
     @functools.wraps(command)
     def wrapper(*args: Any, url: str, token: str | None, state: Path | None, **kwargs: Any) -> R:
-        shown = token.strip() if token else _operator_token(state)
+        shown = token.strip() if token else _operator_token(state or _state_here(url))
         return command(ControlClient(url.rstrip("/"), shown), *args, **kwargs)
 
     return wrapper
+
+
+def _state_here(url: str) -> Path | None:
+    """What `edgecache serve` made in this directory; its token is for an edge on this machine and no other."""
+    from edgecache.config import DEFAULT_STATE  # noqa: PLC0415 (slow to import: `edgecache --help` must not wait)
+
+    return DEFAULT_STATE if is_loopback_url(url) and (DEFAULT_STATE / TOKEN_FILE).exists() else None
 
 
 def _operator_token(state: Path | None) -> str | None:

@@ -61,6 +61,7 @@ def _without_sites() -> Config:
 
 def _run(settings: Config) -> int:
     from edgecache.control.listener import BindRefused  # noqa: PLC0415 (as above)
+    from edgecache.control.state import StateError  # noqa: PLC0415
     from edgecache.edge import run  # noqa: PLC0415
     from sandbox.errors import SandboxError  # noqa: PLC0415
 
@@ -70,6 +71,8 @@ def _run(settings: Config) -> int:
         return 0
     except BindRefused as error:
         raise CommandFailed(str(error)) from error
+    except StateError as error:
+        raise CommandFailed(f"the edge cannot start: {error}") from error
     except SandboxError as error:
         advice = "see `sandbox:` in the configuration (engine, require_jail), and --engine"
         raise CommandFailed(f"the sandbox cannot start: {error}", advice=advice) from error

@@ -77,6 +77,14 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_state_that_another_edge_holds_is_told(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with started("the edge", serve(state=state), READY, tmp_path / "log"):
+        done = _failing(state=state)
+    assert "lock is held by another edge" in done.stderr
+    assert "internal error" not in done.stderr
+
+
 def _failing(*arguments: str, state: Path) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("EDGECACHE_")}
     command = [sys.executable, *serve(*arguments, state=state)]

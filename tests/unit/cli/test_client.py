@@ -34,6 +34,18 @@ def test_the_operators_token_is_read_from_the_state_directory(run: Run, api: Pla
     assert api.asked[0][2]["Authorization"] == "Bearer from-state"
 
 
+def test_an_edge_started_here_needs_no_word_about_its_token(
+    run: Run, api: PlayedApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".edgecache").mkdir()
+    (tmp_path / ".edgecache" / "operator.token").write_text("from-here\n")
+    api.will_answer(200, {"sites": []})
+    assert run("site", "list", "--url", api.url).code == 0
+    assert api.asked[0][2]["Authorization"] == "Bearer from-here"
+    assert "no token" in run("site", "list", "--url", "https://edge.example:1").err, "it left this machine"
+
+
 def test_a_state_directory_without_a_token_is_told(run: Run, tmp_path: Path) -> None:
     result = run("site", "list", "--state", str(tmp_path))
     assert result.code == 1
