@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from edgecache.policy.message import Response
 from edgecache.source import Body, Culprit, SourceError
+from edgecache.upstream.body import BytesBody
 
 
 @dataclass(slots=True)
@@ -108,21 +109,6 @@ class SliceBody:
         await self._body.close()
 
 
-class InsteadBody:
+def instead(content: bytes, unused: Body) -> Body:
     """`content` sent in the place of a body that is only to be closed."""
-
-    def __init__(self, content: bytes, unused: Body) -> None:
-        self._content = content
-        self._unused = unused
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if not self._content:
-            raise StopAsyncIteration
-        content, self._content = self._content, b""
-        return content
-
-    async def close(self) -> None:
-        await self._unused.close()
+    return HeldBody(BytesBody(content), unused.close)

@@ -12,7 +12,7 @@ from edgecache.policy.message import Request, Response
 from edgecache.policy.problem import problem
 from edgecache.policy.ranges import FullBody, NotSatisfiable, Parts, closing, not_satisfiable, part_head, partial, select
 from edgecache.policy.validation import Precondition, evaluate, not_modified
-from edgecache.serve.answer import InsteadBody, SliceBody
+from edgecache.serve.answer import SliceBody, instead
 from edgecache.source import Body
 
 _CONDITIONAL = ("If-None-Match", "If-Modified-Since", "Range", "If-Match", "If-Unmodified-Since")
@@ -56,10 +56,10 @@ def shape_stream(request: Request, response: Response, body: Body, length: int |
     """
     match evaluate(request, response):
         case Precondition.NOT_MODIFIED:
-            return not_modified(response), InsteadBody(b"", body), None
+            return not_modified(response), instead(b"", body), None
         case Precondition.FAILED:
             head, document = problem(412, "the current representation does not meet the precondition")
-            return head, InsteadBody(document, body), len(document)
+            return head, instead(document, body), len(document)
         case Precondition.NONE:
             pass
         case other:
@@ -70,7 +70,7 @@ def shape_stream(request: Request, response: Response, body: Body, length: int |
         case Parts(spans=((first, last),)) as parts:
             return partial(response, parts, ""), SliceBody(body, first, last), last - first + 1
         case NotSatisfiable():
-            return not_satisfiable(response, length), InsteadBody(b"", body), 0
+            return not_satisfiable(response, length), instead(b"", body), 0
         case FullBody() | Parts():
             return response, body, length
         case unreachable:
