@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CHECK ?=
 
-.PHONY: help setup demo test lint fix bench load lock clean
+.PHONY: help setup demo test lint fix bench load soak lock clean
 
 help: ## show this
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -49,6 +49,9 @@ bench: $(STAMP) ## cache hits against nginx (if installed), and the sandbox's fi
 
 load: $(STAMP) ## Locust against a running demo, for a bounded time
 	@$(BIN)/python -m loadtests
+
+soak: $(STAMP) ## ten minutes of load with purges, origin faults and pushes: no wrong body, nothing leaked
+	@$(BIN)/python -m loadtests.soak --json .run/soak.json
 
 lock: ## write requirements.lock anew, from pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -10,42 +10,17 @@ import shutil
 import signal
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import click
 
-from demo.processes import DemoError, Running, port, started, tail
-from demo.tour import AFTERWARDS, STOPS, Untrue, Walk
-from edgecache.cli.client import ControlClient
-from edgecache.cli.options import TOKEN_FILE
-from edgecache.cli.packing import archive, pack
-from sandbox.sdk import EXAMPLES, SdkError, compile_c
+from demo.processes import DemoError, port, tail
+from demo.stage import ROOT, SITE, Ports, Stage, set_stage, shorter
+from demo.tour import AFTERWARDS, STOPS, Untrue
+from sandbox.sdk import SdkError
 
-SITE = "shop"
-GENERATORS = ("hello", "guestinfo", "spinner")
-EDGE_PORT, CONTROL_PORT, ORIGIN_PORT = 8080, 8081, 8090
-ROOT = Path(__file__).parent.parent
-EDGE_READY = r"serving on (http://[^\s,]+), control on (http://[^\s,]+)"
-ORIGIN_READY = r"ready on (http://[^\s/]+)"
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Everything that runs."""
-
-    origin: Running
-    edge: Running
-    site: ControlClient
-    """With the token of the site alone."""
-
-    @property
-    def url(self) -> str:
-        return self.edge.ready[1]
-
-    def walk(self) -> Walk:
-        return Walk(self.url, lambda tag: int(self.site.post("purge", body={"tag": tag})["purged"]))
+PORTS = Ports(origin=8090, edge=8080, control=8081)
 
 
 def main() -> int:
@@ -61,7 +36,8 @@ def main() -> int:
     folder.mkdir(parents=True)
     try:
         with contextlib.ExitStack() as stack:
-            stage = _set(stack, folder, check=check)
+            ports = Ports(*(port(number, any_other=check) for number in PORTS))
+            stage = set_stage(stack, folder, ports, say=_say)
             code = _walk(stage) if check else _show(stage, folder)
     except (DemoError, SdkError) as error:
         _say(f"\n{_red('demo failed')}: {error}")
@@ -75,36 +51,6 @@ def main() -> int:
     if code == 0:
         shutil.rmtree(folder, ignore_errors=True)
     return code
-
-
-def _set(stack: contextlib.ExitStack, folder: Path, *, check: bool) -> Stage:
-    ports = [port(number, any_other=check) for number in (ORIGIN_PORT, EDGE_PORT, CONTROL_PORT)]
-    bundles = {name: _build(name, folder / "bundles" / name) for name in GENERATORS}
-    origin_command = ["-m", "origin_sim", "--port", str(ports[0])]
-    origin = stack.enter_context(started("the origin", origin_command, ORIGIN_READY, folder / "origin.log"))
-    state = folder / "state"
-    edge_command = ["-m", "edgecache", "serve", "--listen", f"127.0.0.1:{ports[1]}", "--control", f"127.0.0.1:{ports[2]}"]
-    edge = stack.enter_context(started("the edge", [*edge_command, "--state", str(state)], EDGE_READY, folder / "edge.log"))
-    operator = ControlClient(edge.ready[2].rstrip("/"), (state / TOKEN_FILE).read_text().strip())
-    operator.post("sites", body={"name": SITE, "hosts": ["127.0.0.1", "localhost"], "origins": [origin.ready[1]]})
-    verbs = ["push", "activate", "purge", "logs", "read"]
-    token = operator.post("tokens", body={"site": SITE, "verbs": verbs, "note": "the demo's"})["token"]
-    site = ControlClient(operator.url, token)
-    for name, directory in bundles.items():
-        packed = pack(directory)
-        found = site.push(archive(packed.bundle), "sites", SITE, "generators", name, "versions", activate=True)
-        _say(f"  pushed {name} version {found['version']}: {found['status']}")
-    return Stage(origin, edge, site)
-
-
-def _build(name: str, directory: Path) -> Path:
-    shutil.copytree(EXAMPLES / name, directory)
-    compile_c([directory / f"{name}.c"], directory / name, on_progress=lambda line: _say(f"  {_shorter(line)}"))
-    return directory
-
-
-def _shorter(line: str) -> str:
-    return line.replace(f"{ROOT}/", "")
 
 
 def _walk(stage: Stage) -> int:
@@ -121,7 +67,7 @@ def _walk(stage: Stage) -> int:
         else:
             _say(f"{_green('✓')} {number} {stop.title}: {seen}")
     if failed:
-        _say(f"\nthe end of the edge's log ({_shorter(str(stage.edge.log))}):\n{tail(stage.edge.log)}")
+        _say(f"\nthe end of the edge's log ({shorter(str(stage.edge.log))}):\n{tail(stage.edge.log)}")
     _say(f"demo: {len(STOPS) + len(AFTERWARDS) - failed} passed, {failed} failed")
     return 1 if failed else 0
 
@@ -130,7 +76,7 @@ def _show(stage: Stage, folder: Path) -> int:
     _say(f"\n{_bold('Edgecache is running')}: edge {stage.url} · control {stage.site.url} · origin {stage.origin.ready[1]}\n")
     for number, stop in enumerate(STOPS, 1):
         _say(f" {number}  {_bold(stop.title)}\n    {stage.url}{stop.target}\n    {stop.why}")
-    state = _shorter(str(folder / "state"))
+    state = shorter(str(folder / "state"))
     _say(
         "\nIn another terminal:\n"
         f"    curl -si {stage.url}/hello/Ada | grep -i -e cache-status -e ^age\n"

@@ -45,7 +45,8 @@ def main() -> int:
     return _locust(edge, options.users, options.seconds, options.json)
 
 
-def _locust(edge: str, users: int, seconds: int, figures: str | None) -> int:
+def locust_command(edge: str, users: int, seconds: int, figures: str | None) -> tuple[list[str], dict[str, str]]:
+    """What runs Locust headless on `edge`, and its environment; `figures`: a file for its tally in JSON."""
     here = Path(__file__).parent
     command = [
         *(sys.executable, "-m", "locust", "-f", str(here / "locustfile.py"), "--headless", "--host", edge),
@@ -55,6 +56,11 @@ def _locust(edge: str, users: int, seconds: int, figures: str | None) -> int:
     environment = {**os.environ, "PYTHONPATH": str(here.parent)}
     if figures:
         environment["EDGECACHE_LOAD_JSON"] = str(Path(figures).resolve())
+    return command, environment
+
+
+def _locust(edge: str, users: int, seconds: int, figures: str | None) -> int:
+    command, environment = locust_command(edge, users, seconds, figures)
     try:
         return subprocess.run(command, env=environment, check=False, timeout=seconds + 120).returncode
     except subprocess.TimeoutExpired:

@@ -43,20 +43,25 @@ class Visitor(FastHttpUser):
         with self.client.get(target, name=name, headers=headers, catch_response=True) as response:
             took = response.request_meta["response_time"] or 0.0
             kind = classify(response.headers.get("Cache-Status") if response.headers else None, by_generator=by_generator)
-            reason = _wrong(response, kind) or verify(response.headers, response.content or b"")
-            if reason is None and kind is not None:
+            if (failed := _failed(response, kind)) is not None or kind is None:
+                tally.fail(name, str(failed), took)
+                response.failure(failed)
+            elif (wrong := verify(response.headers, response.content or b"")) is not None:
+                tally.fail(name, wrong, took, kind=Kind.WRONG)
+                response.failure(wrong)
+            else:
                 tally.add(kind, took)
                 response.success()
-            else:
-                tally.fail(name, str(reason), took)
-                response.failure(reason)
 
 
-def _wrong(response: Any, kind: Kind | None) -> str | None:
+def _failed(response: Any, kind: Kind | None) -> str | None:
     if response.status_code == 0:
         return f"no answer: {response.error}"
     if response.status_code != 200:
         return f"status {response.status_code}"
+    length = response.headers.get("Content-Length")
+    if length is not None and int(length) != len(response.content or b""):
+        return "cut off before its Content-Length"
     return "no Cache-Status: this is no edge" if kind is None else None
 
 

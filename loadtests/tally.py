@@ -27,6 +27,9 @@ class Kind(enum.StrEnum):
     PASSED = "passed"
     """From the origin, not for storing."""
     FAILED = "failed"
+    """No answer, or an error."""
+    WRONG = "wrong"
+    """An answer with status 200 that is not the right one."""
 
 
 def classify(status: str | None, *, by_generator: bool) -> Kind | None:
@@ -72,9 +75,9 @@ class Tally:
     def add(self, kind: Kind, milliseconds: float) -> None:
         self.kinds.setdefault(kind, Times()).add(milliseconds)
 
-    def fail(self, name: str, reason: str, milliseconds: float) -> None:
+    def fail(self, name: str, reason: str, milliseconds: float, *, kind: Kind = Kind.FAILED) -> None:
         """Count a failure; at most 50 different ones are told apart."""
-        self.add(Kind.FAILED, milliseconds)
+        self.add(kind, milliseconds)
         key = f"{name}: {reason[:200]}"
         if key in self.failures or len(self.failures) < 50:
             self.failures[key] = self.failures.get(key, 0) + 1
@@ -85,7 +88,7 @@ class Tally:
 
     @property
     def failed(self) -> int:
-        return self.kinds[Kind.FAILED].count if Kind.FAILED in self.kinds else 0
+        return sum(self.kinds[kind].count for kind in (Kind.FAILED, Kind.WRONG) if kind in self.kinds)
 
     def table(self, seconds: float) -> str:
         """A row for each kind: count, part of all, a second, percentiles in milliseconds; then the failures."""
