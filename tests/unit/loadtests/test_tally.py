@@ -52,7 +52,7 @@ def test_the_table_has_a_row_for_each_kind_and_names_failures() -> None:
         tally.add(Kind.HIT, 1.0)
     tally.fail("/x", "status 500", 9.0)
     lines = tally.table(2.0).splitlines()
-    assert [line.split()[0] for line in lines[1:9]] == [*Kind, "all"]
+    assert [line.split()[0] for line in lines[1:10]] == [*Kind, "all"]
     assert lines[1].split()[1:3] == ["3", "75.0%"]
     assert lines[-1].split(maxsplit=2) == ["1", "×", "/x: status 500"]
     assert (tally.total, tally.failed) == (4, 1)
