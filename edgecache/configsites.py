@@ -20,6 +20,7 @@ from sandbox.limits import DEFAULT_LIMITS, Limits
 
 MAX_SITES: Final = 10_000
 
+_OPERATORS_CACHE_WORDS: Final = ("store_set_cookie", "honour_client_reload")
 _KEYS: Final = ("name", "hosts", "origins", "weight", "cache", "limits")
 _NOTHING: Final[tuple[Node, ...]] = ()
 _REQUIRED: Final = ("name", "hosts", "origins")
@@ -65,17 +66,21 @@ def _texts(node: Node, limit: int, problems: Problems, *, host: bool) -> tuple[s
 
 
 def _rule(node: Node | None) -> CacheRule:
-    """A manifest's cache words, and the one that only an operator has."""
+    """A manifest's cache words, and those that only an operator has."""
     if node is None:
         return DEFAULT_RULE
     entries = node.entries()
-    reload = entries.get("honour_client_reload")
-    rest: Mapping[str, Node] = {key: value for key, value in entries.items() if key != "honour_client_reload"}
+    own = {key: value for key, value in entries.items() if key in _OPERATORS_CACHE_WORDS}
+    rest: Mapping[str, Node] = {key: value for key, value in entries.items() if key not in own}
     problems = Problems()
     rule = problems.attempt(lambda: words.read_rule(dataclasses.replace(node, value=rest), DEFAULT_RULE), DEFAULT_RULE)
-    honoured = problems.attempt(reload.boolean, False) if reload is not None else rule.honour_client_reload
+    said = {key: problems.attempt(value.boolean, False) for key, value in own.items()}
     problems.raise_any()
-    return dataclasses.replace(rule, honour_client_reload=honoured)
+    return dataclasses.replace(
+        rule,
+        store_set_cookie=said.get("store_set_cookie", rule.store_set_cookie),
+        honour_client_reload=said.get("honour_client_reload", rule.honour_client_reload),
+    )
 
 
 def _ceiling(form: Mapping[str, Node]) -> Limits:

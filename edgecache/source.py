@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,6 +38,10 @@ class SourceError(Exception):
         self.retry = retry
 
 
+Interim = Callable[[Response], None]
+"""Told of an interim (1xx) response that comes before the answer; neither waits nor raises."""
+
+
 class Body(Protocol):
     """A response body on its way: iterate it once, or close it. An early end raises SourceError, never looks like success."""
 
@@ -60,4 +64,4 @@ class Reply:
 class Source(Protocol):
     """Produces responses. Raises SourceError."""
 
-    async def fetch(self, request: Request, body: Body | None, request_id: str) -> Reply: ...
+    async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply: ...

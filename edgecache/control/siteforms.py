@@ -33,6 +33,7 @@ class CacheForm(Struct, forbid_unknown_fields=True):
     vary: list[str] | UnsetType = UNSET
     tags: list[str] | UnsetType = UNSET
     max_object: Given = UNSET
+    store_set_cookie: bool | UnsetType = UNSET
     honour_client_reload: bool | UnsetType = UNSET
 
 
@@ -115,6 +116,8 @@ def _rule(form: CacheForm, base: CacheRule) -> CacheRule:
         rule = replace(rule, tags=_listed("$.cache.tags", form.tags, (0, words.MAX_LIST), _tag_problem))
     if form.max_object is not UNSET:
         rule = replace(rule, max_object_bytes=_measured("$.cache.max_object", form.max_object, units.parse_size))
+    if form.store_set_cookie is not UNSET:
+        rule = replace(rule, store_set_cookie=form.store_set_cookie)
     if form.honour_client_reload is not UNSET:
         rule = replace(rule, honour_client_reload=form.honour_client_reload)
     return rule

@@ -170,6 +170,7 @@ def show_rule(rule: CacheRule) -> dict[str, object]:
         "vary": list(rule.vary),
         "tags": list(rule.tags),
         "max_object": units.format_size(rule.max_object_bytes),
+        "store_set_cookie": rule.store_set_cookie,
         "honour_client_reload": rule.honour_client_reload,
     }
 

@@ -16,7 +16,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from edgecache.generate import cgi
 from edgecache.policy.message import Request, Response
 from edgecache.sites import ActiveVersion, GeneratorRoutes
-from edgecache.source import Body, Culprit, Reply, SourceError
+from edgecache.source import Body, Culprit, Interim, Reply, SourceError
 from sandbox import EdgeCalls, End, GuestCall, GuestFailed, GuestRequest, Usage
 
 MAX_REQUEST_BODY: Final = 1 << 20
@@ -64,8 +64,8 @@ class GeneratorSource:
     ready: Callable[[str], Awaitable[None]]
     """Makes the version with this key known to the runner. Raises SourceError where it cannot."""
 
-    async def fetch(self, request: Request, body: Body | None, request_id: str) -> Reply:
-        """Run the program on `request`. Raises SourceError before the first byte of an answer."""
+    async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply:
+        """Run the program on `request`; it has no interim responses. Raises SourceError before the first byte of an answer."""
         content = await read_bounded(body, MAX_REQUEST_BODY)
         version = pick(self.generator.active, self.point)
         await self.ready(version.key)

@@ -1,6 +1,6 @@
 """Cache directives of requests and responses as values (RFC 9111 section 5.2, RFC 5861, RFC 8246, RFC 9213).
 
-Reads Cache-Control, Pragma and CDN-Cache-Control; what follows from them is decided elsewhere. Called by freshness,
+Reads Cache-Control, Pragma and the targeted fields; what follows from them is decided elsewhere. Called by freshness,
 storing and lookup.
 """
 
@@ -16,7 +16,10 @@ import http_sf
 from edgecache.policy.fields import MAX_SECONDS, OWS, delta_seconds, is_token, split_list, unquote
 from edgecache.policy.message import Headers
 
-TARGETED_FIELD: Final = "CDN-Cache-Control"
+TARGETED_FIELDS: Final = ("CDN-Cache-Control", "Surrogate-Control")
+"""This cache's target list (RFC 9213 section 2.2): the first that is valid and not empty counts.
+
+The second is older than the RFC, and read by its rules."""
 
 _MEMO_LIMIT_CHARS = 512
 """Longer values are parsed each time, so that a hostile source cannot fill the memo with them."""
@@ -66,7 +69,7 @@ class ResponseDirectives:
     stale_while_revalidate: int | None = None
     stale_if_error: int | None = None
     targeted: bool = False
-    """Read from CDN-Cache-Control: Cache-Control and Expires do not count (RFC 9213 section 2.1)."""
+    """Read from a targeted field: Cache-Control and Expires do not count (RFC 9213 section 2.1)."""
 
     @property
     def forbids_stale(self) -> bool:
@@ -96,17 +99,17 @@ def parse_request(headers: Headers) -> RequestDirectives:
 
 
 def parse_response(headers: Headers) -> ResponseDirectives:
-    """Directives of a response, from CDN-Cache-Control if that is valid and not empty, else from Cache-Control.
+    """Directives of a response, from the first targeted field that is valid and not empty, else from Cache-Control.
 
     Of a repeated directive the first counts (RFC 9111 section 4.2.1); a lifetime that is no number counts as 0, already stale.
     """
     lines = headers.getall("Cache-Control", ())
-    targeted = headers.getall(TARGETED_FIELD, ())
+    targeted = tuple(tuple(headers.getall(name)) for name in TARGETED_FIELDS if name in headers)
     if not lines and not targeted:
         return _NO_RESPONSE
-    if _memorable(lines) and _memorable(targeted):
-        return _remembered_response(tuple(lines), tuple(targeted))
-    return _response(tuple(lines), tuple(targeted))
+    if _memorable(lines) and all(map(_memorable, targeted)):
+        return _remembered_response(tuple(lines), targeted)
+    return _response(tuple(lines), targeted)
 
 
 def _memorable(lines: Iterable[str]) -> bool:
@@ -126,9 +129,10 @@ def _request(lines: tuple[str, ...]) -> RequestDirectives:
     )
 
 
-def _response(lines: tuple[str, ...], targeted: tuple[str, ...]) -> ResponseDirectives:
-    if targeted and (found := _targeted(targeted)) is not None:
-        return found
+def _response(lines: tuple[str, ...], targeted: tuple[tuple[str, ...], ...]) -> ResponseDirectives:
+    for field in targeted:
+        if (found := _targeted(field)) is not None:
+            return found
     given = _arguments(lines)
     no_cache, no_cache_fields = _qualified(given, "no-cache")
     private, private_fields = _qualified(given, "private")

@@ -23,6 +23,11 @@ class CacheRule:
     """Tags added to every stored response."""
     max_object_bytes: int = 64 << 20
     """Larger bodies pass through unstored."""
+    store_set_cookie: bool = True
+    """Whether an explicit lifetime is enough to store a response that sets a cookie (RFC 9111 section 7.3).
+
+    False for origins that put a lifetime and a visitor's own cookie on one response.
+    """
     honour_client_reload: bool = True
     """Whether a client's no-cache, no-store, max-age, min-fresh or Pragma can bring a request to the source.
 

@@ -9,7 +9,7 @@ import enum
 from dataclasses import dataclass
 from typing import Final
 
-from edgecache.policy.cache_control import ResponseDirectives, parse_request, parse_response
+from edgecache.policy.cache_control import parse_request, parse_response
 from edgecache.policy.connection import hop_by_hop
 from edgecache.policy.dates import format_date
 from edgecache.policy.fields import delta_seconds, freeze, members, without
@@ -84,12 +84,13 @@ UNDERSTOOD: Final = frozenset(
 def admit(request: Request, timed: Timed, rule: CacheRule) -> Store | NoStore:
     """Whether the response to `request` may be stored (RFC 9111 section 3).
 
-    Set-Cookie: a response that sets a cookie is meant for one client unless its origin says otherwise with `public`, `s-maxage`,
-    a targeted field, or `no-cache="set-cookie"`/`private="set-cookie"` (which stores it without the cookie).
+    Set-Cookie does not forbid storing (RFC 9111 section 7.3). But a guessed lifetime, or the operator's, is not enough for a
+    response that sets a cookie: its origin must have given one, or have said `public`, or `no-cache="set-cookie"` or
+    `private="set-cookie"` (which store it without the cookie). With `store_set_cookie` off only those words count.
     """
     response = timed.response
     found = terms(timed, rule)
-    refusal = _refused_by_exchange(request, response, found.directives, rule) or _refused_as_useless(timed, found, rule)
+    refusal = _refused_by_exchange(request, response, found, rule) or _refused_as_useless(timed, found, rule)
     if refusal is not None:
         return NoStore(refusal)
     vary = vary_names(response)
@@ -120,9 +121,8 @@ def tags(response: Response, rule: CacheRule) -> frozenset[str]:
     return frozenset((*listed, *keys, *rule.tags))
 
 
-def _refused_by_exchange(
-    request: Request, response: Response, directives: ResponseDirectives, rule: CacheRule
-) -> NoStoreReason | None:
+def _refused_by_exchange(request: Request, response: Response, found: Terms, rule: CacheRule) -> NoStoreReason | None:
+    directives = found.directives
     if request.method != "GET":
         return NoStoreReason.METHOD
     if response.status < 200 or response.status in NEVER_STORED:
@@ -138,14 +138,18 @@ def _refused_by_exchange(
         return NoStoreReason.PRIVATE
     if "Authorization" in request.headers and not directives.allows_authorized:
         return NoStoreReason.AUTHORIZATION
-    if "Set-Cookie" in response.headers and not _cookie_is_shared(directives):
+    if "Set-Cookie" in response.headers and not _cookie_is_shared(found, rule):
         return NoStoreReason.SET_COOKIE
     return None
 
 
-def _cookie_is_shared(directives: ResponseDirectives) -> bool:
-    removed = "set-cookie" in directives.no_cache_fields or "set-cookie" in directives.private_fields
-    return removed or directives.public or directives.s_maxage is not None or directives.targeted
+def _cookie_is_shared(found: Terms, rule: CacheRule) -> bool:
+    directives = found.directives
+    if "set-cookie" in directives.no_cache_fields or "set-cookie" in directives.private_fields:
+        return True
+    if directives.public or directives.s_maxage is not None or directives.targeted:
+        return True
+    return rule.store_set_cookie and found.lifetime.source is LifetimeSource.EXPLICIT
 
 
 def _refused_by_limits(store: Store, response: Response, rule: CacheRule) -> NoStoreReason | None:

@@ -53,14 +53,14 @@ def variant_key(request: Request, vary_names: tuple[str, ...], rule: CacheRule) 
 def normalise(name: str, lines: list[str]) -> str:
     """One value for all lines of a field, without differences that its definition makes meaningless.
 
-    Accept-Encoding: the set of acceptable codings. Accept, Accept-Charset, Accept-Language: the order of preference.
-    Other fields: their lines joined, as RFC 9110 section 5.3 allows.
+    Accept-Encoding: the set of acceptable codings. Accept, Accept-Charset, Accept-Language: what is wanted more than what; the
+    order of those wanted alike means nothing (RFC 9110 section 12.5.4). Other fields: their members, joined (section 5.3).
     """
     read = _READERS.get(name.lower())
     if read is not None:
         memo = sum(map(len, lines)) <= _MEMO_LIMIT_CHARS
         return _remembered(read, tuple(lines)) if memo else read(tuple(lines))
-    return ", ".join(line.strip(OWS) for line in lines)
+    return ", ".join(member for line in lines for member in split_list(line))
 
 
 def _selecting_value(request: Request, name: str) -> str:
@@ -85,11 +85,11 @@ def _codings(lines: tuple[str, ...]) -> str:
 
 
 def _preferences(lines: tuple[str, ...]) -> str:
-    """Items from most to least wanted; those wanted alike keep their order, refused ones are marked."""
+    """Items from most to least wanted, those wanted alike sorted; refused ones are marked."""
     ranks: dict[float, list[str]] = {}
     for item, weight in _weighted(lines):
         ranks.setdefault(weight, []).append(item)
-    wanted = ">".join(",".join(ranks[weight]) for weight in sorted(ranks, reverse=True) if weight > 0)
+    wanted = ">".join(",".join(sorted(ranks[weight])) for weight in sorted(ranks, reverse=True) if weight > 0)
     refused = ",".join(sorted(ranks.get(0.0, ())))
     return f"{wanted}!{refused}" if refused else wanted
 

@@ -21,6 +21,7 @@ from edgecache.observe.record import Record
 from edgecache.serve.answer import Answer
 from edgecache.serve.client_body import CLIENT_GONE, ClientBody
 from edgecache.serve.guard import BodyFraming, Fault, Head, HeadReader, Violation, find_head
+from edgecache.serve.interim import InterimWriter
 from edgecache.serve.pipeline import Pipeline
 from edgecache.serve.request_id import next_request_id
 from edgecache.serve.respond import Outcome
@@ -276,8 +277,10 @@ class Connection(RequestHandler):
         )
         sent = Sent()
         answer: Answer | None = None
+        interim = InterimWriter(self, self._client_settings.edge_id, http10=head.http10)
         try:
-            answer = await self._pipeline.handle(head.request, body, self._client, request_id)
+            answer = await self._pipeline.handle(head.request, body, self._client, request_id, interim)
+            interim.close()
             keep_alive = self._may_live_on(head, body)
             sent = await write_answer(self, answer, method=head.method, http10=head.http10, keep_alive=keep_alive)
         except ConnectionError:
@@ -286,6 +289,8 @@ class Connection(RequestHandler):
         except asyncio.CancelledError:
             self._record(head, answer, request_id=request_id, started=started, status=CLIENT_GONE, size=sent.body_bytes)
             raise
+        finally:
+            interim.close()
         status = answer.response.status
         self._record(
             head, answer, request_id=request_id, started=started, status=status, size=sent.body_bytes, failure=sent.failure

@@ -22,7 +22,7 @@ from edgecache.serve.purges import RecentPurges
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.wire import encode_head
 from edgecache.sites import OnError, Route, Site
-from edgecache.source import Body, Culprit, Reply, Source, SourceError
+from edgecache.source import Body, Culprit, Interim, Reply, Source, SourceError
 from edgecache.store import Entry, MemoryStore
 from edgecache.upstream.body import ReplayableBody
 from edgecache.upstream.collapse import Landing, Private, Settled, Shareable
@@ -47,6 +47,7 @@ class Call:
     prepared: bool = True
     """The answer is for the wire: its head may be given as bytes alone."""
     meter: Meter = field(default_factory=Meter)
+    on_interim: Interim | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class Fetcher:
         route = call.route
         body = None if call.body is None else ReplayableBody(call.body, self._replay_bytes)
         if route.generator is None:
-            return self._dated(await self._origins(route.site).fetch(sent, body, call.request_id))
+            return self._dated(await self._origins(route.site).fetch(sent, body, call.request_id, call.on_interim))
         try:
             return self._dated(await self._generators(call).fetch(sent, body, call.request_id))
         except SourceError as error:
@@ -116,7 +117,7 @@ class Fetcher:
             failure = error
         _log.info("generator %s failed, asking the origin: %s", route.generator.name, failure)
         try:
-            reply = self._dated(await self._origins(route.site).fetch(sent, body, call.request_id))
+            reply = self._dated(await self._origins(route.site).fetch(sent, body, call.request_id, call.on_interim))
         except SourceError:
             raise failure from None
         return Reply(reply.response, reply.body, f"generator-{failure.reason}")

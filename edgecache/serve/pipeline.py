@@ -34,7 +34,7 @@ from edgecache.serve.fetching import Call, Fetcher, Selected
 from edgecache.serve.respond import Outcome, Responder
 from edgecache.serve.settings import ServeSettings
 from edgecache.sites import OnError, Route, Site, SiteTable
-from edgecache.source import Body, Culprit, Source, SourceError
+from edgecache.source import Body, Culprit, Interim, Source, SourceError
 from edgecache.store import Entry, MemoryStore
 from edgecache.upstream.background import Background
 from edgecache.upstream.collapse import Flights, Private, Released, Settled, Stream
@@ -103,13 +103,16 @@ class Pipeline:
         decision = decide(request, entry.timed, route.rule, now, known=entry.terms, marked_stale=entry.marked_stale)
         return Hit(entry, decision.age, decision.lifetime_left, now, route) if isinstance(decision, Fresh) else None
 
-    async def handle(self, request: Request, body: Body | None, client_ip: str, request_id: str) -> Answer:
+    async def handle(
+        self, request: Request, body: Body | None, client_ip: str, request_id: str, on_interim: Interim | None = None
+    ) -> Answer:
         """The answer to one client's request; errors are answers too. The caller reads or closes it."""
         route = self._route(request)
         if route is None:
             text = f"No site here has the host {request.authority!r}."
             return self.respond.problem(421, text, request_id, outcome=Outcome("none", "unknown-host"))
-        return await self._answer(Call(request=request, body=body, client_ip=client_ip, request_id=request_id, route=route))
+        call = Call(request=request, body=body, client_ip=client_ip, request_id=request_id, route=route, on_interim=on_interim)
+        return await self._answer(call)
 
     async def fetch_through(self, site: Site, request: Request, body: Body | None = None, *, request_id: str = "") -> Answer:
         """A guest's sub-request: through the cache to the site's own origins, never to a generator."""

@@ -10,21 +10,21 @@ import re
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from edgecache.policy.message import Request, Response
-from edgecache.source import Body, Culprit, Reply, SourceError
+from edgecache.source import Body, Culprit, Interim, Reply, SourceError
 from edgecache.upstream.body import EmptyBody, OriginBody, ReplayableBody
+from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol
 from edgecache.upstream.settings import UpstreamSettings
 
 _BODILESS = frozenset({204, 304})
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+"""RFC 9110 section 9.2.2: may be sent again where no answer has begun."""
 _SKIPPED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 """What aiohttp would add by itself."""
 _BAD_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -32,14 +32,16 @@ _BAD_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
-class _ExactTarget:
-    """Stands where aiohttp asks a URL for its path: yarl drops an empty query's `?`."""
+class _Exact:
+    """What aiohttp's own request has no place for. It also stands where aiohttp asks a URL for its path: yarl drops an empty
+    query's `?`."""
 
     raw_path_qs: str
     method: str
+    on_interim: Interim | None
 
 
-_exact: ContextVar[_ExactTarget] = ContextVar("_exact")
+_exact: ContextVar[_Exact] = ContextVar("_exact")
 
 
 class _ExactRequest(aiohttp.ClientRequest):
@@ -50,28 +52,12 @@ class _ExactRequest(aiohttp.ClientRequest):
         url = self.url
         self.method = exact.method
         self.url = cast(URL, exact)
+        if isinstance(conn.protocol, OriginProtocol):
+            conn.protocol.on_interim = exact.on_interim
         try:
             return await super().send(conn)
         finally:
             self.url = url
-
-
-class _PromptHandler(ResponseHandler):
-    """Tells the body's reader when the parser gives up: aiohttp leaves it waiting for its timeout."""
-
-    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
-        payload = self._payload
-        super().set_exception(exc, *cause)
-        if isinstance(exc, HttpProcessingError) and payload is not None and not payload.is_eof():
-            payload.set_exception(aiohttp.ClientPayloadError(_first_line(exc)))
-
-
-class _Connector(aiohttp.TCPConnector):
-    """Connections with that handler."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._factory: Any = partial(_PromptHandler, loop=self._loop)
 
 
 class OriginClient:
@@ -80,7 +66,7 @@ class OriginClient:
     def __init__(self, settings: UpstreamSettings) -> None:
         self.settings = settings
         self._session = aiohttp.ClientSession(
-            connector=_Connector(
+            connector=OriginConnector(
                 limit=settings.max_connections,
                 limit_per_host=settings.max_connections_per_origin,
                 keepalive_timeout=settings.keepalive_timeout,
@@ -104,10 +90,12 @@ class OriginClient:
     async def close(self) -> None:
         await self._session.close()
 
-    async def exchange(self, base: str, request: Request, body: Body | None) -> aiohttp.ClientResponse:
+    async def exchange(
+        self, base: str, request: Request, body: Body | None, on_interim: Interim | None = None
+    ) -> aiohttp.ClientResponse:
         """One attempt at one origin, up to its response head. Raises SourceError."""
         settings = self.settings
-        _exact.set(_ExactTarget(request.target, request.method))
+        _exact.set(_Exact(request.target, request.method, on_interim))
         try:
             async with asyncio.timeout(settings.connect_timeout + settings.first_byte_timeout) as clock:
                 deadline = _HeadDeadline(clock, settings.first_byte_timeout)
@@ -131,7 +119,10 @@ class OriginClient:
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(upload := _upload_error(error), SourceError):
                 raise upload from error
-            raise SourceError(Culprit.ORIGIN, "reset", _first_line(error)) from error
+            # RFC 9112 section 9.3.1: a kept connection may be closed just when a request is sent on it. aiohttp sends what has no
+            # body once more by itself.
+            again = body is not None and request.method in _IDEMPOTENT
+            raise SourceError(Culprit.ORIGIN, "reset", _first_line(error), retry=again) from error
 
 
 class Origins:
@@ -141,14 +132,14 @@ class Origins:
         self._client = client
         self._base_urls = base_urls
 
-    async def fetch(self, request: Request, body: Body | None, request_id: str) -> Reply:
+    async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply:
         """The first origin's answer, or the next one's where nothing was said yet. Raises SourceError."""
         if body is not None and not isinstance(body, ReplayableBody):
             body = ReplayableBody(body, self._client.settings.replay_bytes)
         failure = SourceError(Culprit.ORIGIN, "connect", "the site has no origin")
-        for base in self._base_urls:
+        for base in self._attempts(request, body):
             try:
-                response = await self._client.exchange(base, request, body)
+                response = await self._client.exchange(base, request, body, on_interim)
             except SourceError as error:
                 failure = error
                 if error.retry and (body is None or body.rewind()):
@@ -156,6 +147,12 @@ class Origins:
                 raise
             return self._reply(request, response)
         raise failure
+
+    def _attempts(self, request: Request, body: Body | None) -> tuple[str, ...]:
+        """The origins in order; a lone one twice where the first attempt may have met a connection that was just closed."""
+        if len(self._base_urls) == 1 and body is not None and request.method in _IDEMPOTENT:
+            return self._base_urls * 2
+        return self._base_urls
 
     def _reply(self, request: Request, response: aiohttp.ClientResponse) -> Reply:
         headers = response.headers

@@ -43,6 +43,7 @@ MODIFIED = ("Last-Modified", format_date(NOW - 1000))
             request(), timed(Cache_Control="max-age=9, public", Set_Cookie="a=b"), id="RFC9111-7.3 Set-Cookie and public"
         ),
         pytest.param(request(), timed(Cache_Control="s-maxage=9", Set_Cookie="a=b"), id="RFC9111-7.3 Set-Cookie and s-maxage"),
+        pytest.param(request(), timed(FRESH, Set_Cookie="a=b"), id="RFC9111-7.3 Set-Cookie and a lifetime"),
         pytest.param(
             request(),
             timed(Cache_Control='max-age=9, no-cache="set-cookie"', Set_Cookie="a=b"),
@@ -85,7 +86,12 @@ def test_stored(asked: Request, answer: Timed) -> None:
         pytest.param(request(), timed(Cache_Control="no-store, max-age=9"), NoStoreReason.NO_STORE, id="RFC9111-5.2.2.5"),
         pytest.param(request(), timed(Cache_Control="private, max-age=9"), NoStoreReason.PRIVATE, id="RFC9111-5.2.2.7"),
         pytest.param(request(Authorization="x"), timed(FRESH), NoStoreReason.AUTHORIZATION, id="RFC9111-3.5"),
-        pytest.param(request(), timed(FRESH, Set_Cookie="a=b"), NoStoreReason.SET_COOKIE, id="RFC9111-7.3 Set-Cookie"),
+        pytest.param(
+            request(),
+            timed(Last_Modified="Sat, 01 Jan 2000 00:00:00 GMT", Set_Cookie="a=b"),
+            NoStoreReason.SET_COOKIE,
+            id="RFC9111-7.3 Set-Cookie and a guessed lifetime",
+        ),
         pytest.param(request(), timed(FRESH, Vary="a, *"), NoStoreReason.VARY_STAR, id="RFC9111-4.1 Vary star"),
         pytest.param(request(), timed(), NoStoreReason.NO_FRESHNESS, id="RFC9111-3 nothing said"),
         pytest.param(
@@ -181,3 +187,9 @@ def test_any_exchange_gets_an_answer_and_no_store_is_obeyed(
         *(pair for pair in given_ if pair[0] != "CDN-Cache-Control" and "must" not in pair[1]),
     ]
     assert isinstance(admit(request(), timed(*forbidding, status=status), DEFAULT_RULE), NoStore)
+
+
+@pytest.mark.parametrize(("said", "stored"), [("max-age=60", False), ("public, max-age=60", True), ("s-maxage=60", True)])
+def test_cookies_need_a_word_of_their_own_where_the_rule_says_so(said: str, stored: bool) -> None:
+    found = admit(request(), timed(Cache_Control=said, Set_Cookie="a=b"), CacheRule(store_set_cookie=False))
+    assert (found == NoStore(NoStoreReason.SET_COOKIE)) is not stored

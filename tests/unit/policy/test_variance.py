@@ -49,7 +49,7 @@ def test_meaningless_differences_select_the_same_variant(name: str, one: list[st
         pytest.param("Accept-Encoding", ["gzip;q=0"], ["gzip"], id="RFC9110-12.5.3 coding refused"),
         pytest.param("Accept-Encoding", ["gzip, identity;q=0"], ["gzip"], id="RFC9110-12.5.3 identity refused"),
         pytest.param("Accept-Encoding", ["*"], ["*;q=0"], id="RFC9110-12.5.3 all others refused"),
-        pytest.param("Accept-Language", ["de, en"], ["en, de"], id="equal weights keep their order"),
+        pytest.param("Accept-Language", ["de, en;q=0.9"], ["en, de;q=0.9"], id="RFC9110-12.5.4 wanted more"),
         pytest.param("Accept-Language", ["de, en;q=0"], ["de"], id="RFC9110-12.4.2 refused"),
         pytest.param("X-A", ["a"], ["A"], id="other fields are case-sensitive"),
     ],

@@ -1,0 +1,117 @@
+"""The byte stream of one connection to an origin, cut into what belongs to the response that was asked for.
+
+aiohttp's parser reads heads and bodies. Here its input is cut at their ends: bytes beyond a response's Content-Length are no
+response to anything (RFC 9112 section 6.3), and interim responses go to whoever listens, where aiohttp would drop them.
+`origin` makes a connector that uses it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
+
+from edgecache.policy.message import Response
+from edgecache.source import Interim
+
+_HEAD_END: Final = b"\r\n\r\n"
+_BODILESS: Final = frozenset({204, 304})
+_SWITCHING_PROTOCOLS: Final = 101
+_CONTINUE: Final = 100
+MAX_INTERIM: Final = 16
+"""Interim responses passed on for one request; further ones are dropped."""
+
+
+class OriginProtocol(ResponseHandler):
+    """See the module. `on_interim` is set for each request before it is sent."""
+
+    def __init__(self, loop: Any) -> None:
+        super().__init__(loop)
+        self.on_interim: Interim | None = None
+        self._interim_count = 0
+        self._in_head = True
+        self._head_tail = b""
+        self._left: int | None = None
+        """Body bytes to come; None: the parser finds the end (chunked, or until the connection closes)."""
+
+    def set_response_params(self, **params: Any) -> None:
+        self._in_head, self._head_tail, self._left = True, b"", None
+        self._interim_count = 0
+        super().set_response_params(**params)
+
+    def data_received(self, data: bytes) -> None:
+        if not data or self._parser is None or self._upgraded or self._payload_parser is not None:
+            super().data_received(data)
+            return
+        while data and self._parser is not None:
+            if self._in_head:
+                part, data = self._cut_head(data)
+            elif self._left is None:
+                part, data = data, b""
+            else:
+                part, data = data[: self._left], data[self._left :]
+                self._left -= len(part)
+            if not part:
+                break
+            if data and self._left == 0 and not self._in_head:
+                self.force_close()
+            super().data_received(part)
+        if data and self.transport is not None:
+            # The response is complete; a connection that said more than it announced cannot be trusted with another one.
+            self.force_close()
+            self.transport.close()
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """What the parser found: a head, with the body that follows."""
+        message = data[0]
+        code = message.code
+        if 100 <= code < 200 and code != _SWITCHING_PROTOCOLS:
+            if code != _CONTINUE:
+                self._interim(Response(code, message.reason or "", message.headers))
+                return
+        elif self._in_head:
+            self._in_head = False
+            self._left = self._body_bytes(message)
+        super().feed_data(data, size)
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        """Tells the body's reader too when the parser gives up: aiohttp leaves it waiting for its timeout."""
+        payload = self._payload
+        super().set_exception(exc, *cause)
+        if isinstance(exc, HttpProcessingError) and payload is not None and not payload.is_eof():
+            payload.set_exception(aiohttp.ClientPayloadError(str(exc).partition("\n")[0]))
+
+    def _cut_head(self, data: bytes) -> tuple[bytes, bytes]:
+        """What belongs to the head, and the rest; where no end is seen, all of it may."""
+        joined = self._head_tail + data
+        found = joined.find(_HEAD_END)
+        if found == -1:
+            self._head_tail = joined[-(len(_HEAD_END) - 1) :]
+            return data, b""
+        end = found + len(_HEAD_END) - len(self._head_tail)
+        self._head_tail = b""
+        return data[:end], data[end:]
+
+    def _body_bytes(self, message: Any) -> int | None:
+        if self._skip_payload or message.code in _BODILESS:
+            return 0
+        length = message.headers.get("Content-Length")
+        if message.chunked or message.upgrade or length is None or self._head_tail:
+            return None
+        return int(length) if length.isascii() and length.isdigit() else None
+
+    def _interim(self, response: Response) -> None:
+        self._interim_count += 1
+        if self.on_interim is not None and self._interim_count <= MAX_INTERIM:
+            self.on_interim(response)
+
+
+class OriginConnector(aiohttp.TCPConnector):
+    """Connections that speak so."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._factory: Any = partial(OriginProtocol, loop=self._loop)
