@@ -131,6 +131,8 @@ UPSTREAM: Final[Table] = {
     "max_connections_per_origin": ("max_connections_per_origin", _count(1, 100_000)),
     "keepalive_timeout": ("keepalive_timeout", _time(0.1, 3600)),
     "dns_ttl": ("dns_ttl", _time(0, _DAY)),
+    "ejection_failures": ("ejection_failures", _count(1, 1000)),
+    "ejection_time": ("ejection_time", _time(0.01, 3600)),
     "max_head_line": ("max_head_line_bytes", _size(_KIB, 16 * _MIB)),
     "max_head_fields": ("max_head_fields", _count(8, 10_000)),
     "read_buffer": ("read_buffer_bytes", _size(4 * _KIB, 64 * _MIB)),

@@ -19,6 +19,7 @@ from yarl import URL
 from edgecache.policy.message import Request, Response
 from edgecache.source import Body, Culprit, Interim, Reply, SourceError
 from edgecache.upstream.body import EmptyBody, OriginBody, ReplayableBody
+from edgecache.upstream.ejection import Ejection
 from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol
 from edgecache.upstream.settings import UpstreamSettings
 
@@ -65,6 +66,7 @@ class OriginClient:
 
     def __init__(self, settings: UpstreamSettings) -> None:
         self.settings = settings
+        self.ejection = Ejection(settings.ejection_failures, settings.ejection_time)
         self._session = aiohttp.ClientSession(
             connector=OriginConnector(
                 limit=settings.max_connections,
@@ -126,7 +128,7 @@ class OriginClient:
 
 
 class Origins:
-    """The origins of one site, tried in order; a `source.Source`."""
+    """The origins of one site, tried in order, ejected ones last; a `source.Source`."""
 
     def __init__(self, client: OriginClient, base_urls: tuple[str, ...]) -> None:
         self._client = client
@@ -137,14 +139,18 @@ class Origins:
         if body is not None and not isinstance(body, ReplayableBody):
             body = ReplayableBody(body, self._client.settings.replay_bytes)
         failure = SourceError(Culprit.ORIGIN, "connect", "the site has no origin")
-        for base in self._attempts(request, body):
+        ejection = self._client.ejection
+        for base in ejection.order(self._attempts(request, body), asyncio.get_running_loop().time()):
             try:
                 response = await self._client.exchange(base, request, body, on_interim)
             except SourceError as error:
                 failure = error
+                if error.reason == "connect":
+                    ejection.failed(base, asyncio.get_running_loop().time())
                 if error.retry and (body is None or body.rewind()):
                     continue
                 raise
+            ejection.succeeded(base)
             return self._reply(request, response)
         raise failure
 

@@ -19,6 +19,10 @@ class UpstreamSettings:
     max_connections_per_origin: int = 128
     keepalive_timeout: float = 30.0
     dns_ttl: float = 30.0
+    ejection_failures: int = 3
+    """Failures to connect in a row after which an origin is asked last."""
+    ejection_time: float = 10.0
+    """For how long; doubled, up to 32 times this, while it goes on failing."""
     max_head_line_bytes: int = 16 << 10
     """The longest status or field line accepted of an origin."""
     max_head_fields: int = 256
