@@ -162,9 +162,10 @@ class Connection(RequestHandler):
                 self._hold(data[position:])
                 return
             start, position = found
-            head = self._heads.read(data[start:position])
+            raw = data[start:position]
+            head = self._heads.read(raw)
             self._head_since = None
-            if head.has_body or not self._answer_at_once(head):
+            if head.has_body or not self._answer_at_once(head, raw):
                 self._accept(head)
 
     def _hold(self, rest: bytes) -> None:
@@ -210,12 +211,17 @@ class Connection(RequestHandler):
 
     # Answering.
 
-    def _answer_at_once(self, head: Head) -> bool:
+    def _answer_at_once(self, head: Head, raw: bytes) -> bool:
         """A fresh stored response, written without a task. False: the request takes the usual way."""
         if self._waiter is None or self._waiter.done() or self._paused or self._draining or not head.keep_alive:
             return False
-        hit = self._pipeline.hit(head.request)
-        if hit is None or len(hit.entry.body) > _AT_ONCE_BYTES or not is_plain(head.request):
+        hit = self._pipeline.known_hit(raw)
+        if hit is None:
+            hit = self._pipeline.hit(head.request)
+            if hit is None or not is_plain(head.request):
+                return False
+            self._pipeline.learn_hit(raw, head.request, hit)
+        if len(hit.entry.body) > _AT_ONCE_BYTES:
             return False
         entry = hit.entry
         request_id = next_request_id()
