@@ -14,7 +14,7 @@ from edgecache.cli.options import json_option, print_json, with_client
 @click.option("--prefix", metavar="URL", help="All whose absolute URL begins so")
 @click.option("--host", metavar="NAME", help="All of this host")
 @click.option("--site", metavar="SITE", help="All of this site; beside another choice, narrow it to the site")
-@click.option("--everything", is_flag=True, help="All there is")
+@click.option("--all", "everything", is_flag=True, help="All there is")
 @click.option("--soft", is_flag=True, help="Mark stale, to be revalidated, rather than remove")
 @json_option
 @with_client
@@ -34,7 +34,7 @@ def purge(
     asked: Json = {"urls": list(urls), "tag": tag, "prefix": prefix, "host": host, "everything": everything}
     chosen = {key: value for key, value in asked.items() if value}
     if len(chosen) > 1 or not (chosen or site):
-        raise click.UsageError("say what to purge, one of: URL…, --tag, --prefix, --host, --site, --everything")
+        raise click.UsageError("say what to purge, one of: URL…, --tag, --prefix, --host, --site, --all")
     body = chosen | ({"site": site} if site else {}) | ({"soft": True} if soft else {})
     found = client.post("purge", body=body)
     if as_json:
