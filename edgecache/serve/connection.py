@@ -1,7 +1,7 @@
 """One client connection: guarded bytes in, answers out, in order. A subclass of aiohttp's RequestHandler, which brings the
 task, the request body's flow control and the keep-alive timer. What aiohttp's parser sees are heads that `guard` has approved.
 
-`listener` makes them. The synchronous path for hits (`_answer_at_once`) is where a faster lane belongs.
+`listener` makes them. Hits are answered synchronously (`_answer_at_once`), those of remembered heads without routing or deciding.
 """
 
 from __future__ import annotations
