@@ -97,6 +97,8 @@ DISPATCH: Final[Table] = {
 }
 FLEET: Final[Table] = {
     "max_workers": ("max_workers", _count(1, 100_000)),
+    "hot_memory": ("hot_bytes", _size(64 * _MIB, 16 * _TIB)),
+    "site_hot_memory": ("site_hot_bytes", _size(64 * _MIB, 16 * _TIB)),
     "worker_idle": ("idle_s", _time(1, _DAY)),
 }
 QUARANTINE: Final[Table] = {

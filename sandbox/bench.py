@@ -14,6 +14,7 @@ from typing import Final
 
 from sandbox.errors import SandboxError
 from sandbox.events import Booted, Ended
+from sandbox.footprint import proportional_bytes
 from sandbox.limits import DEFAULT_LIMITS, SECOND_NS, Limits
 from sandbox.outcome import End
 from sandbox.program import Convention, Program
@@ -147,9 +148,8 @@ def _timed_call(vm: Vm) -> float:
     return time.perf_counter() - started
 
 
-def _proportional_kib() -> int:
-    """This process's PSS: proc_pid_smaps(5)."""
-    for line in Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1])
-    raise SandboxError("/proc/self/smaps_rollup has no Pss line: Linux 4.14 or newer is needed")
+def _proportional_kib() -> float:
+    found = proportional_bytes("self")
+    if found is None:
+        raise SandboxError("/proc is needed to measure memory")
+    return found / 1024

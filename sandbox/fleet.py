@@ -6,17 +6,25 @@ Knows lanes and processes; requests, slices and messages are `dispatcher.py`'s, 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
-from collections import deque
+from collections.abc import Iterator
 from typing import Protocol
 
 from sandbox import wire
+from sandbox.budget import Admit, Budget, Hot, Refuse, Wait, admit
 from sandbox.errors import JailError, WorkerLost
+from sandbox.footprint import proportional_bytes
 from sandbox.lane import Lane
+from sandbox.limits import MIB
 from sandbox.policies import FleetPolicy
 from sandbox.spawner import Spawner
 from sandbox.tasks import Tasks
 
+_EXPECTED_BYTES = 32 * MIB
+"""Of a worker before any has been measured."""
+_MEASURED_AT_ONCE = 8
+"""Reading smaps_rollup walks a worker's page tables, on the event loop: a few a sweep."""
 _log = logging.getLogger(__name__)
 
 
@@ -42,18 +50,26 @@ class Fleet:
         self._policy = policy
         self._tasks = tasks
         self._crew = crew
-        self._waiting: deque[Lane] = deque()
+        self._budget = Budget(policy.hot_bytes, policy.site_hot_bytes)
+        self._expected_bytes = min(_EXPECTED_BYTES, policy.hot_bytes, policy.site_hot_bytes)
+        self._waiting: dict[str, Lane] = {}
         """Lanes that want a worker while all places are taken, in the order in which they asked."""
+        self._held: dict[str, Lane] = {}
+        """Lanes that have a place: a worker, or one that is being started. Thousands of others cost no sweep anything."""
         self._places_used = 0
         self._closed = False
         self.lanes: dict[str, Lane] = {}
-        self.started = self.lost = 0
+        self.started = self.lost = self.parked = 0
+
+    @property
+    def hot_bytes(self) -> int:
+        return sum(lane.hot_bytes for lane in self._held.values())
 
     def want(self, lane: Lane) -> None:
         """The lane has requests and no worker."""
-        if lane.worker is not None or lane.spawning or lane in self._waiting or self._closed:
+        if lane.worker is not None or lane.spawning or lane.name in self._waiting or self._closed:
             return
-        self._waiting.append(lane)
+        self._waiting[lane.name] = lane
         self._serve_waiting()
 
     def settle(self, lane: Lane) -> None:
@@ -63,25 +79,22 @@ class Fleet:
 
     def evict(self, lane: Lane) -> None:
         """End the lane's worker, which holds no request; the next request gets another."""
-        worker = lane.detach()
-        if worker is not None:
-            worker.kill()
-            self._places_used -= 1
+        self._end_worker(lane)
         self._serve_waiting()
         self._crew.worker_changed(lane)
 
     def forget(self, lane: Lane) -> None:
         """The lane has no generator any more."""
         self.lanes.pop(lane.name, None)
-        if lane in self._waiting:
-            self._waiting.remove(lane)
+        self._waiting.pop(lane.name, None)
         self.evict(lane)
 
     def sweep(self, now: float) -> None:
         """End idle workers, and turns that are over. To be called a few times a second."""
         if self._waiting:
             self._make_place()
-        for lane in tuple(self.lanes.values()):
+        self._measure(now)
+        for lane in tuple(self._held.values()):
             if lane.worker is not None and not lane.busy and now - lane.last_used > self._policy.idle_s:
                 self.evict(lane)
 
@@ -93,21 +106,57 @@ class Fleet:
             if worker is not None:
                 worker.kill()
 
+    def _end_worker(self, lane: Lane) -> None:
+        worker = lane.detach()
+        if worker is not None:
+            worker.kill()
+            self._places_used -= 1
+            self._held.pop(lane.name, None)
+
+    def _park(self, names: tuple[str, ...]) -> None:
+        """End these idle workers; their programs stay registered, and start again with their next request."""
+        for lane in [self._held[name] for name in names]:
+            self._end_worker(lane)
+            self.parked += 1
+            self._crew.worker_changed(lane)
+
+    def _hot(self) -> Iterator[Hot]:
+        for lane in self._held.values():
+            busy = lane.worker is None or lane.busy
+            yield Hot(lane.name, lane.tenant, lane.hot_bytes, busy, lane.last_used)
+
     def _serve_waiting(self) -> None:
-        while self._waiting and self._places_used < self._policy.max_workers and not self._closed:
-            lane = self._waiting.popleft()
-            if lane.queued:
-                lane.spawning = True
-                self._places_used += 1
-                self._tasks.start(self._provide(lane))
+        """Start what has a place and fits the budget, in turn; nobody waits behind a site that has used up its own."""
+        for lane in tuple(self._waiting.values()):
+            if self._places_used >= self._policy.max_workers or self._closed:
+                break
+            if self._waiting.get(lane.name) is not lane:
+                continue
+            if not lane.queued:
+                del self._waiting[lane.name]
+                continue
+            match admit(self._hot(), lane.tenant, self._expected_bytes, self._budget):
+                case Admit(park):
+                    del self._waiting[lane.name]
+                    self._places_used += 1
+                    self._held[lane.name] = lane
+                    lane.spawning, lane.hot_bytes = True, self._expected_bytes
+                    self._park(park)
+                    self._tasks.start(self._provide(lane))
+                case Refuse(reason):
+                    del self._waiting[lane.name]
+                    self._crew.worker_unavailable(lane, reason)
+                case Wait(own_site):
+                    if not own_site:
+                        break
         if self._waiting:
             self._make_place()
 
     def _make_place(self) -> None:
         """End the worker that is idle longest, or else let one run dry: the one whose lane has had it longest."""
-        held = [lane for lane in self.lanes.values() if lane.worker is not None]
+        held = [lane for lane in self._held.values() if lane.worker is not None]
         idle = min((lane for lane in held if not lane.busy), key=lambda lane: lane.last_used, default=None)
-        if idle is not None:
+        if idle is not None and self._places_used >= self._policy.max_workers:
             self.evict(idle)
         elif held and not any(lane.draining for lane in held):
             longest = min(held, key=lambda lane: lane.held_since)
@@ -115,6 +164,21 @@ class Fleet:
                 longest.draining = True
                 self._crew.worker_changed(longest)
                 self.settle(longest)
+
+    def _measure(self, now: float) -> None:
+        """Look at the workers that were looked at longest ago; when they have grown past the budget, the idle ones go."""
+        held = [lane for lane in self._held.values() if lane.worker is not None]
+        for lane in heapq.nsmallest(_MEASURED_AT_ONCE, held, key=lambda lane: lane.measured):
+            found = proportional_bytes(lane.worker.pid) if lane.worker is not None else None
+            if found is not None:
+                lane.hot_bytes, lane.measured = found, now
+        known = [lane.hot_bytes for lane in held if lane.measured]
+        if known:
+            self._expected_bytes = min(sum(known) // len(known), self._policy.hot_bytes, self._policy.site_hot_bytes)
+        for tenant in {lane.tenant for lane in held}:
+            decision = admit(self._hot(), tenant, 0, self._budget)
+            if isinstance(decision, Admit) and decision.park:
+                self._park(decision.park)
 
     async def _provide(self, lane: Lane) -> None:
         worker = None
@@ -127,6 +191,8 @@ class Fleet:
             lane.spawning = False
             if worker is None:
                 self._places_used -= 1
+                self._held.pop(lane.name, None)
+                lane.hot_bytes = 0
         if worker is None:
             self._serve_waiting()
             return
@@ -134,9 +200,12 @@ class Fleet:
         if self._closed or self.lanes.get(lane.name) is not lane:
             worker.kill()
             self._places_used -= 1
+            if self._held.get(lane.name) is lane:
+                del self._held[lane.name]
             self._serve_waiting()
             return
         lane.worker = worker
+        lane.measured = 0.0
         lane.last_used = lane.held_since = asyncio.get_running_loop().time()
         worker.on_message = lambda message: self._crew.worker_reported(lane, message)
         worker.on_lost = lambda why: self._lost(lane, why)
@@ -147,6 +216,7 @@ class Fleet:
     def _lost(self, lane: Lane, why: str) -> None:
         self.lost += 1
         self._places_used -= 1
+        self._held.pop(lane.name, None)
         _log.warning("worker of %r lost: %s", lane.name, why)
         self._crew.worker_lost(lane, why)
         self._serve_waiting()

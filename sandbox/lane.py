@@ -106,8 +106,9 @@ class Generator:
 class Lane:
     """Generators that share a worker, and that worker while there is one."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, tenant: str) -> None:
         self.name = name
+        self.tenant = tenant
         self.generators: dict[Path, Generator] = {}
         self.retired: set[Generator] = set()
         """Take no new requests, and go with their last one."""
@@ -118,6 +119,9 @@ class Lane:
         self.stages: dict[int, Stage] = {}
         self.running: Running | None = None
         self.last_used = self.held_since = 0.0
+        self.hot_bytes = 0
+        """What its worker takes: expected while it starts, measured afterwards."""
+        self.measured = 0.0
 
     @property
     def busy(self) -> bool:
@@ -138,6 +142,7 @@ class Lane:
         self.stages.clear()
         self.running = None
         self.draining = False
+        self.hot_bytes = 0
         for generator in self.generators.values():
             generator.warm = 0
         return worker

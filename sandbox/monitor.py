@@ -111,7 +111,7 @@ class Monitor:
         self._serial += 1
         by_site = self._policy.isolation is Isolation.SITE
         name = tenant if by_site else f"{tenant}/{key}#{self._serial}"
-        lane = dispatcher.fleet.lanes.get(name) or Lane(name)
+        lane = dispatcher.fleet.lanes.get(name) or Lane(name, tenant)
         record = Record(self._policy.dispatch.quarantine)
         path = (tenant, f"{key}\0{self._serial}")
         generator = Generator(key, self._serial, program, limits, path=path, weight=weight, lane=lane, record=record)
@@ -191,6 +191,9 @@ class Monitor:
             generators=tuple(self._generator_status(generator) for generator in self._generators.values()),
             workers_started=dispatcher.fleet.started,
             workers_lost=dispatcher.fleet.lost,
+            hot_bytes=dispatcher.fleet.hot_bytes,
+            hot_budget_bytes=self._policy.dispatch.fleet.hot_bytes,
+            parked=dispatcher.fleet.parked,
         )
 
     def _generator_status(self, generator: Generator) -> GeneratorStatus:

@@ -9,6 +9,7 @@ import enum
 import os
 from dataclasses import dataclass, field
 
+from sandbox.footprint import physical_bytes
 from sandbox.jail import JailPolicy
 from sandbox.limits import KIB, MILLISECOND_NS, SECOND_NS
 from sandbox.quarantine import QuarantinePolicy
@@ -26,6 +27,10 @@ class Isolation(enum.StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetPolicy:
     max_workers: int = 64
+    hot_bytes: int = physical_bytes() // 2
+    """Memory of all workers together."""
+    site_hot_bytes: int = physical_bytes() // 4
+    """Memory of one tenant's workers."""
     idle_s: float = 60.0
     """A worker that nobody used for so long is ended."""
     turn_s: float = 1.0

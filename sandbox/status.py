@@ -47,6 +47,11 @@ class MonitorStatus:
     workers_started: int
     workers_lost: int
     """Workers that died or were killed for what they did; evicted ones are not counted."""
+    hot_bytes: int = 0
+    """Memory of all workers, pages that they share counted once."""
+    hot_budget_bytes: int = 0
+    parked: int = 0
+    """Idle workers that were ended to make room in the memory budget."""
 
 
 @dataclass(frozen=True, slots=True)

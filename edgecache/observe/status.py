@@ -72,6 +72,9 @@ class SandboxState:
     """Layers in force in every worker."""
     jail_missing: tuple[str, ...]
     generators: Mapping[str, GeneratorRow]
+    hot_bytes: int = 0
+    hot_budget_bytes: int = 0
+    workers_parked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +174,9 @@ def _sandbox(status: MonitorStatus) -> SandboxState:
         jail=tuple(sorted(in_force)),
         jail_missing=tuple(sorted(missing)),
         generators={generator.key: _row(generator) for generator in busiest},
+        hot_bytes=status.hot_bytes,
+        hot_budget_bytes=status.hot_budget_bytes,
+        workers_parked=status.parked,
     )
 
 

@@ -23,7 +23,7 @@ from sandbox import (
     MonitorPolicy,
     QuarantinePolicy,
 )
-from sandbox.limits import SECOND_NS
+from sandbox.limits import MIB, SECOND_NS
 from tests.integration.monitor_support import Edge, alive, ask, begin, ending, limits, resident, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,6 +191,14 @@ class TestPlaces:
             await until(lambda: not alive(pid))
             assert await ask(monitor, "/ok") == b"ok"
             assert monitor.status().workers_lost == 0
+
+    async def test_when_the_hot_budget_is_used_up_the_idle_worker_goes_and_everybody_is_served(self) -> None:
+        async with Monitor(policy(fleet=FleetPolicy(hot_bytes=32 * MIB, site_hot_bytes=32 * MIB))) as monitor:
+            for tenant in "abc":
+                monitor.register(tenant, resident(), limits(), tenant=tenant)
+            for tenant in "abcabc":
+                assert await ask(monitor, "/ok", key=tenant) == b"ok"
+            assert monitor.status().parked > 0
 
 
 class TestJail:
