@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -131,3 +135,25 @@ def test_a_snapshot_as_plain_values() -> None:
     assert (sandbox["jail"], sandbox["jail_missing"]) == (("seccomp",), ("landlock",))
     assert sandbox["generators"]["shop/hello@1"]["failed"] == 1
     assert list(StatusBoard(Sources(recorder=recorder), 0.0).snapshot(0.0).parts()) == ["traffic"]
+
+
+def test_the_dashboard_asks_for_nothing_that_is_not_there() -> None:
+    recorder = Recorder()
+    recorder.on_request(RECORD)
+    recorder.on_usage("shop/hello@1", End.FINISHED, Usage(cpu_ns=1))
+    text = Metrics(sources(recorder)).render()[0].decode()
+    labels: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels.setdefault(sample.name, {"instance"}).update(sample.labels)
+    dashboard = json.loads((Path(__file__).parents[3] / "configs" / "grafana-dashboard.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert len(asked) > 20
+    for query in asked:
+        selectors = re.findall(r"((?:edgecache|process)_\w+)\{([^}]*)\}", query)
+        assert selectors, query
+        for name, matchers in selectors:
+            assert name in labels, f"{name} in {query}"
+            assert set(re.findall(r"(\w+)=", matchers)) <= labels[name], query
+            for group in re.findall(r"by \(([^)]*)\)", query):
+                assert set(group.split(", ")) <= labels[name], query
