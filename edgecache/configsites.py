@@ -12,8 +12,9 @@ from typing import Final
 
 from edgecache.control import words
 from edgecache.control.manifest import NAME, NAME_WORDS
+from edgecache.policy.access import MAX_NETWORKS, MAX_RATE, OPEN, AccessRule
 from edgecache.policy.rule import DEFAULT_RULE, CacheRule
-from edgecache.siteform import MAX_HOSTS, MAX_ORIGINS, MAX_WEIGHT, host_problem, origin_problem
+from edgecache.siteform import MAX_HOSTS, MAX_ORIGINS, MAX_WEIGHT, host_problem, network_problem, origin_problem
 from edgecache.sites import Site
 from edgecache.yamlform import FormError, Node, Problem, Problems
 from sandbox.limits import DEFAULT_LIMITS, Limits
@@ -21,7 +22,8 @@ from sandbox.limits import DEFAULT_LIMITS, Limits
 MAX_SITES: Final = 10_000
 
 _OPERATORS_CACHE_WORDS: Final = ("store_set_cookie", "honour_client_reload")
-_KEYS: Final = ("name", "hosts", "origins", "weight", "cache", "limits")
+_KEYS: Final = ("name", "hosts", "origins", "weight", "cache", "access", "limits")
+_ACCESS_KEYS: Final = ("deny", "allow", "client_rate", "client_burst")
 _NOTHING: Final[tuple[Node, ...]] = ()
 _REQUIRED: Final = ("name", "hosts", "origins")
 
@@ -47,6 +49,7 @@ def _read_site(node: Node, problems: Problems) -> Site | None:
         origins=_texts(form["origins"], MAX_ORIGINS, problems, host=False),
         weight=problems.attempt(lambda: form["weight"].integer(1, MAX_WEIGHT), 1) if "weight" in form else 1,
         rule=problems.attempt(lambda: _rule(form.get("cache")), DEFAULT_RULE),
+        access=problems.attempt(lambda: _access(form.get("access")), OPEN),
         ceiling=ceiling,
         from_config=True,
     )
@@ -63,6 +66,36 @@ def _texts(node: Node, limit: int, problems: Problems, *, host: bool) -> tuple[s
 
     items = problems.attempt(partial(node.sequence, 1, limit), _NOTHING)
     return tuple(problems.attempt(partial(read, item), "") for item in items)
+
+
+def _access(node: Node | None) -> AccessRule:
+    if node is None:
+        return OPEN
+    form = node.mapping(_ACCESS_KEYS)
+    problems = Problems()
+
+    def networks(key: str) -> tuple[str, ...]:
+        items = problems.attempt(partial(form[key].sequence, 0, MAX_NETWORKS), _NOTHING) if key in form else ()
+        return tuple(problems.attempt(partial(_network, item), "") for item in items)
+
+    def count(key: str) -> int:
+        return problems.attempt(partial(form[key].integer, 0, MAX_RATE), 0) if key in form else 0
+
+    rule = AccessRule(
+        deny=networks("deny"),
+        allow=networks("allow"),
+        client_rate=count("client_rate"),
+        client_burst=count("client_burst"),
+    )
+    problems.raise_any()
+    return rule
+
+
+def _network(node: Node) -> str:
+    text = node.text(limit=64)
+    if problem := network_problem(text):
+        raise node.error(problem)
+    return text
 
 
 def _rule(node: Node | None) -> CacheRule:

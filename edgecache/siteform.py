@@ -1,4 +1,4 @@
-"""What a site's hosts and origins may look like, for whoever declares a site: the configuration file or the API.
+"""What a site's hosts, origins and clients may look like, for whoever declares a site: the configuration file or the API.
 
 Pure: text in, a reason or None out. Called by `configsites` and `control`.
 """
@@ -10,6 +10,7 @@ import re
 from typing import Final
 from urllib.parse import urlsplit
 
+from edgecache.policy.access import network
 from edgecache.sites import ANY_HOST
 
 MAX_HOSTS: Final = 1_000
@@ -32,6 +33,15 @@ def host_problem(host: str) -> str | None:
         return f"{_shown(host)} must be written in ASCII, as xn--…"
     if len(name) > 253 or not name or not all(_LABEL.fullmatch(label) for label in name.split(".")):
         return f"{_shown(host)} must be a host name such as shop.example, *.shop.example, or * for any"
+    return None
+
+
+def network_problem(text: str) -> str | None:
+    """Why `text` cannot be a network of clients; None when it can."""
+    try:
+        network(text)
+    except ValueError:
+        return f"{_shown(text)} must be an address or a CIDR prefix, such as 192.0.2.7 or 2001:db8::/32"
     return None
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from edgecache.policy.access import OPEN, AccessRule
 from edgecache.policy.rule import DEFAULT_RULE, CacheRule
 from sandbox.limits import DEFAULT_LIMITS, Limits
 
@@ -60,6 +61,8 @@ class Site:
     """Base URLs, tried in order."""
     weight: int = 1
     rule: CacheRule = DEFAULT_RULE
+    access: AccessRule = OPEN
+    """Which clients may ask, and how often."""
     ceiling: Limits = DEFAULT_LIMITS
     """A manifest that asks for more is refused."""
     generators: tuple[GeneratorRoutes, ...] = ()

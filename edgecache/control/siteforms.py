@@ -14,8 +14,9 @@ from edgecache import units
 from edgecache.control import words
 from edgecache.control.manifest import NAME, NAME_WORDS
 from edgecache.control.problems import Code, Problem
+from edgecache.policy.access import MAX_NETWORKS, MAX_RATE, AccessRule
 from edgecache.policy.rule import CacheRule
-from edgecache.siteform import MAX_HOSTS, MAX_ORIGINS, MAX_WEIGHT, host_problem, origin_problem
+from edgecache.siteform import MAX_HOSTS, MAX_ORIGINS, MAX_WEIGHT, host_problem, network_problem, origin_problem
 from edgecache.sites import Site
 from sandbox.limits import Limits
 
@@ -53,6 +54,15 @@ class LimitsForm(Struct, forbid_unknown_fields=True):
     queue: int | UnsetType = UNSET
 
 
+class AccessForm(Struct, forbid_unknown_fields=True):
+    """`access` of a site."""
+
+    deny: list[str] | UnsetType = UNSET
+    allow: list[str] | UnsetType = UNSET
+    client_rate: int | UnsetType = UNSET
+    client_burst: int | UnsetType = UNSET
+
+
 class SiteChange(Struct, forbid_unknown_fields=True):
     """What of a site is to be different."""
 
@@ -60,6 +70,7 @@ class SiteChange(Struct, forbid_unknown_fields=True):
     origins: list[str] | UnsetType = UNSET
     weight: int | UnsetType = UNSET
     cache: CacheForm | UnsetType = UNSET
+    access: AccessForm | UnsetType = UNSET
     ceiling: LimitsForm | UnsetType = UNSET
 
 
@@ -94,6 +105,8 @@ def changed_site(site: Site, form: SiteChange) -> Site:
         site = replace(site, weight=form.weight)
     if form.cache is not UNSET:
         site = replace(site, rule=_rule(form.cache, site.rule))
+    if form.access is not UNSET:
+        site = replace(site, access=_access(form.access, site.access))
     if form.ceiling is not UNSET:
         site = replace(site, ceiling=_ceiling(form.ceiling, site.ceiling))
     return site
@@ -121,6 +134,25 @@ def _rule(form: CacheForm, base: CacheRule) -> CacheRule:
     if form.honour_client_reload is not UNSET:
         rule = replace(rule, honour_client_reload=form.honour_client_reload)
     return rule
+
+
+def _access(form: AccessForm, base: AccessRule) -> AccessRule:
+    rule = base
+    if form.deny is not UNSET:
+        rule = replace(rule, deny=_listed("$.access.deny", form.deny, (0, MAX_NETWORKS), network_problem))
+    if form.allow is not UNSET:
+        rule = replace(rule, allow=_listed("$.access.allow", form.allow, (0, MAX_NETWORKS), network_problem))
+    if form.client_rate is not UNSET:
+        rule = replace(rule, client_rate=_rate("$.access.client_rate", form.client_rate))
+    if form.client_burst is not UNSET:
+        rule = replace(rule, client_burst=_rate("$.access.client_burst", form.client_burst))
+    return rule
+
+
+def _rate(where: str, value: int) -> int:
+    if not 0 <= value <= MAX_RATE:
+        raise _wrong(where, f"must be from 0 to {MAX_RATE}, not {value}")
+    return value
 
 
 def _ceiling(form: LimitsForm, base: Limits) -> Limits:

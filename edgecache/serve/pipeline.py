@@ -14,6 +14,7 @@ from typing import NamedTuple, assert_never
 from lru import LRU
 
 from edgecache.observe.record import NullObserver, Observer
+from edgecache.policy.access import Refusal, retry_after
 from edgecache.policy.fields import freeze
 from edgecache.policy.forwarding import CONDITIONAL_FIELDS, HopsExhausted, Loop
 from edgecache.policy.invalidation import targets
@@ -33,6 +34,7 @@ from edgecache.policy.purging import Purge
 from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Answer, HeldBody
 from edgecache.serve.fetching import Call, Fetcher, Selected
+from edgecache.serve.gate import Gate, Refused
 from edgecache.serve.respond import Outcome, Responder
 from edgecache.serve.settings import ServeSettings
 from edgecache.sites import OnError, Route, Site, SiteTable
@@ -101,6 +103,7 @@ class Pipeline:
             predictor=self._predictor,
             replay_bytes=upstream.replay_bytes,
         )
+        self._gate = Gate()
         self._known: LRU[bytes, _Known] = LRU(max(1, self.settings.fast_lane_heads))
         self.flights = Flights(upstream)
         self._background = Background(upstream.background_limit)
@@ -109,7 +112,7 @@ class Pipeline:
     def hit(self, request: Request) -> Hit | None:
         """The fresh stored response that answers `request`, if there is one: without waiting for anybody."""
         route = self._route(request)
-        if route is None:
+        if route is None or not route.site.access.open:
             return None
         entry = self._stored(route, request)
         if entry is None:
@@ -151,7 +154,15 @@ class Pipeline:
             text = f"No site here has the host {request.authority!r}."
             return self.respond.problem(421, text, request_id, outcome=Outcome("none", "unknown-host"))
         call = Call(request=request, body=body, client_ip=client_ip, request_id=request_id, route=route, on_interim=on_interim)
-        return await self._answer(call)
+        refused = self._gate.refuse(route.site, client_ip, self.clock())
+        return await self._answer(call) if refused is None else self._not_let_in(call, refused)
+
+    def _not_let_in(self, call: Call, refused: Refused) -> Answer:
+        outcome = Outcome("none", refused.why)
+        if refused.why is Refusal.DENIED:
+            return self.respond.refused(call, 403, "This site does not answer this client.", outcome=outcome)
+        fields = (("Retry-After", retry_after(refused.wait_seconds)),)
+        return self.respond.refused(call, 429, "This client asks more often than this site allows.", fields, outcome=outcome)
 
     async def fetch_through(self, site: Site, request: Request, body: Body | None = None, *, request_id: str = "") -> Answer:
         """A guest's sub-request: through the cache to the site's own origins, never to a generator."""

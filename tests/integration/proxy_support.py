@@ -64,6 +64,7 @@ class Edge:
     store: MemoryStore
     listener: Listener
     clock: Clock
+    sites: SiteTable
     client: aiohttp.ClientSession
     records: list[Record] = field(default_factory=list)
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
@@ -141,7 +142,7 @@ async def edge_for(
     listener = Listener(pipeline)
     address = await listener.start("127.0.0.1", 0)
     session = aiohttp.ClientSession(auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar())
-    edge = Edge(address, pipeline, store, listener, clock, session)
+    edge = Edge(address, pipeline, store, listener, clock, table, session)
     pipeline.observer = edge
     try:
         yield edge

@@ -23,6 +23,12 @@ def site(value: Site, generators: Iterable[Generator]) -> dict[str, object]:
         "origins": list(value.origins),
         "weight": value.weight,
         "cache": words.show_rule(value.rule),
+        "access": {
+            "deny": list(value.access.deny),
+            "allow": list(value.access.allow),
+            "client_rate": value.access.client_rate,
+            "client_burst": value.access.client_burst,
+        },
         "ceiling": words.show_limits(value.ceiling),
         "from_config": value.from_config,
         "generators": [generator.name for generator in generators],
