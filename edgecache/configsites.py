@@ -13,6 +13,7 @@ from typing import Final
 from edgecache.control import words
 from edgecache.control.manifest import NAME, NAME_WORDS
 from edgecache.policy.access import MAX_NETWORKS, MAX_RATE, OPEN, AccessRule
+from edgecache.policy.coding import Coding
 from edgecache.policy.rule import DEFAULT_RULE, CacheRule
 from edgecache.siteform import MAX_HOSTS, MAX_ORIGINS, MAX_WEIGHT, host_problem, network_problem, origin_problem
 from edgecache.sites import Site
@@ -21,7 +22,7 @@ from sandbox.limits import DEFAULT_LIMITS, Limits
 
 MAX_SITES: Final = 10_000
 
-_OPERATORS_CACHE_WORDS: Final = ("store_set_cookie", "honour_client_reload")
+_OPERATORS_CACHE_WORDS: Final = ("store_set_cookie", "honour_client_reload", "compress")
 _KEYS: Final = ("name", "hosts", "origins", "weight", "cache", "access", "limits")
 _ACCESS_KEYS: Final = ("deny", "allow", "client_rate", "client_burst")
 _NOTHING: Final[tuple[Node, ...]] = ()
@@ -107,13 +108,26 @@ def _rule(node: Node | None) -> CacheRule:
     rest: Mapping[str, Node] = {key: value for key, value in entries.items() if key not in own}
     problems = Problems()
     rule = problems.attempt(lambda: words.read_rule(dataclasses.replace(node, value=rest), DEFAULT_RULE), DEFAULT_RULE)
+    codings = own.pop("compress", None)
+    compress = rule.compress if codings is None else problems.attempt(partial(_codings, codings), rule.compress)
     said = {key: problems.attempt(value.boolean, False) for key, value in own.items()}
     problems.raise_any()
     return dataclasses.replace(
         rule,
         store_set_cookie=said.get("store_set_cookie", rule.store_set_cookie),
         honour_client_reload=said.get("honour_client_reload", rule.honour_client_reload),
+        compress=compress,
     )
+
+
+def _codings(node: Node) -> tuple[Coding, ...]:
+    found: list[Coding] = []
+    for item in node.sequence(0, len(Coding)):
+        coding = item.enum(Coding)
+        if coding in found:
+            raise item.error(f"{coding} is named twice")
+        found.append(coding)
+    return tuple(found)
 
 
 def _ceiling(form: Mapping[str, Node]) -> Limits:

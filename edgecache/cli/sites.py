@@ -78,6 +78,7 @@ def show(client: ControlClient, name: str, as_json: bool) -> None:
 @click.option("--origin", "origins", multiple=True, metavar="URL", help="Replace the origins; repeat it for more")
 @click.option("--weight", type=click.IntRange(1, 1_000_000), help="Share of the CPU, against other sites")
 @click.option("--cache", "cache", multiple=True, metavar="KEY=VALUE", help="A cache rule, such as default_ttl=60s")
+@click.option("--access", "access", multiple=True, metavar="KEY=VALUE", help="A rule for clients, such as client_rate=50")
 @click.option("--ceiling", "ceiling", multiple=True, metavar="KEY=VALUE", help="A limit's ceiling, such as cpu=100ms or vms=8")
 @json_option
 @with_client
@@ -89,6 +90,7 @@ def set_site(
     origins: tuple[str, ...],
     weight: int | None,
     cache: tuple[str, ...],
+    access: tuple[str, ...],
     ceiling: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -98,11 +100,12 @@ def set_site(
         "origins": list(origins),
         "weight": weight,
         "cache": _settings(cache, "--cache"),
+        "access": _settings(access, "--access"),
         "ceiling": _settings(ceiling, "--ceiling"),
     }
     body = {key: value for key, value in asked.items() if value}
     if not body:
-        raise click.UsageError("nothing to change: give --host, --origin, --weight, --cache or --ceiling")
+        raise click.UsageError("nothing to change: give --host, --origin, --weight, --cache, --access or --ceiling")
     found = client.patch("sites", name, body=body)
     if as_json:
         print_json(found)
@@ -142,7 +145,7 @@ def _settings(pairs: tuple[str, ...], option: str) -> Json:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise click.UsageError(f"{option} {pair!r} is not KEY=VALUE, such as {option} cpu=100ms")
-        if key in {"vary", "tags"}:
+        if key in {"vary", "tags", "allow", "deny"}:
             found[key] = [item.strip() for item in value.split(",") if item.strip()]
         elif value.isascii() and value.isdigit():
             found[key] = int(value)

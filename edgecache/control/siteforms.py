@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -15,12 +15,14 @@ from edgecache.control import words
 from edgecache.control.manifest import NAME, NAME_WORDS
 from edgecache.control.problems import Code, Problem
 from edgecache.policy.access import MAX_NETWORKS, MAX_RATE, AccessRule
+from edgecache.policy.coding import Coding
 from edgecache.policy.rule import CacheRule
 from edgecache.siteform import MAX_HOSTS, MAX_ORIGINS, MAX_WEIGHT, host_problem, network_problem, origin_problem
 from edgecache.sites import Site
 from sandbox.limits import Limits
 
 Given = str | UnsetType
+T = TypeVar("T", bound=str)
 _YEAR_NS: Final = 366 * 86_400 * 10**9
 
 
@@ -36,6 +38,7 @@ class CacheForm(Struct, forbid_unknown_fields=True):
     max_object: Given = UNSET
     store_set_cookie: bool | UnsetType = UNSET
     honour_client_reload: bool | UnsetType = UNSET
+    compress: list[Coding] | UnsetType = UNSET
 
 
 class LimitsForm(Struct, forbid_unknown_fields=True):
@@ -133,6 +136,8 @@ def _rule(form: CacheForm, base: CacheRule) -> CacheRule:
         rule = replace(rule, store_set_cookie=form.store_set_cookie)
     if form.honour_client_reload is not UNSET:
         rule = replace(rule, honour_client_reload=form.honour_client_reload)
+    if form.compress is not UNSET:
+        rule = replace(rule, compress=_listed("$.cache.compress", form.compress, (0, len(Coding)), _no_problem))
     return rule
 
 
@@ -169,7 +174,7 @@ def _ceiling(form: LimitsForm, base: Limits) -> Limits:
     return ceiling
 
 
-def _listed(where: str, items: list[str], size: tuple[int, int], problem: Callable[[str], str | None]) -> tuple[str, ...]:
+def _listed(where: str, items: list[T], size: tuple[int, int], problem: Callable[[T], str | None]) -> tuple[T, ...]:
     low, high = size
     if not low <= len(items) <= high:
         raise _wrong(where, f"must hold {low} to {high} values, not {len(items)}")
@@ -180,6 +185,10 @@ def _listed(where: str, items: list[str], size: tuple[int, int], problem: Callab
     if len(set(items)) < len(items):
         raise _wrong(where, "names a value twice")
     return tuple(items)
+
+
+def _no_problem(_coding: Coding) -> None:
+    """The decoder has looked: the shape names the codings."""
 
 
 def _field_problem(text: str) -> str | None:

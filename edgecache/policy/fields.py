@@ -90,3 +90,27 @@ def freeze(pairs: Iterable[tuple[str, str]] = ()) -> Headers:
 def without(headers: Headers, dropped: frozenset[str] | set[str]) -> list[tuple[str, str]]:
     """The field lines whose lower-case name is not in `dropped`."""
     return [(name, value) for name, value in headers.items() if name.lower() not in dropped]
+
+
+def weighted(lines: Iterable[str]) -> list[tuple[str, float]]:
+    """Items, lower case and without whitespace, with their weights (RFC 9110 section 12.4.2)."""
+    found: list[tuple[str, float]] = []
+    for line in lines:
+        for member in split_list(line.lower()):
+            item, *parameters = (part.strip(OWS) for part in member.split(";"))
+            weight = 1.0
+            kept = [item]
+            for parameter in parameters:
+                if parameter.startswith("q="):
+                    weight = _weight(parameter[2:])
+                else:
+                    kept.append(parameter)
+            found.append((";".join(kept), weight))
+    return found
+
+
+def _weight(text: str) -> float:
+    digits = text.replace(".", "", 1)
+    if len(text) > 5 or not digits.isascii() or not digits.isdigit():
+        return 1.0
+    return min(float(text), 1.0)

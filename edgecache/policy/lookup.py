@@ -9,6 +9,7 @@ import enum
 from dataclasses import dataclass
 
 from edgecache.policy.cache_control import RequestDirectives, ResponseDirectives, parse_request
+from edgecache.policy.coding import weak_and_strong
 from edgecache.policy.dates import date_field
 from edgecache.policy.fields import freeze
 from edgecache.policy.freshness import Terms, stale_if_error, stale_while_revalidate, terms
@@ -205,7 +206,7 @@ def _covers(allowed: float, accepted: int | None, directives: ResponseDirectives
 def conditions(response: Response) -> Headers:
     """If-None-Match and If-Modified-Since that ask whether `response` is still current (RFC 9111 section 4.3.1)."""
     found: list[tuple[str, str]] = []
-    if etag := response.headers.get("ETag"):
+    if etag := weak_and_strong(response.headers):
         found.append(("If-None-Match", etag))
     if date_field(response.headers, "Last-Modified") is not None:
         found.append(("If-Modified-Since", response.headers["Last-Modified"]))

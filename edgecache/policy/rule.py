@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgecache.policy.coding import Coding
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheRule:
@@ -34,6 +36,9 @@ class CacheRule:
     The directives are advisory (RFC 9111 section 5.2.1): False answers from the cache all the same, so that clients cannot load
     the source at will.
     """
+
+    compress: tuple[Coding, ...] = ()
+    """Codings that this edge applies to what comes uncoded, the one it likes best first; none: bytes pass as they come."""
 
 
 DEFAULT_RULE = CacheRule()

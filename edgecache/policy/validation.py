@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 
+from edgecache.policy.coding import as_stored
 from edgecache.policy.connection import hop_by_hop
 from edgecache.policy.dates import date_field, format_date
 from edgecache.policy.etag import any_representation, entity_tag, listed_tags
@@ -68,7 +69,7 @@ def update(stored: Timed, not_modified: Timed) -> Timed:
     merged = without(stored.response.headers, replaced) + brought
     if "Date" not in new:
         merged.append(("Date", format_date(not_modified.response_time)))
-    response = Response(stored.response.status, stored.response.reason, freeze(merged))
+    response = as_stored(stored.response, Response(stored.response.status, stored.response.reason, freeze(merged)))
     return Timed(strip(response), not_modified.request_time, not_modified.response_time)
 
 

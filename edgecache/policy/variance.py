@@ -10,7 +10,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
-from edgecache.policy.fields import OWS, names, split_list
+from edgecache.policy.coding import IDENTITY, negotiated
+from edgecache.policy.fields import names, split_list, weighted
 from edgecache.policy.message import Request, Response
 from edgecache.policy.rule import CacheRule
 
@@ -44,7 +45,7 @@ def variant_key(request: Request, vary_names: tuple[str, ...], rule: CacheRule) 
     if not vary_names and not rule.vary:
         return ""
     selecting = selecting_names(tuple(sorted({name.lower() for name in vary_names})), rule)
-    key = ",".join(f"{name}={_selecting_value(request, name)}" for name in selecting)
+    key = ",".join(f"{name}={_selecting_value(request, name, rule)}" for name in selecting)
     if len(key) <= _KEY_LIMIT_CHARS:
         return key
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
@@ -63,8 +64,14 @@ def normalise(name: str, lines: list[str]) -> str:
     return ", ".join(member for line in lines for member in split_list(line))
 
 
-def _selecting_value(request: Request, name: str) -> str:
-    """Unambiguous whatever the value holds; an absent field matches only absence (RFC 9111 section 4.1)."""
+def _selecting_value(request: Request, name: str, rule: CacheRule) -> str:
+    """Unambiguous whatever the value holds; an absent field matches only absence (RFC 9111 section 4.1).
+
+    Where this edge compresses, of Accept-Encoding only the outcome counts: it is all that sources get to see of it.
+    """
+    if name == "accept-encoding" and (coding := negotiated(request, rule.compress)) is not None:
+        value = "" if coding == IDENTITY else coding
+        return f"{len(value)}:{value}"
     lines = request.headers.getall(name, None)
     if lines is None:
         return "-"
@@ -75,7 +82,7 @@ def _selecting_value(request: Request, name: str) -> str:
 def _codings(lines: tuple[str, ...]) -> str:
     """RFC 9110 section 12.5.3. `identity` is acceptable unless it is refused."""
     acceptable: set[str] = set()
-    for item, weight in _weighted(lines):
+    for item, weight in weighted(lines):
         coding = item.removeprefix("x-") if item in ("x-gzip", "x-compress") else item
         if weight > 0:
             acceptable.add(coding)
@@ -87,7 +94,7 @@ def _codings(lines: tuple[str, ...]) -> str:
 def _preferences(lines: tuple[str, ...]) -> str:
     """Items from most to least wanted, those wanted alike sorted; refused ones are marked."""
     ranks: dict[float, list[str]] = {}
-    for item, weight in _weighted(lines):
+    for item, weight in weighted(lines):
         ranks.setdefault(weight, []).append(item)
     wanted = ">".join(",".join(sorted(ranks[weight])) for weight in sorted(ranks, reverse=True) if weight > 0)
     refused = ",".join(sorted(ranks.get(0.0, ())))
@@ -105,27 +112,3 @@ _READERS: Final[dict[str, _Reader]] = {
 @lru_cache(maxsize=2048)
 def _remembered(read: _Reader, lines: tuple[str, ...]) -> str:
     return read(lines)
-
-
-def _weighted(lines: tuple[str, ...]) -> list[tuple[str, float]]:
-    """Items, lower case and without whitespace, with their weights (RFC 9110 section 12.4.2)."""
-    found: list[tuple[str, float]] = []
-    for line in lines:
-        for member in split_list(line.lower()):
-            item, *parameters = (part.strip(OWS) for part in member.split(";"))
-            weight = 1.0
-            kept = [item]
-            for parameter in parameters:
-                if parameter.startswith("q="):
-                    weight = _weight(parameter[2:])
-                else:
-                    kept.append(parameter)
-            found.append((";".join(kept), weight))
-    return found
-
-
-def _weight(text: str) -> float:
-    digits = text.replace(".", "", 1)
-    if len(text) > 5 or not digits.isascii() or not digits.isdigit():
-        return 1.0
-    return min(float(text), 1.0)

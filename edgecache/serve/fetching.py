@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from edgecache.policy.coding import code, negotiated
 from edgecache.policy.dates import format_date
-from edgecache.policy.fields import freeze
+from edgecache.policy.fields import freeze, without
 from edgecache.policy.forwarding import to_client, to_source
 from edgecache.policy.lookup import ERROR_STATUSES, Validate
 from edgecache.policy.message import Headers, Request, Response, Timed
@@ -18,6 +19,7 @@ from edgecache.policy.storing import NoStore, NoStoreReason, Store, admit, strip
 from edgecache.policy.validation import head_update, selects, update
 from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Meter
+from edgecache.serve.compressing import CodedBody
 from edgecache.serve.purges import RecentPurges
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.wire import encode_head
@@ -30,6 +32,8 @@ from edgecache.upstream.predictor import Predictor
 
 _log = logging.getLogger(__name__)
 _AGE = frozenset({"age"})
+_REQUEST_ID = frozenset({"x-request-id"})
+_ACCEPT_ENCODING = frozenset({"accept-encoding"})
 _MAX_MERGED_VARY = 16
 _OF_ONE_REQUEST = frozenset({NoStoreReason.METHOD, NoStoreReason.AUTHORIZATION, NoStoreReason.REQUEST_NO_STORE})
 """Refusals that say nothing about the next request for the same key."""
@@ -96,7 +100,12 @@ class Fetcher:
             conditional=conditional,
             max_passes=self._settings.max_loops,
         )
-        own = [(name, value) for name, value in headers.items() if name.lower() != "x-request-id"]
+        coding = negotiated(request, call.route.rule.compress)
+        # Where this edge compresses, sources see of Accept-Encoding what the variant key holds of it.
+        replaced = _REQUEST_ID if coding is None else _REQUEST_ID | _ACCEPT_ENCODING
+        own = without(headers, replaced)
+        if coding is not None:
+            own.append(("Accept-Encoding", coding))
         return Request(
             request.method, request.scheme, request.authority, request.target, freeze([*own, ("X-Request-Id", call.request_id)])
         )
@@ -141,7 +150,8 @@ class Fetcher:
             if decision.stale_if_error and status in ERROR_STATUSES:
                 await reply.body.close()
                 raise SourceError(Culprit.ORIGIN, "error-status", f"status {status}", status=status)
-        return self._judged(call, reply, timed, entry=entry, key=key, since=since)
+        reply = coded(call, reply)
+        return self._judged(call, reply, replace(timed, response=reply.response), entry=entry, key=key, since=since)
 
     def _judged(
         self, call: Call, reply: Reply, timed: Timed, *, entry: Entry | None, key: Hashable | None, since: int
@@ -254,6 +264,17 @@ class Fetcher:
                 case OnError.ERROR:
                     return False
         return False
+
+
+def coded(call: Call, reply: Reply) -> Reply:
+    """What the source said in the coding that this edge applies for this client, if any."""
+    response, coding = code(call.request, reply.response, call.route.rule.compress)
+    if response is reply.response:
+        return reply
+    body = reply.body
+    if coding is not None and call.request.method != "HEAD":
+        body = CodedBody(body, coding, prompt=content_length(reply.response) is None)
+    return Reply(response, body, reply.detail)
 
 
 def content_length(response: Response) -> int | None:

@@ -15,7 +15,7 @@ from lru import LRU
 
 from edgecache.observe.record import NullObserver, Observer
 from edgecache.policy.access import Refusal, retry_after
-from edgecache.policy.fields import freeze
+from edgecache.policy.fields import freeze, names, without
 from edgecache.policy.forwarding import CONDITIONAL_FIELDS, HopsExhausted, Loop
 from edgecache.policy.invalidation import targets
 from edgecache.policy.lookup import (
@@ -33,7 +33,7 @@ from edgecache.policy.message import Request
 from edgecache.policy.purging import Purge
 from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Answer, HeldBody
-from edgecache.serve.fetching import Call, Fetcher, Selected
+from edgecache.serve.fetching import Call, Fetcher, Selected, coded
 from edgecache.serve.gate import Gate, Refused
 from edgecache.serve.respond import Outcome, Responder
 from edgecache.serve.settings import ServeSettings
@@ -234,7 +234,7 @@ class Pipeline:
 
     async def _pass(self, call: Call, decision: Bypass) -> Answer:
         """To the source and back, not stored; a successful unsafe request invalidates (RFC 9111 section 4.4)."""
-        reply = await self._fetcher.ask(call, self._fetcher.forwarded(call), None)
+        reply = coded(call, await self._fetcher.ask(call, self._fetcher.forwarded(call), None))
         for uri in targets(call.request, reply.response):
             self._invalidate(uri)
         return self.respond.passed(call, decision, reply, reply.body, Outcome("bypass", decision.reason))
@@ -350,5 +350,8 @@ class Pipeline:
 def _as_plain_get(request: Request) -> Request:
     """What a revalidation asks: the representation itself, whatever the client that caused it wanted of it."""
     dropped = CONDITIONAL_FIELDS | {"cache-control", "pragma"}
-    fields = freeze((name, value) for name, value in request.headers.items() if name.lower() not in dropped)
-    return Request("GET", request.scheme, request.authority, request.target, fields)
+    fields = without(request.headers, dropped)
+    if "no-transform" in names(request.headers, "Cache-Control"):
+        # It selects the variant where this edge compresses.
+        fields.append(("Cache-Control", "no-transform"))
+    return Request("GET", request.scheme, request.authority, request.target, freeze(fields))

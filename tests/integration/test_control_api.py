@@ -18,6 +18,7 @@ from edgecache.control.service import Control
 from edgecache.control.settings import BundleLimits, ControlSettings
 from edgecache.control.sqlite_state import DATABASE
 from edgecache.control.state import StateError
+from edgecache.policy.coding import Coding
 from edgecache.policy.purging import Purge
 from edgecache.sites import Site, SiteTable
 from sandbox.limits import DEFAULT_LIMITS, MIB
@@ -148,6 +149,8 @@ BAD_SITES = {
     "unknown key": ({"host": ["a.test"]}, "did you mean hosts"),
     "unknown cache key": ({"cache": {"ttl": "60s"}}, "unknown key 'ttl'"),
     "no unit": ({"cache": {"default_ttl": "60"}}, "has no unit"),
+    "unknown coding": ({"cache": {"compress": ["deflate"]}}, "deflate"),
+    "coding twice": ({"cache": {"compress": ["br", "br"]}}, "twice"),
     "number for duration": ({"ceiling": {"cpu": 50}}, "ceiling.cpu"),
     "size": ({"ceiling": {"memory": "5000KB"}}, "multiple of 4KiB"),
     "wall below cpu": ({"ceiling": {"wall": "1ms"}}, "below cpu"),
@@ -172,6 +175,19 @@ async def test_a_bad_site_is_refused_with_the_place(tmp_path: Path, case: str) -
         assert str(answer.json["where"]).startswith("$")
         assert "secret" not in answer.body.decode()
         assert api.table.snapshot.sites == ()
+
+
+async def test_compression_is_switched_on_off_and_survives_a_restart(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        made = await api.site()
+        assert made.json["cache"]["compress"] == []  # type: ignore[index,call-overload]
+        await api.call("PATCH", "/v1/sites/shop", {"cache": {"compress": ["br", "gzip"]}})
+    async with running(tmp_path) as api:
+        (served,) = api.table.snapshot.sites
+        assert served.rule.compress == (Coding.BR, Coding.GZIP)
+        answer = await api.call("PATCH", "/v1/sites/shop", {"cache": {"compress": []}})
+        assert answer.json["cache"]["compress"] == []  # type: ignore[index,call-overload]
+        assert api.table.snapshot.sites[0].rule.compress == ()
 
 
 async def test_a_site_comes_changes_and_goes(tmp_path: Path) -> None:

@@ -104,7 +104,12 @@ async def test_what_the_api_answers_is_what_the_document_says(tmp_path: Path) ->
         await call("GET", "/v1/sites", status=200)
         await call("GET", "/v1/sites/shop", status=200)
         await call("GET", "/v1/sites/none", status=404)
-        await call("PATCH", "/v1/sites/shop", {"weight": 3, "ceiling": {"cpu": "40ms"}}, status=200)
+        await call(
+            "PATCH",
+            "/v1/sites/shop",
+            {"weight": 3, "ceiling": {"cpu": "40ms"}, "cache": {"compress": ["zstd", "gzip"]}},
+            status=200,
+        )
         made = await call("POST", "/v1/tokens", {"site": "shop", "verbs": ["push"], "expires_in": "1h"}, status=201)
         await call("GET", "/v1/tokens", status=200)
         await call("GET", "/v1/tokens?site=shop", status=200)

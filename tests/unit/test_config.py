@@ -59,7 +59,8 @@ sites:
     hosts: [Shop.Example, "*.shop.example"]
     origins: ["http://127.0.0.1:8090/", "https://[::1]"]
     weight: 3
-    cache: {default_ttl: 1m, vary: [Accept-Language], tags: [shop], max_object: 1MiB, honour_client_reload: true}
+    cache: {default_ttl: 1m, vary: [Accept-Language], tags: [shop], max_object: 1MiB, honour_client_reload: true,
+            compress: [br, gzip]}
     limits: {cpu: 100ms, memory: 128MiB}
 """,
         )
@@ -82,7 +83,18 @@ sites:
     assert site.origins == ("http://127.0.0.1:8090", "https://[::1]")
     assert (site.weight, site.from_config, site.rule.default_ttl, site.rule.vary) == (3, True, 60.0, ("Accept-Language",))
     assert (site.rule.max_object_bytes, site.rule.honour_client_reload) == (1 << 20, True)
+    assert site.rule.compress == ("br", "gzip")
     assert (site.ceiling.cpu_ns, site.ceiling.memory_bytes) == (100_000_000, 128 << 20)
+
+
+@pytest.mark.parametrize(
+    ("codings", "said"),
+    [("[deflate]", "must be one of gzip, br, zstd"), ("[br, br]", "br is named twice"), ("true", "must be a list")],
+)
+def test_codings_are_checked(tmp_path: Path, codings: str, said: str) -> None:
+    site = "sites: [{name: shop, hosts: [a.test], origins: ['http://127.0.0.1:1'], cache: {compress: %s}}]"
+    (found,) = problems(tmp_path, site % codings)
+    assert said in found
 
 
 def test_every_mistake_is_named_at_once_with_its_place(tmp_path: Path) -> None:
