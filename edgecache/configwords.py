@@ -124,6 +124,8 @@ SERVE: Final[Table] = {
     "edge_id": ("edge_id", _edge_id),
     "max_loops": ("max_loops", _count(0, 100)),
     "max_ranges": ("max_ranges", _count(1, 1000)),
+    "fast_lane_heads": ("fast_lane_heads", _count(0, 10_000_000)),
+    "fast_lane_memory": ("fast_lane_bytes", _size(0, 16 * _TIB)),
 }
 UPSTREAM: Final[Table] = {
     "connect_timeout": ("connect_timeout", _time(0.01, 600)),

@@ -12,6 +12,7 @@ import select
 import threading
 import time
 from collections import deque
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,8 @@ STANDARD_OUTPUT: Final = Path("-")
 _GATHER_SECONDS: Final = 0.02
 """Between two writes, so that many lines share one."""
 _BATCH_LINES: Final = 1000
+_CLIENTS: Final = 1024
+"""Addresses whose quoted form is remembered."""
 _WARN_SECONDS: Final = 60.0
 _FULL_PIPE_SECONDS: Final = 0.5
 
@@ -60,7 +63,7 @@ class LineEncoder:
 
     def encode(self, record: Record) -> bytes:
         line = _Line(
-            time=self._time(record.time),
+            time=self.stamp(record.time),
             id=record.request_id,
             client=record.client,
             method=record.method,
@@ -83,17 +86,30 @@ class LineEncoder:
                 setattr(line, name, getattr(line, name).encode("utf-8", "backslashreplace").decode())
             return self._encoder.encode(line) + b"\n"
 
-    def _uri(self, uri: str) -> str:
-        if not self._query:
-            uri = uri.partition("?")[0]
-        return uri if len(uri) <= self._limit else uri[: self._limit] + "…"
+    def around(self, record: Record) -> tuple[str, str]:
+        """What stands between client and duration of `record`'s line, and after the duration."""
+        line = self.encode(msgspec.structs.replace(record, client="", duration=0.0)).decode()
+        between, after = line.split('"duration":0.0,', 1)
+        return between.partition('"client":""')[2], f",{after}"
 
-    def _time(self, seconds: float) -> str:
+    def quoted(self, text: str) -> str:
+        """`text` as a JSON string."""
+        try:
+            return self._encoder.encode(text).decode()
+        except UnicodeEncodeError:
+            return self._encoder.encode(text.encode("utf-8", "backslashreplace").decode()).decode()
+
+    def stamp(self, seconds: float) -> str:
         """RFC 3339, UTC, with milliseconds."""
         whole = int(seconds)
         if whole != self._second:
             self._second, self._stamp = whole, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
         return f"{self._stamp}.{int((seconds - whole) * 1000):03d}Z"
+
+    def _uri(self, uri: str) -> str:
+        if not self._query:
+            uri = uri.partition("?")[0]
+        return uri if len(uri) <= self._limit else uri[: self._limit] + "…"
 
 
 class AccessLog:
@@ -105,6 +121,7 @@ class AccessLog:
         self._path = settings.access
         self._encoder = LineEncoder(settings)
         self._limit = settings.queue
+        self._quoted = lru_cache(_CLIENTS)(self._encoder.quoted)
         self._lines: deque[bytes] = deque()
         self._wake, self._stop, self._reopen = threading.Event(), threading.Event(), threading.Event()
         self._torn = False
@@ -121,12 +138,20 @@ class AccessLog:
 
     def write(self, record: Record) -> None:
         """Queue one line; drop and count it when too many wait."""
-        if len(self._lines) >= self._limit or self._stop.is_set():
-            self._refused += 1
-            return
-        self._lines.append(self._encoder.encode(record))
-        if not self._wake.is_set():
-            self._wake.set()
+        if self._takes():
+            self._queue(self._encoder.encode(record))
+
+    def repeated(self, record: Record) -> RepeatedLine:
+        """Writes the lines of requests that differ from `record` in `Repeated`'s fields only."""
+        return RepeatedLine(self, *self._encoder.around(record))
+
+    def write_around(self, between: str, after: str, own: tuple[float, str, str, float]) -> None:
+        """As `write`, of a line whose other parts are encoded already. Request IDs are this edge's own: they need no escapes."""
+        if self._takes():
+            seconds, request_id, client, duration = own
+            stamp, address = self._encoder.stamp(seconds), self._quoted(client)
+            line = f'{{"time":"{stamp}","id":"{request_id}","client":{address}{between}"duration":{duration:.6f}{after}'
+            self._queue(line.encode())
 
     def reopen(self) -> None:
         """Close the file and open the one that now has its name: for log rotation. Lines written before go to the old one."""
@@ -139,6 +164,17 @@ class AccessLog:
         self._wake.set()
         self._thread.join(wait_seconds)
         return not self._thread.is_alive()
+
+    def _takes(self) -> bool:
+        if len(self._lines) < self._limit and not self._stop.is_set():
+            return True
+        self._refused += 1
+        return False
+
+    def _queue(self, line: bytes) -> None:
+        self._lines.append(line)
+        if not self._wake.is_set():
+            self._wake.set()
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -207,3 +243,15 @@ class AccessLog:
         if now - self._warned > _WARN_SECONDS or self._warned == 0.0:
             self._warned = now
             _log.warning("the access log %s cannot be written (%s): %d lines lost so far", self._path, error.strerror, self._lost)
+
+
+class RepeatedLine:
+    """The lines of requests of one kind: encoded once but for what each has of its own."""
+
+    __slots__ = ("_after", "_between", "_log")
+
+    def __init__(self, log: AccessLog, between: str, after: str) -> None:
+        self._log, self._between, self._after = log, between, after
+
+    def on_request(self, time: float, request_id: str, client: str, duration: float) -> None:
+        self._log.write_around(self._between, self._after, (time, request_id, client, duration))

@@ -66,6 +66,31 @@ class Durations:
     seconds: float = 0.0
 
 
+class RepeatedCount:
+    """Where the requests of one kind are counted, found once."""
+
+    __slots__ = ("_collapsed", "_durations", "_result", "_site", "_size", "_truncated")
+
+    def __init__(self, site: SiteFigures, durations: Durations, record: Record, word: str) -> None:
+        self._site, self._durations = site, durations
+        self._result = (_CLASSES.get(record.status // 100, OTHER), word)
+        self._size, self._collapsed, self._truncated = record.bytes_sent, record.collapsed, record.truncated
+
+    def on_request(self, time: float, request_id: str, client: str, duration: float) -> None:
+        """One finished request."""
+        del time, request_id, client
+        site = self._site
+        site.by_result[self._result] = site.by_result.get(self._result, 0) + 1
+        site.bytes_sent += self._size
+        if self._collapsed:
+            site.collapsed += 1
+        if self._truncated:
+            site.truncated += 1
+        durations = self._durations
+        durations.counts[bisect_left(BUCKETS, duration)] += 1
+        durations.seconds += duration
+
+
 class Figures:
     """All that is counted since the start."""
 
@@ -78,18 +103,16 @@ class Figures:
 
     def count(self, record: Record) -> None:
         """One finished request."""
+        counted = self.repeated(record)
+        counted.on_request(record.time, record.request_id, record.client, record.duration)
+
+    def repeated(self, record: Record) -> RepeatedCount:
+        """Counts requests that differ from `record` in `Repeated`'s fields only."""
         word = record.cache if record.cache in CACHE_WORDS else OTHER
-        site = self._site(record.site or NO_SITE)
-        result = (_CLASSES.get(record.status // 100, OTHER), word)
-        site.by_result[result] = site.by_result.get(result, 0) + 1
-        site.bytes_sent += record.bytes_sent
-        site.collapsed += record.collapsed
-        site.truncated += record.truncated
         durations = self.durations.get(word)
         if durations is None:
             durations = self.durations[word] = Durations()
-        durations.counts[bisect_left(BUCKETS, record.duration)] += 1
-        durations.seconds += record.duration
+        return RepeatedCount(self._site(record.site or NO_SITE), durations, record, word)
 
     def count_call(self, key: str, end: End, usage: Usage) -> None:
         """One finished call of a generator; `key` is the monitor's name for its version, `site/generator@version`."""

@@ -47,10 +47,20 @@ CACHE_WORDS = frozenset({"hit", "stale", "revalidated", "miss", "bypass", "error
 error: no source could answer. none: ended before the cache was asked. Any other word counts as `other` in metrics."""
 
 
+class Repeated(Protocol):
+    """Hears of requests whose records differ in these four fields only; they are a Record's."""
+
+    def on_request(self, time: float, request_id: str, client: str, duration: float) -> None: ...
+
+
 class Observer(Protocol):
     """Hears of every finished request. Called on the event loop: must neither block nor raise."""
 
     def on_request(self, record: Record) -> None: ...
+
+    def repeated(self, record: Record) -> Repeated:
+        """For requests that will have this record, but for what `Repeated` is told of each. Counts nothing by itself."""
+        ...
 
 
 class NullObserver:
@@ -58,3 +68,12 @@ class NullObserver:
 
     def on_request(self, record: Record) -> None:
         del record
+
+    def repeated(self, record: Record) -> Repeated:
+        del record
+        return _Unheard()
+
+
+class _Unheard:
+    def on_request(self, time: float, request_id: str, client: str, duration: float) -> None:
+        del time, request_id, client, duration

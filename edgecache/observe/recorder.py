@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from edgecache.observe.access_log import AccessLog
-from edgecache.observe.figures import Figures
-from edgecache.observe.record import Record
+from edgecache.observe.access_log import AccessLog, RepeatedLine
+from edgecache.observe.figures import Figures, RepeatedCount
+from edgecache.observe.record import Record, Repeated
 from sandbox.outcome import End, Usage
 
 
@@ -23,6 +23,10 @@ class Recorder:
         if self.log is not None:
             self.log.write(record)
 
+    def repeated(self, record: Record) -> Repeated:
+        count = self.figures.repeated(record)
+        return count if self.log is None else _Repeated(count, self.log.repeated(record))
+
     def on_usage(self, key: str, end: End, usage: Usage) -> None:
         """One finished call of the generator's version that the monitor knows as `key`."""
         self.figures.count_call(key, end, usage)
@@ -30,3 +34,17 @@ class Recorder:
     @property
     def log_lines_dropped(self) -> int:
         return self.log.dropped if self.log is not None else 0
+
+
+class _Repeated:
+    """Counts and logs requests that are alike: what a hit of the fast lane costs here."""
+
+    __slots__ = ("_count", "_line")
+
+    def __init__(self, count: RepeatedCount, line: RepeatedLine) -> None:
+        self._count = count
+        self._line = line
+
+    def on_request(self, time: float, request_id: str, client: str, duration: float) -> None:
+        self._count.on_request(time, request_id, client, duration)
+        self._line.on_request(time, request_id, client, duration)

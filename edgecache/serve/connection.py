@@ -20,6 +20,7 @@ from aiohttp.web_protocol import ERROR, RequestHandler, RequestPayloadError
 from edgecache.observe.record import Record
 from edgecache.serve.answer import Answer
 from edgecache.serve.client_body import CLIENT_GONE, ClientBody
+from edgecache.serve.fast_lane import MAX_BODY_BYTES, MAX_HEAD_BYTES
 from edgecache.serve.guard import BodyFraming, Fault, Head, HeadReader, Violation, find_head
 from edgecache.serve.interim import InterimWriter
 from edgecache.serve.pipeline import Pipeline
@@ -31,8 +32,6 @@ from edgecache.source import SourceError
 
 _BODILESS = b"GET / HTTP/1.1\r\nHost: e\r\n\r\n"
 _CHUNKED = b"POST / HTTP/1.1\r\nHost: e\r\nTransfer-Encoding: chunked\r\n\r\n"
-_AT_ONCE_BYTES = 64 << 10
-"""Larger bodies are written with back-pressure."""
 _KEEP_ALIVE_10 = b"Connection: keep-alive\r\n"
 _HELD_LIMIT_BYTES = 64 << 10
 """Pipelined bytes kept while a request is being answered; above that the socket is not read."""
@@ -80,6 +79,7 @@ class Connection(RequestHandler):
         "_head_since",
         "_heads",
         "_held",
+        "_lane",
         "_last_progress",
         "_last_sent",
         "_payload",
@@ -101,6 +101,7 @@ class Connection(RequestHandler):
         )
         self._pipeline = pipeline
         self._heads = heads
+        self._lane = pipeline.fast_lane
         self._client_settings = settings
         self._client = ""
         self._accepted: deque[Head | Violation] = deque()
@@ -137,6 +138,8 @@ class Connection(RequestHandler):
             return
         if self._held:
             data, self._held = self._held + data, b""
+        elif self._framing is None and len(data) <= MAX_HEAD_BYTES and self._answer_known(data):
+            return
         self._read(data)
 
     def _read(self, data: bytes) -> None:
@@ -163,8 +166,10 @@ class Connection(RequestHandler):
                 return
             start, position = found
             raw = data[start:position]
-            head = self._heads.read(raw)
             self._head_since = None
+            if self._answer_known(raw):
+                continue
+            head = self._heads.read(raw)
             if head.has_body or not self._answer_at_once(head, raw):
                 self._accept(head)
 
@@ -211,18 +216,35 @@ class Connection(RequestHandler):
 
     # Answering.
 
+    @property
+    def _idle(self) -> bool:
+        """Whether the next head can be answered without a task."""
+        waiter = self._waiter
+        return waiter is not None and not (waiter.done() or self._busy or self._paused or self._draining)
+
+    def _answer_known(self, raw: bytes) -> bool:
+        """A hit of these very bytes again: one head, for only whole heads are remembered. False: read them."""
+        if not self._idle:
+            return False
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return False
+        answer = self._lane.answer(raw, self._client)
+        if answer is None:
+            return False
+        self._written += len(answer)
+        transport.write(answer)
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        return True
+
     def _answer_at_once(self, head: Head, raw: bytes) -> bool:
         """A fresh stored response, written without a task. False: the request takes the usual way."""
-        if self._waiter is None or self._waiter.done() or self._paused or self._draining or not head.keep_alive:
+        if not self._idle or not head.keep_alive or not is_plain(head.request):
             return False
-        hit = self._pipeline.known_hit(raw)
-        if hit is None:
-            hit = self._pipeline.hit(head.request)
-            if hit is None or not is_plain(head.request):
-                return False
-            self._pipeline.learn_hit(raw, head.request, hit)
-        if len(hit.entry.body) > _AT_ONCE_BYTES:
+        hit = self._pipeline.hit(head.request)
+        if hit is None or len(hit.entry.body) > MAX_BODY_BYTES:
             return False
+        self._lane.learn(raw, head, hit.entry, hit.route, self._pipeline.observer.repeated)
         entry = hit.entry
         request_id = next_request_id()
         body = entry.body if head.method == "GET" else b""

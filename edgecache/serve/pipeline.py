@@ -11,8 +11,6 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import NamedTuple, assert_never
 
-from lru import LRU
-
 from edgecache.observe.record import NullObserver, Observer
 from edgecache.policy.access import Refusal, retry_after
 from edgecache.policy.fields import freeze, names, without
@@ -33,6 +31,7 @@ from edgecache.policy.message import Request
 from edgecache.policy.purging import Purge
 from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Answer, HeldBody
+from edgecache.serve.fast_lane import FastLane
 from edgecache.serve.fetching import Call, Fetcher, Selected, coded
 from edgecache.serve.gate import Gate, Refused
 from edgecache.serve.respond import Outcome, Responder
@@ -48,8 +47,6 @@ from edgecache.upstream.settings import UpstreamSettings
 _log = logging.getLogger(__name__)
 _UNSUPPORTED = frozenset({"CONNECT", "HEAD"})
 """Methods are case-sensitive (RFC 9110 section 9.1), but the client library upstream expects no body after `head` either."""
-_ASKING = ("Authorization", "Cache-Control", "Pragma", "Content-Length", "Transfer-Encoding")
-_MAX_KNOWN_HEAD = 2 << 10
 
 
 class Hit(NamedTuple):
@@ -60,16 +57,6 @@ class Hit(NamedTuple):
     lifetime_left: float
     now: float
     route: Route
-
-
-class _Known(NamedTuple):
-    """What the bytes of one request head led to, as far as it still holds. No entry: a memo must not keep bodies alive."""
-
-    snapshot: object
-    route: Route
-    uri: str
-    variant: str
-    terms: object
 
 
 class Pipeline:
@@ -104,10 +91,17 @@ class Pipeline:
             replay_bytes=upstream.replay_bytes,
         )
         self._gate = Gate()
-        self._known: LRU[bytes, _Known] = LRU(max(1, self.settings.fast_lane_heads))
         self.flights = Flights(upstream)
         self._background = Background(upstream.background_limit)
         self.respond = Responder(self.settings, clock)
+        self.fast_lane = FastLane(
+            sites=sites,
+            store=store,
+            clock=clock,
+            member=self.respond.hit_member,
+            heads=self.settings.fast_lane_heads,
+            limit_bytes=self.settings.fast_lane_bytes,
+        )
 
     def hit(self, request: Request) -> Hit | None:
         """The fresh stored response that answers `request`, if there is one: without waiting for anybody."""
@@ -120,30 +114,6 @@ class Pipeline:
         now = self.clock()
         decision = decide(request, entry.timed, route.rule, now, known=entry.terms, marked_stale=entry.marked_stale)
         return Hit(entry, decision.age, decision.lifetime_left, now, route) if isinstance(decision, Fresh) else None
-
-    def known_hit(self, head: bytes) -> Hit | None:
-        """The hit that a request of exactly these bytes had, if the same sites still hold the same entry, live and fresh."""
-        known = self._known.get(head)
-        if known is None:
-            return None
-        entry = self._store.at(known.uri, known.variant)
-        if entry is None or entry.terms is not known.terms or known.snapshot is not self._sites.snapshot:
-            del self._known[head]
-            return None
-        now = self.clock()
-        age = entry.terms.age(now)
-        left = entry.terms.lifetime.seconds - age
-        return Hit(entry, age, left, now, known.route) if left > 0 and not entry.marked_stale else None
-
-    def learn_hit(self, head: bytes, request: Request, hit: Hit) -> None:
-        """Remember a hit for `known_hit`: only of requests that ask nothing which depends on time, or on who asks."""
-        if (
-            self.settings.fast_lane_heads
-            and len(head) <= _MAX_KNOWN_HEAD
-            and not any(name in request.headers for name in _ASKING)
-        ):
-            entry = hit.entry
-            self._known[head] = _Known(self._sites.snapshot, hit.route, entry.uri, entry.variant, entry.terms)
 
     async def handle(
         self, request: Request, body: Body | None, client_ip: str, request_id: str, on_interim: Interim | None = None

@@ -68,9 +68,9 @@ class MemoryStore:
         variant = variant_key(request, primary.vary, rule)
         return self._entries.get((uri, variant))
 
-    def at(self, uri: str, variant: str) -> Entry | None:
-        """The entry under this very key; it becomes the most recently used."""
-        return self._entries.get((uri, variant))
+    def at(self, key: tuple[str, str]) -> Entry | None:
+        """The entry under this very URI and variant; it becomes the most recently used."""
+        return self._entries.get(key)
 
     def vary(self, uri: str) -> tuple[str, ...]:
         """The request fields that select among the stored variants of `uri`."""

@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import aiohttp
+import msgspec
 from aiohttp import web
 from yarl import URL
 
-from edgecache.observe.record import Record
+from edgecache.observe.record import Record, Repeated
 from edgecache.policy.rule import CacheRule
 from edgecache.serve.fetching import Call
 from edgecache.serve.listener import Listener
@@ -68,9 +69,14 @@ class Edge:
     client: aiohttp.ClientSession
     records: list[Record] = field(default_factory=list)
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
+    fast_hits: int = 0
+    """How many of the records are the fast lane's."""
 
     def on_request(self, record: Record) -> None:
         self.records.append(record)
+
+    def repeated(self, record: Record) -> Repeated:
+        return _Repeated(self, record)
 
     def url(self, path: str) -> URL:
         return URL(f"http://{self.address[0]}:{self.address[1]}{path}", encoded=True)
@@ -104,6 +110,17 @@ class Edge:
             return b""
         finally:
             writer.close()
+
+
+@dataclass
+class _Repeated:
+    edge: Edge
+    record: Record
+
+    def on_request(self, time: float, request_id: str, client: str, duration: float) -> None:
+        changes = {"time": time, "request_id": request_id, "client": client, "duration": duration}
+        self.edge.records.append(msgspec.structs.replace(self.record, **changes))
+        self.edge.fast_hits += 1
 
 
 @contextlib.asynccontextmanager

@@ -3,6 +3,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
+import pytest
+
 from edgecache.observe.access_log import AccessLog
 from edgecache.observe.record import NullObserver, Observer, Record
 from edgecache.observe.recorder import Recorder
@@ -34,6 +37,45 @@ def test_a_request_is_counted_and_logged(tmp_path: Path) -> None:
     assert recorder.log_lines_dropped == 0
     recorder.on_request(RECORD)
     assert recorder.log_lines_dropped == 1
+
+
+@pytest.mark.parametrize("query", [True, False])
+@pytest.mark.parametrize("client", ["10.0.0.1", "fe80::1%eth0", 'a"\\\n\udc80'])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"uri": 'http://a/?"client":""&"duration":0.0,', "site": 'a"b', "generator": "g", "cpu_ns": 5},
+        {"uri": "http://a/\udc80\u00e9", "status": 504, "cache": "surprise", "collapsed": True, "truncated": True, "reason": "r"},
+    ],
+)
+def test_repeated_requests_are_counted_and_logged_as_others_are(
+    tmp_path: Path, changes: dict[str, object], client: str, query: bool
+) -> None:
+    lines, figures = [], []
+    for way in ("usual", "repeated"):
+        log = AccessLog(LogSettings(access=tmp_path / way, query=query))
+        recorder = Recorder(log)
+        record = msgspec.structs.replace(RECORD, client=client, **changes)
+        like = recorder.repeated(msgspec.structs.replace(record, time=0.0, request_id="", client="", duration=0.0))
+        for time, duration in ((1.5, 0.0), (1.9999, 0.0000049), (1700000000.25, 0.00123456), (3.0, 31.0)):
+            if way == "usual":
+                changed = msgspec.structs.replace(record, time=time, duration=duration, request_id="ab-1")
+                recorder.on_request(changed)
+            else:
+                like.on_request(time, "ab-1", client, duration)
+        assert log.close()
+        lines.append([list(json.loads(line).items()) for line in (tmp_path / way).read_bytes().splitlines()])
+        figures.append((recorder.figures.sites, recorder.figures.durations))
+    assert len(lines[0]) == 4
+    assert lines[0] == lines[1]
+    assert figures[0] == figures[1]
+
+
+def test_a_kind_of_request_that_has_not_come_counts_nothing() -> None:
+    recorder = Recorder()
+    recorder.repeated(RECORD)
+    assert recorder.figures.sites["(none)"].requests == 0
 
 
 def test_without_a_log_requests_are_still_counted() -> None:
