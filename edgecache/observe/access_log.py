@@ -59,7 +59,7 @@ class LineEncoder:
     def __init__(self, settings: LogSettings) -> None:
         self._query, self._limit = settings.query, settings.uri_chars
         self._encoder = msgspec.json.Encoder()
-        self._second, self._stamp = -1, ""
+        self._millis, self._stamp = -1, ""
 
     def encode(self, record: Record) -> bytes:
         line = _Line(
@@ -101,10 +101,12 @@ class LineEncoder:
 
     def stamp(self, seconds: float) -> str:
         """RFC 3339, UTC, with milliseconds."""
-        whole = int(seconds)
-        if whole != self._second:
-            self._second, self._stamp = whole, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
-        return f"{self._stamp}.{int((seconds - whole) * 1000):03d}Z"
+        millis = int(seconds * 1000)
+        if millis != self._millis:
+            whole, rest = divmod(millis, 1000)
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+            self._millis, self._stamp = millis, f"{stamp}.{rest:03d}Z"
+        return self._stamp
 
     def _uri(self, uri: str) -> str:
         if not self._query:

@@ -224,10 +224,8 @@ class Connection(RequestHandler):
 
     def _answer_known(self, raw: bytes) -> bool:
         """A hit of these very bytes again: one head, for only whole heads are remembered. False: read them."""
-        if not self._idle:
-            return False
         transport = self.transport
-        if transport is None or transport.is_closing():
+        if not self._idle or transport is None or transport.is_closing():
             return False
         answer = self._lane.answer(raw, self._client)
         if answer is None:
