@@ -38,6 +38,9 @@ class SourceError(Exception):
         self.retry = retry
 
 
+UNREACHABLE = frozenset({"connect", "timeout", "reset"})
+"""Reasons of a SourceError for which nothing of a response has come: the source is out of reach."""
+
 Interim = Callable[[Response], None]
 """Told of an interim (1xx) response that comes before the answer; neither waits nor raises."""
 

@@ -33,6 +33,7 @@ class CacheForm(Struct, forbid_unknown_fields=True):
     heuristic: bool | UnsetType = UNSET
     stale_while_revalidate: Given = UNSET
     stale_if_error: Given = UNSET
+    stale_if_unreachable: Given = UNSET
     vary: list[str] | UnsetType = UNSET
     tags: list[str] | UnsetType = UNSET
     max_object: Given = UNSET
@@ -126,6 +127,8 @@ def _rule(form: CacheForm, base: CacheRule) -> CacheRule:
         rule = replace(rule, stale_while_revalidate=_seconds("$.cache.stale_while_revalidate", form.stale_while_revalidate))
     if form.stale_if_error is not UNSET:
         rule = replace(rule, stale_if_error=_seconds("$.cache.stale_if_error", form.stale_if_error))
+    if form.stale_if_unreachable is not UNSET:
+        rule = replace(rule, stale_if_unreachable=_seconds("$.cache.stale_if_unreachable", form.stale_if_unreachable))
     if form.vary is not UNSET:
         rule = replace(rule, vary=_listed("$.cache.vary", form.vary, (0, words.MAX_LIST), _field_problem))
     if form.tags is not UNSET:

@@ -84,7 +84,8 @@ LIMIT_WORDS: Final[Mapping[str, LimitWord]] = {
 }
 _WORD_OF: Final[Mapping[str, str]] = {limit.field: word for word, limit in LIMIT_WORDS.items()}
 
-CACHE_WORDS: Final = ("default_ttl", "heuristic", "stale_while_revalidate", "stale_if_error", "vary", "tags", "max_object")
+_LIFETIME_WORDS: Final = ("default_ttl", "heuristic", "stale_while_revalidate", "stale_if_error", "stale_if_unreachable")
+CACHE_WORDS: Final = (*_LIFETIME_WORDS, "vary", "tags", "max_object")
 """What a manifest may say under `cache`."""
 
 
@@ -151,6 +152,8 @@ def read_rule(node: Node | None, base: CacheRule) -> CacheRule:
         rule = replace(rule, stale_while_revalidate=problems.attempt(revalidate.seconds, 0.0))
     if stale := form.get("stale_if_error"):
         rule = replace(rule, stale_if_error=problems.attempt(stale.seconds, 0.0))
+    if unreachable := form.get("stale_if_unreachable"):
+        rule = replace(rule, stale_if_unreachable=problems.attempt(unreachable.seconds, 0.0))
     if size := form.get("max_object"):
         rule = replace(rule, max_object_bytes=problems.attempt(partial(size.size, 1), 1))
     if vary := form.get("vary"):
@@ -167,6 +170,7 @@ def show_rule(rule: CacheRule) -> dict[str, object]:
         "heuristic": rule.heuristic,
         "stale_while_revalidate": units.format_seconds(rule.stale_while_revalidate),
         "stale_if_error": units.format_seconds(rule.stale_if_error),
+        "stale_if_unreachable": units.format_seconds(rule.stale_if_unreachable),
         "vary": list(rule.vary),
         "tags": list(rule.tags),
         "max_object": units.format_size(rule.max_object_bytes),

@@ -6,6 +6,7 @@ Called by storing when a response arrives and by lookup when it is asked for aga
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
 
 from edgecache.policy.cache_control import ResponseDirectives, parse_response
@@ -111,7 +112,8 @@ def age_field(age: float) -> str:
 
 
 def _corrected_initial_age(stored: Timed) -> float:
-    apparent_age = max(0.0, stored.response_time - _date_value(stored))
+    # Date counts whole seconds: the part of one that has passed since is no age.
+    apparent_age = max(0.0, math.floor(stored.response_time) - _date_value(stored))
     response_delay = max(0.0, stored.response_time - stored.request_time)
     return max(apparent_age, _age_value(stored.response.headers) + response_delay)
 

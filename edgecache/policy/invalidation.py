@@ -32,6 +32,11 @@ def targets(request: Request, response: Response) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def names_target(request: Request, reference: str) -> bool:
+    """Whether a URI reference in a response, resolved, is the target of `request`."""
+    return _same_origin(request, reference.strip(" \t")) == request.uri
+
+
 def _same_origin(request: Request, reference: str) -> str | None:
     try:
         resolved = urlsplit(urljoin(request.uri, reference))

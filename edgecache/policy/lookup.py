@@ -77,6 +77,8 @@ class Validate:
     """If the source cannot be reached the answer is an error, best 504 (RFC 9111 section 5.2.2.2)."""
     refused: bool = False
     """The client's own directives ask for validation, not the state of the stored response."""
+    stale_if_unreachable: bool = False
+    """The stored response may answer if the source cannot be reached: this cache is disconnected (RFC 9111 section 4.2.4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,7 @@ def _with_stored(response: Response, asked: RequestDirectives, rule: CacheRule, 
         stale_if_error=_may_answer_on_error(asked, directives, rule, moment),
         must=directives.forbids_stale or directives.s_maxage is not None,
         refused=refused,
+        stale_if_unreachable=_may_answer_disconnected(asked, directives, rule, moment),
     )
 
 
@@ -194,6 +197,18 @@ def _may_answer_on_error(asked: RequestDirectives, directives: ResponseDirective
     if asked.no_cache and rule.honour_client_reload:
         return False
     return _covers(stale_if_error(directives, rule), asked.stale_if_error, directives, moment)
+
+
+def _may_answer_disconnected(asked: RequestDirectives, directives: ResponseDirectives, rule: CacheRule, moment: _Moment) -> bool:
+    """RFC 9111 section 4.2.4: a disconnected cache may, unless a directive or the client says no.
+
+    Where the source gave stale-if-error it has said for how long, and the rule does not add to it.
+    """
+    if directives.stale_if_error is not None:
+        return False
+    if (asked.no_cache and rule.honour_client_reload) or directives.forbids_stale or directives.s_maxage is not None:
+        return False
+    return moment.staleness <= rule.stale_if_unreachable
 
 
 def _covers(allowed: float, accepted: int | None, directives: ResponseDirectives, moment: _Moment) -> bool:

@@ -19,6 +19,11 @@ class CacheRule:
     """Used where the response has no such directive (RFC 5861 section 3)."""
     stale_if_error: float = 0.0
     """Used where the response has no such directive (RFC 5861 section 4)."""
+    stale_if_unreachable: float = 86_400.0
+    """How long past its lifetime a response may answer while its source cannot be reached (RFC 9111 section 4.2.4).
+
+    Used where the response has no stale-if-error, and nothing forbids stale use.
+    """
     vary: tuple[str, ...] = ()
     """Request fields that the variant key always holds, besides those of the response's Vary."""
     tags: tuple[str, ...] = ()

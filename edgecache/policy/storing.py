@@ -22,6 +22,7 @@ from edgecache.policy.freshness import (
     stale_while_revalidate,
     terms,
 )
+from edgecache.policy.invalidation import names_target
 from edgecache.policy.message import Request, Response, Timed
 from edgecache.policy.rule import CacheRule
 from edgecache.policy.variance import MAX_VARY_NAMES, selecting_names, vary_names
@@ -123,7 +124,7 @@ def tags(response: Response, rule: CacheRule) -> frozenset[str]:
 
 def _refused_by_exchange(request: Request, response: Response, found: Terms, rule: CacheRule) -> NoStoreReason | None:
     directives = found.directives
-    if request.method != "GET":
+    if request.method != "GET" and not _answers_get(request, response, found):
         return NoStoreReason.METHOD
     if response.status < 200 or response.status in NEVER_STORED:
         return NoStoreReason.STATUS
@@ -141,6 +142,15 @@ def _refused_by_exchange(request: Request, response: Response, found: Terms, rul
     if "Set-Cookie" in response.headers and not _cookie_is_shared(found, rule):
         return NoStoreReason.SET_COOKIE
     return None
+
+
+def _answers_get(request: Request, response: Response, found: Terms) -> bool:
+    """RFC 9110 section 9.3.3: a later GET may be answered by what a POST brought, if the origin says that it is the target's
+    representation, and how long it is fresh."""
+    if request.method != "POST" or response.status != 200 or found.lifetime.source is not LifetimeSource.EXPLICIT:
+        return False
+    locations = response.headers.getall("Content-Location", ())
+    return len(locations) == 1 and names_target(request, locations[0])
 
 
 def _cookie_is_shared(found: Terms, rule: CacheRule) -> bool:

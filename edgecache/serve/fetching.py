@@ -15,7 +15,7 @@ from edgecache.policy.fields import freeze, without
 from edgecache.policy.forwarding import to_client, to_source
 from edgecache.policy.lookup import ERROR_STATUSES, Validate
 from edgecache.policy.message import Headers, Request, Response, Timed
-from edgecache.policy.storing import NoStore, NoStoreReason, Store, admit, strip
+from edgecache.policy.storing import NoStore, NoStoreReason, Store, admit, strip, tags
 from edgecache.policy.validation import head_update, selects, update
 from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Meter
@@ -64,6 +64,15 @@ class Selected:
     stored: Response
     born: float
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """What a purge would see of an entry that is not made yet."""
+
+    uri: str
+    site: str
+    tags: frozenset[str]
 
 
 class Fetcher:
@@ -152,6 +161,20 @@ class Fetcher:
                 raise SourceError(Culprit.ORIGIN, "error-status", f"status {status}", status=status)
         reply = coded(call, reply)
         return self._judged(call, reply, replace(timed, response=reply.response), entry=entry, key=key, since=since)
+
+    async def produce_unsafe(self, call: Call, sent: Request, invalidate: Callable[[Response], None]) -> Landing:
+        """As `produce` for an unsafe request: `invalidate` is told of the answer before what it brought may be stored."""
+        since = self.purges.count
+        asked = self._clock()
+        reply = await self.ask(call, sent, None)
+        timed = Timed(reply.response, asked, self._clock())
+        expected = _Expected(call.request.uri, call.route.site.name, tags(reply.response, call.route.rule))
+        untouched = self.purges.allow(expected, since)
+        invalidate(reply.response)
+        if untouched:
+            since = self.purges.count
+        reply = coded(call, reply)
+        return self._judged(call, reply, replace(timed, response=reply.response), entry=None, key=None, since=since)
 
     def _judged(
         self, call: Call, reply: Reply, timed: Timed, *, entry: Entry | None, key: Hashable | None, since: int

@@ -27,7 +27,7 @@ from edgecache.policy.lookup import (
     conditions,
     decide,
 )
-from edgecache.policy.message import Request
+from edgecache.policy.message import Request, Response
 from edgecache.policy.purging import Purge
 from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Answer, HeldBody
@@ -37,7 +37,7 @@ from edgecache.serve.gate import Gate, Refused
 from edgecache.serve.respond import Outcome, Responder
 from edgecache.serve.settings import ServeSettings
 from edgecache.sites import OnError, Route, Site, SiteTable
-from edgecache.source import Body, Culprit, Interim, Source, SourceError
+from edgecache.source import UNREACHABLE, Body, Culprit, Interim, Source, SourceError
 from edgecache.store import Entry, MemoryStore
 from edgecache.upstream.background import Background
 from edgecache.upstream.collapse import Flights, Private, Released, Settled, Stream
@@ -203,17 +203,34 @@ class Pipeline:
                 assert_never(decision)
 
     async def _pass(self, call: Call, decision: Bypass) -> Answer:
-        """To the source and back, not stored; a successful unsafe request invalidates (RFC 9111 section 4.4)."""
-        reply = coded(call, await self._fetcher.ask(call, self._fetcher.forwarded(call), None))
-        for uri in targets(call.request, reply.response):
-            self._invalidate(uri)
-        return self.respond.passed(call, decision, reply, reply.body, Outcome("bypass", decision.reason))
-
-    def _invalidate(self, uri: str) -> None:
+        """To the source and back; stored only where the answer to a POST may answer a later GET (RFC 9110 section 9.3.3)."""
+        sent = self._fetcher.forwarded(call)
+        if call.request.method != "POST":
+            reply = coded(call, await self._fetcher.ask(call, sent, None))
+            self._invalidate(call, reply.response)
+            return self.respond.passed(call, decision, reply, reply.body, Outcome("bypass", decision.reason))
+        seat = self.flights.board(object(), partial(self._fetcher.produce_unsafe, call, sent, partial(self._invalidate, call)))
         try:
-            self.purge(Purge(urls=(uri,)))
-        except ValueError:
-            self._store.remove(uri)
+            landed = await seat.landed()
+        except BaseException:
+            await seat.leave()
+            raise
+        match landed:
+            case Private(reply):
+                body = HeldBody(reply.body, seat.leave)
+                return self.respond.passed(call, decision, reply, body, Outcome("bypass", decision.reason))
+            case Stream(body=streamed, token=Selected() as selected):
+                return self.respond.streamed(call, decision, seat, streamed, selected)
+            case _:
+                raise TypeError(f"unknown landing {landed!r}")
+
+    def _invalidate(self, call: Call, response: Response) -> None:
+        """A successful unsafe request makes what is stored untrustworthy (RFC 9111 section 4.4)."""
+        for uri in targets(call.request, response):
+            try:
+                self.purge(Purge(urls=(uri,)))
+            except ValueError:
+                self._store.remove(uri)
 
     async def _fly(
         self,
@@ -287,13 +304,14 @@ class Pipeline:
             and OnError.STALE in generator.on_error
             and not entry.terms.directives.forbids_stale
         )
-        if not (by_route or (decision.stale_if_error and error.culprit is not Culprit.CLIENT)):
+        unreachable = error.culprit is Culprit.ORIGIN and error.reason in UNREACHABLE and decision.stale_if_unreachable
+        if not (by_route or unreachable or (decision.stale_if_error and error.culprit is not Culprit.CLIENT)):
             return None
         return self.respond.stale(call, entry, error.reason)
 
     def _revalidate_later(self, call: Call, entry: Entry) -> None:
         """RFC 5861 section 3: one revalidation a key, in the background."""
-        decision = Validate(conditions(entry.timed.response), stale_if_error=True, must=False)
+        decision = Validate(conditions(entry.timed.response), stale_if_error=True, stale_if_unreachable=True, must=False)
         quiet = Call(
             request=_as_plain_get(call.request), body=None, client_ip=call.client_ip, request_id=call.request_id, route=call.route
         )

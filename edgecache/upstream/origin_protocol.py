@@ -7,6 +7,8 @@ response to anything (RFC 9112 section 6.3), and interim responses go to whoever
 
 from __future__ import annotations
 
+import asyncio
+import re
 from functools import partial
 from typing import Any, Final
 
@@ -21,6 +23,8 @@ _HEAD_END: Final = b"\r\n\r\n"
 _BODILESS: Final = frozenset({204, 304})
 _SWITCHING_PROTOCOLS: Final = 101
 _CONTINUE: Final = 100
+_KEEP_ALIVE_TIMEOUT: Final = re.compile(r"(?:^|[,\s])timeout\s*=\s*([0-9]{1,6})", re.IGNORECASE)
+_LONGEST_MARGIN: Final = 1.0
 MAX_INTERIM: Final = 16
 """Interim responses passed on for one request; further ones are dropped."""
 
@@ -36,10 +40,13 @@ class OriginProtocol(ResponseHandler):
         self._head_tail = b""
         self._left: int | None = None
         """Body bytes to come; None: the parser finds the end (chunked, or until the connection closes)."""
+        self._idle_limit: float | None = None
+        self._idle_end: asyncio.TimerHandle | None = None
 
     def set_response_params(self, **params: Any) -> None:
         self._in_head, self._head_tail, self._left = True, b"", None
         self._interim_count = 0
+        self._stop_idling()
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
@@ -75,7 +82,30 @@ class OriginProtocol(ResponseHandler):
         elif self._in_head:
             self._in_head = False
             self._left = self._body_bytes(message)
+            self._idle_limit = idle_limit(message.headers.get("Keep-Alive", ""))
+            super().feed_data(data, size)
+            data[1].on_eof(self._start_idling)
+            return
         super().feed_data(data, size)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._stop_idling()
+        super().connection_lost(exc)
+
+    def _start_idling(self) -> None:
+        """The response is complete. An origin says how long it keeps an idle connection: end it first, because a request that
+        meets its closing fails, and may not be sent again if it is not idempotent (RFC 9112 section 9.3.1)."""
+        if self._idle_limit is not None:
+            self._idle_end = self._loop.call_later(self._idle_limit, self._end_idle)
+
+    def _stop_idling(self) -> None:
+        if self._idle_end is not None:
+            self._idle_end.cancel()
+            self._idle_end = None
+
+    def _end_idle(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         """Tells the body's reader too when the parser gives up: aiohttp leaves it waiting for its timeout."""
@@ -107,6 +137,16 @@ class OriginProtocol(ResponseHandler):
         self._interim_count += 1
         if self.on_interim is not None and self._interim_count <= MAX_INTERIM:
             self.on_interim(response)
+
+
+def idle_limit(keep_alive: str) -> float | None:
+    """Seconds for which a connection may be kept idle, by the Keep-Alive field of its last response (RFC 2068 section 19.7.1.1);
+    some less than the origin says, because its clock started earlier."""
+    match = _KEEP_ALIVE_TIMEOUT.search(keep_alive)
+    if match is None:
+        return None
+    said = float(match[1])
+    return said - min(_LONGEST_MARGIN, said / 2)
 
 
 class OriginConnector(aiohttp.TCPConnector):

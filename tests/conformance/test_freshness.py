@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from edgecache.policy.rule import CacheRule
 from tests.conformance.scenario import Ask, Reply, Scenario, not_reused, play, stored
 
 _DOWN = Reply(down=True)
@@ -79,7 +80,23 @@ SCENARIOS = [
             Ask(after=30, body="body"),
         ),
     ),
-    _stale("RFC9111-4.2.4 nothing allows stale use", "Cache-Control: max-age=2", answers=False),
+    _stale("RFC9111-4.2.4 stale while disconnected", "Cache-Control: max-age=2", answers=True),
+    Scenario(
+        "RFC9111-4.2.4 an error of the origin is no disconnection",
+        (Reply("Cache-Control: max-age=2"), Reply("", 503, "down")),
+        (Ask(comes_from="origin"), Ask(after=3, comes_from="origin", status=503, body="down")),
+    ),
+    Scenario(
+        "RFC9111-4.2.4 stale while disconnected, but no longer than the operator allows",
+        (Reply("Cache-Control: max-age=2"), _DOWN),
+        (Ask(comes_from="origin"), Ask(after=13, comes_from="nobody", status=502)),
+        CacheRule(stale_if_unreachable=10),
+    ),
+    Scenario(
+        "RFC9111-5.2.1.4 a client that wants no stored response gets none while disconnected",
+        (Reply("Cache-Control: max-age=2"), _DOWN),
+        (Ask(comes_from="origin"), Ask("Cache-Control: no-cache", after=3, comes_from="nobody", status=502)),
+    ),
     _stale("RFC5861-4 stale-if-error, connection lost", "Cache-Control: max-age=2, stale-if-error=60", answers=True),
     *(
         _stale(f"RFC5861-4 stale-if-error, {status}", "Cache-Control: max-age=2, stale-if-error=60", answers=True, failing=reply)

@@ -14,6 +14,12 @@ def _authorized(name: str, fields: str, *, shared: bool) -> Scenario:
     return Scenario(name, (Reply(fields),), (first, Ask(comes_from="cache" if shared else "origin")))
 
 
+def _posted(name: str, fields: str, kept: bool) -> Scenario:
+    """A GET after a POST to the same target."""
+    asks = (Ask(method="POST", path="/p", comes_from="origin"), Ask(path="/p", comes_from="cache" if kept else "origin"))
+    return Scenario(name, (Reply(fields),), asks)
+
+
 def _status(status: int, fields: str, *, kept: bool) -> Scenario:
     name = f"RFC9110-15.1 {status} {'with' if 'max-age' in fields else 'without'} a lifetime"
     return stored(name, fields, status=status) if kept else not_reused(name, fields, status=status)
@@ -53,6 +59,14 @@ SCENARIOS = [
         (Ask(path="/?a=1", comes_from="origin"), Ask(path="/?a=2", comes_from="origin"), Ask(path="/?a=1")),
     ),
     Scenario("RFC9110-9.2.3 the answer to POST is not kept", (Reply(),), (Ask(method="POST", comes_from="origin"),) * 2),
+    _posted(
+        "RFC9110-9.3.3 a POST that brings the target's representation", "Content-Location: /p | Cache-Control: max-age=60", True
+    ),
+    _posted("RFC9110-9.3.3 which must have a lifetime", f"Content-Location: /p | {_MODIFIED}", False),
+    _posted("RFC9110-9.3.3 and be the target's own", "Content-Location: /q | Cache-Control: max-age=60", False),
+    _posted("RFC9110-9.3.3 and no other origin's", "Content-Location: http://x.test/p | Cache-Control: max-age=60", False),
+    _posted("RFC9110-9.3.3 and say so", "Cache-Control: max-age=60", False),
+    _posted("RFC9110-9.3.3 and may be stored", "Content-Location: /p | Cache-Control: max-age=60, no-store", False),
     _authorized("RFC9111-3.5 Authorization", "Cache-Control: max-age=60", shared=False),
     _authorized("RFC9111-3.5 Authorization and public", "Cache-Control: max-age=60, public", shared=True),
     _authorized("RFC9111-3.5 Authorization and must-revalidate", "Cache-Control: max-age=60, must-revalidate", shared=True),

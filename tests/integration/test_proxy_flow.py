@@ -320,3 +320,18 @@ async def test_a_failed_generator_falls_back_in_the_route_s_order() -> None:
                     assert "generator-cpu-limit" in got.cache
                 got = await edge.fetch("/gen/post", "POST", data=b"body")
                 assert got.status == (503 if first is None else 200)
+
+
+async def test_an_idle_connection_is_ended_before_its_origin_ends_it() -> None:
+    ended = asyncio.Event()
+
+    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_head(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=1\r\nContent-Length: 2\r\n\r\nok")
+        assert await reader.read(1) == b""
+        ended.set()
+
+    async with raw_origin(origin) as url, edge_for(url) as edge:
+        assert (await edge.fetch("/a")).body == b"ok"
+        async with asyncio.timeout(10):
+            await ended.wait()

@@ -193,6 +193,26 @@ def test_when_the_source_fails(wish: str, control: str, rule: CacheRule, expecte
     assert (found.stale_if_error, found.must) == expected
 
 
+@pytest.mark.parametrize(
+    ("wish", "control", "rule", "allowed"),
+    [
+        pytest.param("", "max-age=60", CacheRule(), True, id="RFC9111-4.2.4 disconnected"),
+        pytest.param("", "max-age=60", CacheRule(stale_if_unreachable=40), True, id="as long as the operator allows"),
+        pytest.param("", "max-age=60", CacheRule(stale_if_unreachable=39), False, id="and no longer"),
+        pytest.param("", "max-age=60, must-revalidate", CacheRule(), False, id="RFC9111-5.2.2.2 must-revalidate"),
+        pytest.param("", "max-age=60, proxy-revalidate", CacheRule(), False, id="RFC9111-5.2.2.8 proxy-revalidate"),
+        pytest.param("", "max-age=60, no-cache", CacheRule(), False, id="RFC9111-5.2.2.4 no-cache"),
+        pytest.param("", "s-maxage=60", CacheRule(), False, id="RFC9111-5.2.2.10 s-maxage"),
+        pytest.param("", "max-age=60, stale-if-error=1", CacheRule(), False, id="RFC5861-4 the source says how long"),
+        pytest.param("no-cache", "max-age=60", CacheRule(), False, id="RFC9111-5.2.1.4 the client insists"),
+    ],
+)
+def test_when_the_source_is_out_of_reach(wish: str, control: str, rule: CacheRule, allowed: bool) -> None:
+    found = after(100, cached(control), rule=rule, asked=asking(wish))
+    assert isinstance(found, Validate)
+    assert found.stale_if_unreachable is allowed
+
+
 def test_soft_purge_makes_stale_at_once() -> None:
     assert isinstance(decide(request(), cached(), DEFAULT_RULE, NOW, marked_stale=True), Validate)
     rule = CacheRule(stale_while_revalidate=9)
