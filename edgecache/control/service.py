@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final, Protocol
 
 from aiohttp import web
@@ -52,7 +52,7 @@ class Control:
         *,
         table: SiteTable,
         sandbox: Sandbox,
-        purge: Callable[[Purge], int],
+        purge: Callable[[Purge], Awaitable[int]],
         config_sites: Iterable[Site] = (),
         status_parts: StatusParts = _no_parts,
         metrics: Handler | None = None,

@@ -6,7 +6,7 @@ The only place that joins sources, admission and the store. `pipeline` decides w
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field, replace
 
 from edgecache.policy.coding import code, negotiated
@@ -162,7 +162,7 @@ class Fetcher:
         reply = coded(call, reply)
         return self._judged(call, reply, replace(timed, response=reply.response), entry=entry, key=key, since=since)
 
-    async def produce_unsafe(self, call: Call, sent: Request, invalidate: Callable[[Response], None]) -> Landing:
+    async def produce_unsafe(self, call: Call, sent: Request, invalidate: Callable[[Response], Awaitable[None]]) -> Landing:
         """As `produce` for an unsafe request: `invalidate` is told of the answer before what it brought may be stored."""
         since = self.purges.count
         asked = self._clock()
@@ -170,7 +170,7 @@ class Fetcher:
         timed = Timed(reply.response, asked, self._clock())
         expected = _Expected(call.request.uri, call.route.site.name, tags(reply.response, call.route.rule))
         untouched = self.purges.allow(expected, since)
-        invalidate(reply.response)
+        await invalidate(reply.response)
         if untouched:
             since = self.purges.count
         reply = coded(call, reply)

@@ -34,6 +34,7 @@ from edgecache.serve.answer import Answer, HeldBody
 from edgecache.serve.fast_lane import FastLane
 from edgecache.serve.fetching import Call, Fetcher, Selected, coded
 from edgecache.serve.gate import Gate, Refused
+from edgecache.serve.reclaiming import Reclaimer
 from edgecache.serve.respond import Outcome, Responder
 from edgecache.serve.settings import ServeSettings
 from edgecache.sites import OnError, Route, Site, SiteTable
@@ -93,6 +94,7 @@ class Pipeline:
         self._gate = Gate()
         self.flights = Flights(upstream)
         self._background = Background(upstream.background_limit)
+        self._reclaimer = Reclaimer(store)
         self.respond = Responder(self.settings, clock)
         self.fast_lane = FastLane(
             sites=sites,
@@ -139,13 +141,22 @@ class Pipeline:
         call = Call(request=request, body=body, client_ip="", request_id=request_id, route=Route(site, None), prepared=False)
         return await self._answer(call)
 
-    def purge(self, purge: Purge) -> int:
-        """Apply to what is stored, and to what is on its way to the store. Returns how many entries it touched."""
+    async def purge(self, purge: Purge) -> int:
+        """Apply to what is stored, and to what is on its way to the store. Returns how many entries it concerns.
+
+        It is in force from the moment when it is accepted: at once, unless too many large ones are under way.
+        """
+        if not purge.urls:
+            await self._reclaimer.room()
         self._fetcher.purges.note(purge)
-        return self._store.purge(purge)
+        purging = self._store.purge(purge)
+        if not purging.done:
+            self._reclaimer.wake()
+        return await self._reclaimer.counted(purging)
 
     async def close(self, timeout: float = 0.0) -> None:  # noqa: ASYNC109 - shared out between the owners of tasks
         """End background work and flights, giving them up to `timeout` seconds."""
+        await self._reclaimer.close()
         await self._background.close(timeout)
         await self.flights.close(timeout)
 
@@ -207,7 +218,7 @@ class Pipeline:
         sent = self._fetcher.forwarded(call)
         if call.request.method != "POST":
             reply = coded(call, await self._fetcher.ask(call, sent, None))
-            self._invalidate(call, reply.response)
+            await self._invalidate(call, reply.response)
             return self.respond.passed(call, decision, reply, reply.body, Outcome("bypass", decision.reason))
         seat = self.flights.board(object(), partial(self._fetcher.produce_unsafe, call, sent, partial(self._invalidate, call)))
         try:
@@ -224,11 +235,11 @@ class Pipeline:
             case _:
                 raise TypeError(f"unknown landing {landed!r}")
 
-    def _invalidate(self, call: Call, response: Response) -> None:
+    async def _invalidate(self, call: Call, response: Response) -> None:
         """A successful unsafe request makes what is stored untrustworthy (RFC 9111 section 4.4)."""
         for uri in targets(call.request, response):
             try:
-                self.purge(Purge(urls=(uri,)))
+                await self.purge(Purge(urls=(uri,)))
             except ValueError:
                 self._store.remove(uri)
 

@@ -2,5 +2,6 @@
 
 from edgecache.store.entry import Entry
 from edgecache.store.memory import MemoryStore, StoreStats
+from edgecache.store.purging import Purging
 
-__all__ = ["Entry", "MemoryStore", "StoreStats"]
+__all__ = ["Entry", "MemoryStore", "Purging", "StoreStats"]

@@ -1,24 +1,31 @@
 """The memory tier: least recently used entries go first when the bytes run out. Synchronous, on the event loop's thread only.
 
 Bytes are counted with the objects around them (`Entry.size_bytes`), so the bound holds for many small entries too.
+A purge is in force when `purge` returns; where it concerns many entries, `reclaim` visits them bit by bit, and every lookup asks
+`purging.PurgeLog` in the meantime.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections import deque
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
+from typing import TypeVar
 
 from lru import LRU
 
 from edgecache.policy.message import Request
-from edgecache.policy.purging import Purge, matches
+from edgecache.policy.purging import Purge
 from edgecache.policy.rule import CacheRule
 from edgecache.policy.variance import variant_key
 from edgecache.store.entry import Entry
-from edgecache.store.tags import TagIndex
+from edgecache.store.groups import GroupIndex
+from edgecache.store.purging import Members, PurgeLog, Purging
 
 _Key = tuple[str, str]
+_Group = TypeVar("_Group", str, tuple[str, str])
+_MAX_PENDING = 64
 _NO_LIMIT = 2**31 - 1
 """The LRU counts entries; this tier counts bytes and evicts by itself."""
 
@@ -44,37 +51,44 @@ class _Primary:
     """What one URI has stored: the fields its variants differ in, and the variants, oldest first."""
 
     vary: tuple[str, ...]
-    variants: dict[str, None] = field(default_factory=dict)
+    variants: dict[str, Entry] = field(default_factory=dict)
 
 
 class MemoryStore:
     """Entries by URI and variant, within `capacity_bytes`."""
 
-    def __init__(self, capacity_bytes: int, *, max_variants: int = 64, max_entry_share: float = 0.5) -> None:
+    def __init__(
+        self, capacity_bytes: int, *, max_variants: int = 64, max_entry_share: float = 0.5, purge_at_once: int = 500
+    ) -> None:
+        """`purge_at_once`: a purge that has more entries to visit is left to `reclaim`."""
         self._capacity = capacity_bytes
         self._max_variants = max_variants
+        self._purge_at_once = purge_at_once
         self._max_entry_bytes = int(capacity_bytes * max_entry_share)
         self._entries: LRU[_Key, Entry] = LRU(_NO_LIMIT)
         self._primaries: dict[str, _Primary] = {}
-        self._tags: TagIndex[_Key] = TagIndex()
+        self._sites: GroupIndex[str, _Key] = GroupIndex()
+        self._tags: GroupIndex[tuple[str, str], _Key] = GroupIndex()
+        """By site and tag: a site's purge must not have to look at other sites' entries."""
+        self._log: PurgeLog[_Key] = PurgeLog()
         self._used = 0
-        self._stored = self._evicted = self._refused = self._purged = 0
+        self._stored = self._evicted = self._refused = 0
 
     def get(self, uri: str, request: Request, rule: CacheRule) -> Entry | None:
         """The variant that `request` selects (RFC 9111 section 4.1); it becomes the most recently used."""
         primary = self._primaries.get(uri)
         if primary is None:
             return None
-        variant = variant_key(request, primary.vary, rule)
-        return self._entries.get((uri, variant))
+        return self.at((uri, variant_key(request, primary.vary, rule)))
 
     def at(self, key: tuple[str, str]) -> Entry | None:
         """The entry under this very URI and variant; it becomes the most recently used."""
-        return self._entries.get(key)
+        entry = self._entries.get(key)
+        return entry if entry is None or not self._log.pending else self._settled(key, entry)
 
     def vary(self, uri: str) -> tuple[str, ...]:
         """The request fields that select among the stored variants of `uri`."""
-        primary = self._primaries.get(uri)
+        primary = self._living(uri)
         return primary.vary if primary else ()
 
     def put(self, entry: Entry) -> bool:
@@ -86,15 +100,14 @@ class MemoryStore:
             self._refused += 1
             self._forget((entry.uri, entry.variant))
             return False
-        primary = self._primaries.get(entry.uri)
+        primary = self._living(entry.uri)
         if primary is not None and primary.vary != entry.vary:
             self.remove(entry.uri)
             primary = None
         if primary is None:
             primary = self._primaries[entry.uri] = _Primary(entry.vary)
         self._forget((entry.uri, entry.variant), keep_primary=True)
-        primary.variants[entry.variant] = None
-        self._insert(entry)
+        self._insert(primary, entry)
         for variant in list(islice(primary.variants, max(0, len(primary.variants) - self._max_variants))):
             self._forget((entry.uri, variant))
         self._evict()
@@ -102,13 +115,11 @@ class MemoryStore:
 
     def replace(self, old: Entry, new: Entry) -> bool:
         """Put `new` in the place of `old` unless something else has taken it (RFC 9111 section 4.3.4)."""
-        current = self._entries.get((old.uri, old.variant))
-        return current is old and self.put(new)
+        return self.at((old.uri, old.variant)) is old and self.put(new)
 
     def discard(self, entry: Entry) -> bool:
         """Drop this very entry, if it is still what is stored."""
-        key = (entry.uri, entry.variant)
-        return self._entries.get(key) is entry and self._forget(key)
+        return self.at((entry.uri, entry.variant)) is entry and self._forget((entry.uri, entry.variant))
 
     def remove(self, uri: str) -> int:
         """Drop every variant of `uri`."""
@@ -117,20 +128,29 @@ class MemoryStore:
             return 0
         return sum(self._forget((uri, variant)) for variant in list(primary.variants))
 
-    def purge(self, purge: Purge) -> int:
-        """Apply `purge`; soft purges mark entries stale. Returns how many entries it touched."""
-        touched = 0
-        for key in self._candidates(purge):
-            entry = self._entries.get(key)
-            if entry is None or not matches(purge, entry):
-                continue
-            touched += 1
-            if purge.soft:
-                self._entries[key] = replace(entry, marked_stale=True)
-            else:
-                self._forget(key)
-        self._purged += touched
-        return touched
+    def purge(self, purge: Purge) -> Purging[_Key]:
+        """Put `purge` in force; soft purges mark entries stale. It is done already unless there are many entries to visit."""
+        if purge.urls:
+            purging = self._log.begin(purge, deque(), None)
+            for uri in dict.fromkeys(purge.urls):
+                self._living(uri)
+            self._log.finish(purging)
+            return purging
+        if purge.tag is not None:
+            return self._purge_groups(purge, self._tags, [(site, purge.tag) for site in self._sites_of(purge)])
+        return self._purge_groups(purge, self._sites, self._sites_of(purge))
+
+    def reclaim(self, limit: int) -> bool:
+        """Visit at most `limit` entries for the oldest purge. False: no purge has anything left to do."""
+        if self._log.pending:
+            self._sweep(self._log.pending[0], limit)
+            return True
+        return self._log.tidy(limit) > 0
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many purges are under way that another had better wait: each costs every lookup a comparison."""
+        return len(self._log.pending) >= _MAX_PENDING
 
     def stats(self) -> StoreStats:
         return StoreStats(
@@ -142,39 +162,97 @@ class MemoryStore:
             stored=self._stored,
             evicted=self._evicted,
             refused=self._refused,
-            purged=self._purged,
+            purged=self._log.touched,
         )
 
-    def _candidates(self, purge: Purge) -> Iterable[_Key]:
-        if purge.tag is not None:
-            return self._tags.keys(purge.tag)
-        if purge.urls:
-            return [(uri, variant) for uri in purge.urls if (p := self._primaries.get(uri)) for variant in p.variants]
-        return [(uri, variant) for uri, primary in self._primaries.items() for variant in primary.variants]
+    def _sites_of(self, purge: Purge) -> list[str]:
+        return self._sites.groups() if purge.site is None else [purge.site]
 
-    def _insert(self, entry: Entry) -> None:
+    def _purge_groups(self, purge: Purge, index: GroupIndex[_Group, _Key], groups: list[_Group]) -> Purging[_Key]:
+        """A purge whose entries are all in `groups`."""
+        total = sum(map(index.size, groups))
+        at_once = total <= self._purge_at_once and all(map(index.complete, groups))
+        exact = purge.host is None and purge.prefix is None and not self._log.pending
+        members = deque(Members(index.take(group), partial(index.give_back, group)) for group in groups)
+        purging = self._log.begin(purge, members, total if exact else None)
+        if at_once:
+            self._sweep(purging, total)
+        return purging
+
+    def _sweep(self, purging: Purging[_Key], limit: int) -> None:
+        """Visit `limit` members; none left: the purge is done."""
+        members = purging.members
+        while members:
+            keys = members[0].keys
+            while keys:
+                if limit <= 0:
+                    return
+                limit -= 1
+                self._visit(keys.pop())
+            members.popleft().visited()
+        self._log.finish(purging)
+
+    def _visit(self, key: _Key) -> None:
+        primary = self._primaries.get(key[0])
+        entry = None if primary is None else primary.variants.get(key[1])
+        if entry is not None and (left := self._settled(key, entry)) is not None:
+            self._list(key, left)
+
+    def _living(self, uri: str) -> _Primary | None:
+        """What `uri` has stored once all purges have had their way with it."""
+        primary = self._primaries.get(uri)
+        if primary is None or not self._log.pending:
+            return primary
+        for variant, entry in list(primary.variants.items()):
+            self._settled((uri, variant), entry)
+        return self._primaries.get(uri)
+
+    def _settled(self, key: _Key, entry: Entry) -> Entry | None:
+        """`entry`, as the purges under way leave it there."""
+        left = self._log.judge(key, entry)
+        if left is None:
+            self._drop(key, entry)
+        elif left is not entry:
+            self._entries[key] = self._primaries[key[0]].variants[key[1]] = left
+        return left
+
+    def _insert(self, primary: _Primary, entry: Entry) -> None:
         key = (entry.uri, entry.variant)
-        self._entries[key] = entry
-        self._tags.add(key, entry.tags)
+        self._entries[key] = primary.variants[entry.variant] = entry
+        self._list(key, entry)
+        self._log.stored(key)
         self._used += entry.size_bytes
         self._stored += 1
 
+    def _list(self, key: _Key, entry: Entry) -> None:
+        self._sites.add(entry.site, key)
+        for tag in entry.tags:
+            self._tags.add((entry.site, tag), key)
+
     def _forget(self, key: _Key, *, keep_primary: bool = False) -> bool:
-        entry = self._entries.pop(key, None)
+        """Drop what is stored under `key`. False: nothing was, or purges had seen to it before."""
+        entry = self._entries.get(key)
         if entry is None:
             return False
+        living = not self._log.pending or self._log.judge(key, entry) is not None
+        self._drop(key, entry, keep_primary=keep_primary)
+        return living
+
+    def _drop(self, key: _Key, entry: Entry, *, keep_primary: bool = False) -> None:
+        self._entries.pop(key)
         self._used -= entry.size_bytes
-        self._tags.discard(key, entry.tags)
+        self._log.forget(key)
+        self._sites.discard(entry.site, key)
+        for tag in entry.tags:
+            self._tags.discard((entry.site, tag), key)
         primary = self._primaries[key[0]]
-        primary.variants.pop(key[1], None)
+        del primary.variants[key[1]]
         if not primary.variants and not keep_primary:
             del self._primaries[key[0]]
-        return True
 
     def _evict(self) -> None:
         while self._used > self._capacity:
             oldest = self._entries.peek_last_item()
             if oldest is None:
                 return
-            self._forget(oldest[0])
-            self._evicted += 1
+            self._evicted += self._forget(oldest[0])

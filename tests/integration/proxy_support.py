@@ -133,12 +133,13 @@ async def edge_for(
     generators: dict[str, Source] | None = None,
     routes: tuple[GeneratorRoutes, ...] = (),
     hosts: tuple[str, ...] = ("*",),
+    purge_at_once: int = 500,
 ) -> AsyncIterator[Edge]:
     """An edge for one site with these origins."""
     site = Site(name="site", hosts=hosts, origins=origins, rule=rule or CacheRule(), generators=routes)
     upstream = upstream or UpstreamSettings()
     clock = Clock()
-    store = MemoryStore(capacity_bytes)
+    store = MemoryStore(capacity_bytes, purge_at_once=purge_at_once)
     table = SiteTable()
     table.replace([site])
     client = OriginClient(upstream)

@@ -22,7 +22,7 @@ from edgecache.policy.coding import Coding
 from edgecache.policy.purging import Purge
 from edgecache.sites import Site, SiteTable
 from sandbox.limits import DEFAULT_LIMITS, MIB
-from tests.control_support import Api, TrialSandbox, bundle, running
+from tests.control_support import Api, TrialSandbox, bundle, purge_nothing, running
 
 CONFIG = Site(name="conf", hosts=("conf.test",), origins=("http://127.0.0.1:1",), from_config=True)
 VERBS = ("push", "activate", "purge", "logs", "read")
@@ -394,7 +394,7 @@ async def test_metrics_are_mounted_where_given(tmp_path: Path) -> None:
         return aiohttp.web.Response(text="figures")
 
     settings = ControlSettings(state_dir=tmp_path, port=0)
-    control = Control(settings, table=SiteTable(), sandbox=TrialSandbox(), purge=lambda _: 0, metrics=metrics)
+    control = Control(settings, table=SiteTable(), sandbox=TrialSandbox(), purge=purge_nothing, metrics=metrics)
     await control.start()
     try:
         host, port = control.address
@@ -445,7 +445,7 @@ async def test_tls_is_spoken_where_it_is_set(tmp_path: Path) -> None:
         pytest.skip("openssl is not installed")
     assert await made.wait() == 0
     settings = ControlSettings(state_dir=tmp_path / "state", port=0, host="0.0.0.0", tls_certificate=certificate, tls_key=key)
-    control = Control(settings, table=SiteTable(), sandbox=TrialSandbox(), purge=lambda _: 0)
+    control = Control(settings, table=SiteTable(), sandbox=TrialSandbox(), purge=purge_nothing)
     await control.start()
     try:
         trusting = ssl.create_default_context(cafile=str(certificate))

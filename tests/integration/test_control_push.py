@@ -30,7 +30,7 @@ from sandbox import (
 )
 from sandbox.limits import MIB
 from sandbox.monitor import NoEdge
-from tests.control_support import Api, TrialSandbox, bundle, files, manifest, program, running, tar
+from tests.control_support import Api, TrialSandbox, bundle, files, manifest, program, purge_nothing, running, tar
 
 BASE = "/v1/sites/shop/generators/hello"
 
@@ -309,7 +309,7 @@ async def test_the_real_sandbox_verifies_registers_and_runs_it(tmp_path: Path) -
     site = Site(name="shop", hosts=("shop.test",), origins=(), ceiling=replace(DEFAULT_LIMITS, memory_bytes=16 * MIB))
     async with Monitor() as monitor:
         settings = ControlSettings(state_dir=tmp_path, port=0)
-        control = Control(settings, table=table, sandbox=monitor, purge=lambda _: 0, config_sites=[site])
+        control = Control(settings, table=table, sandbox=monitor, purge=purge_nothing, config_sites=[site])
         await control.start()
         try:
             api = await _api(control, table, tmp_path)

@@ -211,14 +211,14 @@ async def test_purges_hard_and_soft_and_by_tag() -> None:
     async with origin_of(answer) as origin, edge_for(origin.url) as edge:
         for path in ("/a", "/b"):
             await edge.fetch(path)
-        assert edge.pipeline.purge(Purge(tag="a")) == 1
+        assert await edge.pipeline.purge(Purge(tag="a")) == 1
         assert (await edge.fetch("/a")).cache == "edgecache; fwd=uri-miss; stored"
         assert (await edge.fetch("/b")).cache.startswith("edgecache; hit")
-        assert edge.pipeline.purge(Purge(tag="all", soft=True)) == 2
+        assert await edge.pipeline.purge(Purge(tag="all", soft=True)) == 2
         assert (await edge.fetch("/b")).cache.startswith("edgecache; fwd=stale; fwd-status=304")
         assert (await edge.fetch("/b")).cache.startswith("edgecache; hit")
-        assert edge.pipeline.purge(Purge(urls=(edge.uri("/b"),))) == 1
-        assert edge.pipeline.purge(Purge(site="site")) == 1
+        assert await edge.pipeline.purge(Purge(urls=(edge.uri("/b"),))) == 1
+        assert await edge.pipeline.purge(Purge(site="site")) == 1
         assert edge.store.stats().used_bytes == 0
 
 
@@ -232,7 +232,7 @@ async def test_what_was_asked_for_before_a_purge_is_not_stored_after_it() -> Non
     async with origin_of(answer) as origin, edge_for(origin.url) as edge:
         fetch = asyncio.create_task(edge.fetch("/a"))
         await until(lambda: origin.count == 1)
-        edge.pipeline.purge(Purge(urls=(edge.uri("/a"),)))
+        await edge.pipeline.purge(Purge(urls=(edge.uri("/a"),)))
         gate.set()
         assert (await fetch).body == b"old"
         assert edge.store.stats().entries == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from email.utils import formatdate
 
@@ -69,7 +69,7 @@ async def _traffic(steps: list[object], heads: int) -> tuple[int, list[bytes], l
                 edge.clock.advance(step)
             elif isinstance(step, str):
                 for path in ("/a", "/vary", "/brief"):
-                    edge.pipeline.purge(Purge(urls=(f"http://h{path}",), soft=step == _PURGE_SOFT))
+                    await edge.pipeline.purge(Purge(urls=(f"http://h{path}",), soft=step == _PURGE_SOFT))
             else:
                 method, path, fields = step  # type: ignore[misc]
                 head = f"{method} {path} HTTP/1.1\r\nHost: h\r\n{fields}"
@@ -103,16 +103,16 @@ def test_it_answers_and_records_as_the_usual_way_does(steps: list[object]) -> No
 async def test_a_purged_replaced_or_expired_entry_is_not_remembered() -> None:
     async with origin_of(_answer) as origin, edge_for(origin.url) as edge:
         head = b"GET /brief HTTP/1.1\r\nHost: h\r\n\r\n"
-        changes: list[Callable[[], object]] = [
+        changes: list[Callable[[], Awaitable[object]]] = [
             lambda: edge.pipeline.purge(Purge(urls=("http://h/brief",))),
             lambda: edge.pipeline.purge(Purge(urls=("http://h/brief",), soft=True)),
-            lambda: edge.sites.replace(edge.sites.snapshot.sites),
+            lambda: asyncio.to_thread(edge.sites.replace, edge.sites.snapshot.sites),
         ]
         await _several(edge, head, 3)
         assert (origin.count, edge.fast_hits) == (1, 1)
         for change, fetched in zip(changes, (2, 3, 3), strict=True):
             before = edge.fast_hits
-            change()
+            await change()
             assert edge.pipeline.fast_lane.answer(head, "::1") is None
             await _several(edge, head, 3)
             assert origin.count == fetched

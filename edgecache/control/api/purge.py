@@ -46,7 +46,7 @@ async def purge(call: Call) -> web.Response:
         )
     except ValueError as error:
         raise Problem(Code.BAD_REQUEST, str(error), "correct the body; /v1/openapi.json says what is right") from error
-    return answer({"purged": call.services.purge(wanted), "soft": form.soft})
+    return answer({"purged": await call.services.purge(wanted), "soft": form.soft})
 
 
 def _site(call: Call, form: PurgeRequest) -> str | None:

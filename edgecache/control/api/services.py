@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from aiohttp.typedefs import Handler
@@ -29,7 +29,7 @@ class Services:
     publisher: Publisher
     deployer: Deployer
     logs: GuestLogs
-    purge: Callable[[Purge], int]
+    purge: Callable[[Purge], Awaitable[int]]
     status_parts: StatusParts
     now: Callable[[], float]
     started: float

@@ -117,7 +117,7 @@ def test_purges() -> None:
         (Purge(tag="none"), 0),
     ):
         fill()
-        assert store.purge(purge) == count
+        assert store.purge(purge).touched == count
         assert store.stats().entries == 3 - count
         store.purge(Purge(everything=True))
         assert (store.stats().used_bytes, store.stats().tags) == (0, 0)
@@ -126,7 +126,7 @@ def test_purges() -> None:
 def test_a_soft_purge_marks_and_keeps() -> None:
     store = MemoryStore(1 << 20)
     store.put(entry(tags=("t",)))
-    assert store.purge(Purge(tag="t", soft=True)) == 1
+    assert store.purge(Purge(tag="t", soft=True)).count == 1
     found = store.get("http://a/x", request(), RULE)
     assert found is not None and found.marked_stale
 
