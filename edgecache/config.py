@@ -19,6 +19,7 @@ from edgecache.configwords import Table, fill, fill_part
 from edgecache.control.listener import BindRefused, check_bind, is_loopback
 from edgecache.control.settings import ControlSettings
 from edgecache.observe.settings import LogSettings
+from edgecache.serve.certificates import CertificateError, CertificateFiles, server_context
 from edgecache.serve.settings import ServeSettings
 from edgecache.sites import ANY_HOST, Site
 from edgecache.upstream.settings import UpstreamSettings
@@ -28,8 +29,9 @@ from sandbox.monitor import MonitorPolicy
 S = TypeVar("S")
 
 _NO_TLS: Final[tuple[Path | None, Path | None]] = (None, None)
-_SECTIONS: Final = ("listen", "state", "control", "sites", "cache", "sandbox", "serve", "upstream", "log")
+_SECTIONS: Final = ("listen", "state", "control", "tls", "sites", "cache", "sandbox", "serve", "upstream", "log")
 
+_MAX_CERTIFICATES: Final = 10_000
 DEFAULT_STATE: Final = Path(".edgecache")
 
 
@@ -59,11 +61,21 @@ class CacheSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsSettings:
+    """HTTPS for clients, beside plain HTTP."""
+
+    listen: Address
+    certificates: tuple[CertificateFiles, ...]
+    """At least one; the first also for clients that name no known host."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Everything an edge is told at its start."""
 
     source: Path | None = None
     listen: Address = DEFAULT_LISTEN
+    tls: TlsSettings | None = None
     state_dir: Path = DEFAULT_STATE
     control: ControlSettings = field(default_factory=lambda: ControlSettings(state_dir=DEFAULT_STATE))
     sites: tuple[Site, ...] = ()
@@ -117,6 +129,7 @@ def load(path: Path) -> Config:
     config = Config(
         source=path,
         listen=listen,
+        tls=problems.attempt(lambda: _client_tls(form["tls"], base), None) if "tls" in form else None,
         state_dir=state,
         control=_control(form.get("control"), ControlSettings(state_dir=state, config_file=path), base, control),
         sites=configsites.read_sites(form["sites"], problems) if "sites" in form and not form["sites"].null else (),
@@ -207,6 +220,35 @@ def _tls(node: Node, directory: Path) -> tuple[Path | None, Path | None]:
     return _readable(form["certificate"], directory), _readable(form["key"], directory)
 
 
+def _client_tls(node: Node, directory: Path) -> TlsSettings:
+    form = node.mapping(("listen", "certificates"), ("listen", "certificates"))
+    problems = Problems()
+    listen = problems.attempt(lambda: read_address(form["listen"]), DEFAULT_LISTEN)
+    items = form["certificates"].sequence(1, _MAX_CERTIFICATES)
+    pairs = [(item, problems.attempt(partial(_certificate, item, directory), None)) for item in items]
+    hosts: set[str] = set()
+    for item, certificate in pairs:
+        twice = hosts.intersection(certificate.hosts if certificate else ())
+        if twice:
+            problems.add(item.error(f"{min(twice)} has a certificate already; name each host once"))
+        hosts.update(certificate.hosts if certificate else ())
+    problems.raise_any()
+    return TlsSettings(listen=listen, certificates=tuple(certificate for _, certificate in pairs if certificate))
+
+
+def _certificate(node: Node, directory: Path) -> CertificateFiles:
+    keys = ("hosts", "chain", "key")
+    form = node.mapping(keys, keys)
+    files = CertificateFiles(
+        configsites.read_hosts(form["hosts"]), _readable(form["chain"], directory), _readable(form["key"], directory)
+    )
+    try:
+        server_context(files.chain, files.key)
+    except CertificateError as error:
+        raise form["chain"].error(str(error)) from error
+    return files
+
+
 def _path(node: Node, directory: Path) -> Path:
     """A path; relative ones start at the configuration file's directory."""
     return directory / Path(node.text()).expanduser()
@@ -255,6 +297,8 @@ def _is_own(url: str, listen: Address) -> bool:
 
 def _check_listeners(config: Config, control: Node) -> None:
     address = Address(config.control.host, config.control.port)
+    if config.tls is not None and config.tls.listen.port != 0 and config.tls.listen in (config.listen, address):
+        raise control.error(f"tls.listen is {config.tls.listen}, where another listener is; choose another port for one of them")
     if config.listen == address and address.port != 0:
         raise control.error(f"listens on {address}, as the edge itself does; choose another port for one of them")
     try:

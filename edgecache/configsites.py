@@ -56,6 +56,14 @@ def _read_site(node: Node, problems: Problems) -> Site | None:
     )
 
 
+def read_hosts(node: Node) -> tuple[str, ...]:
+    """One host or more, as a site has them. Raises FormError with every mistake."""
+    problems = Problems()
+    hosts = _texts(node, MAX_HOSTS, problems, host=True)
+    problems.raise_any()
+    return hosts
+
+
 def _texts(node: Node, limit: int, problems: Problems, *, host: bool) -> tuple[str, ...]:
     def read(item: Node) -> str:
         text = item.text(limit=1024)

@@ -28,6 +28,7 @@ from edgecache.observe.recorder import Recorder
 from edgecache.observe.status import StatusBoard
 from edgecache.policy.fields import freeze
 from edgecache.policy.message import Request, Response
+from edgecache.serve.certificates import CertificateError, Certificates
 from edgecache.serve.fetching import Call
 from edgecache.serve.listener import Listener
 from edgecache.serve.pipeline import Pipeline
@@ -79,25 +80,38 @@ class Edge:
             metrics=self._render_metrics,
         )
         self._listener = Listener(self._pipeline)
+        self._tls_listener: Listener | None = None
+        self._certificates: Certificates | None = None
 
-    async def start(self) -> tuple[Address, Address]:
-        """Where it serves, and where the control API listens. Raises SandboxError, BindRefused, StateError, OSError.
+    async def start(self) -> tuple[Address, Address | None, Address]:
+        """Where it serves, where it does over TLS, and where the control API listens.
 
-        Close it also then. The monitor is first: its zygote is forked before this process holds a token or a key.
+        Raises SandboxError, BindRefused, StateError, CertificateError, OSError: close it also then. The monitor is first: its zygote is forked before this process holds a token or a key.
         """
         await self._monitor.start()
         await self._control.start()
         served = await self._listener.start(self._config.listen.host, self._config.listen.port)
-        return Address(*served), Address(*self._control.address)
+        secure: Address | None = None
+        if (tls := self._config.tls) is not None:
+            self._certificates = Certificates(tls.certificates)
+            self._tls_listener = Listener(self._pipeline, self._certificates)
+            secure = Address(*await self._tls_listener.start(tls.listen.host, tls.listen.port))
+        return Address(*served), secure, Address(*self._control.address)
 
-    def reopen_log(self) -> None:
-        """For log rotation."""
+    def reload(self) -> None:
+        """Open the log again, after rotation, and read the certificates again, after renewal."""
         if self._log is not None:
             self._log.reopen()
+        if self._certificates is not None:
+            try:
+                self._certificates.reload()
+            except CertificateError as error:
+                _log.error("the certificates in use stay: %s", error)
 
     async def close(self) -> None:
         """Let requests in flight finish, within their bounds, then end everything. Harmless on what did not start."""
-        await self._listener.close()
+        listeners = (self._listener, self._tls_listener)
+        await asyncio.gather(*(listener.close() for listener in listeners if listener is not None))
         await self._pipeline.close(_BACKGROUND_SECONDS)
         await self._control.close()
         await self._client.close()
@@ -165,15 +179,16 @@ async def run(config: Config) -> int:
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, stop.set)
     edge = Edge(config)
-    loop.add_signal_handler(signal.SIGHUP, edge.reopen_log)
+    loop.add_signal_handler(signal.SIGHUP, edge.reload)
     try:
         starting = asyncio.ensure_future(edge.start())
         waiting = asyncio.ensure_future(stop.wait())
         await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
-            served, control = starting.result()
+            served, secure, control = starting.result()
             scheme = "http" if config.control.tls_certificate is None else "https"
-            print(f"edgecache: serving on http://{served}, control on {scheme}://{control}", flush=True)
+            also = f" and https://{secure}" if secure else ""
+            print(f"edgecache: serving on http://{served}{also}, control on {scheme}://{control}", flush=True)
             await stop.wait()
         starting.cancel()
         waiting.cancel()

@@ -63,6 +63,7 @@ def _run(settings: Config) -> int:
     from edgecache.control.listener import BindRefused  # noqa: PLC0415 (as above)
     from edgecache.control.state import StateError  # noqa: PLC0415
     from edgecache.edge import run  # noqa: PLC0415
+    from edgecache.serve.certificates import CertificateError  # noqa: PLC0415
     from sandbox.errors import SandboxError  # noqa: PLC0415
 
     try:
@@ -71,6 +72,8 @@ def _run(settings: Config) -> int:
         return 0
     except BindRefused as error:
         raise CommandFailed(str(error)) from error
+    except CertificateError as error:
+        raise CommandFailed(str(error), advice="see `tls:` in the configuration") from error
     except StateError as error:
         raise CommandFailed(f"the edge cannot start: {error}") from error
     except SandboxError as error:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import ssl
-from pathlib import Path
 
 from edgecache.control.settings import ControlSettings
+from edgecache.serve.certificates import CertificateError, server_context
 
 _LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost", "localhost.localdomain"})
 
@@ -32,25 +32,13 @@ def check_bind(settings: ControlSettings) -> ssl.SSLContext | None:
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise BindRefused("control: TLS needs a certificate and a key; give both or neither")
     if settings.tls_certificate is not None and settings.tls_key is not None:
-        return _tls(settings.tls_certificate, settings.tls_key)
+        try:
+            return server_context(settings.tls_certificate, settings.tls_key)
+        except CertificateError as error:
+            raise BindRefused(f"control: {error}") from error
     if not is_loopback(settings.host):
         raise BindRefused(
             f"control: {settings.host} is not a loopback address, and without TLS tokens would cross the network in the clear; "
             "listen on 127.0.0.1 or set a TLS certificate and key"
         )
     return None
-
-
-def _tls(certificate: Path, key: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(certificate, key, password=_no_password)
-    except (OSError, ssl.SSLError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or "not a PEM certificate and key"
-        raise BindRefused(f"control: cannot load the TLS certificate {certificate} with the key {key}: {reason}") from error
-    return context
-
-
-def _no_password() -> str:
-    raise ValueError("the key is encrypted; decrypt it, for nobody is there to type a password")

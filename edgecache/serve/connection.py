@@ -222,10 +222,15 @@ class Connection(RequestHandler):
         waiter = self._waiter
         return waiter is not None and not (waiter.done() or self._busy or self._paused or self._draining)
 
+    @property
+    def _plain_text(self) -> bool:
+        """Whether this is HTTP without TLS: what the lane remembers are bytes of heads, which do not say over what they came."""
+        return self._heads.scheme == "http"
+
     def _answer_known(self, raw: bytes) -> bool:
         """A hit of these very bytes again: one head, for only whole heads are remembered. False: read them."""
         transport = self.transport
-        if not self._idle or transport is None or transport.is_closing():
+        if not self._plain_text or not self._idle or transport is None or transport.is_closing():
             return False
         answer = self._lane.answer(raw, self._client)
         if answer is None:
@@ -242,7 +247,8 @@ class Connection(RequestHandler):
         hit = self._pipeline.hit(head.request)
         if hit is None or len(hit.entry.body) > MAX_BODY_BYTES:
             return False
-        self._lane.learn(raw, head, hit.entry, hit.route, self._pipeline.observer.repeated)
+        if self._plain_text:
+            self._lane.learn(raw, head, hit.entry, hit.route, self._pipeline.observer.repeated)
         entry = hit.entry
         request_id = next_request_id()
         body = entry.body if head.method == "GET" else b""

@@ -29,6 +29,7 @@ _MAX_CHUNK_LINE = 512
 _MAX_TRAILER_BYTES = 8 << 10
 _MAX_LEADING_LINES = 4
 _MAX_KNOWN_BYTES = 2 << 10
+_DEFAULT_PORT = {"http": ":80", "https": ":443"}
 
 
 class Fault(enum.StrEnum):
@@ -126,8 +127,10 @@ def find_head(data: bytes, start: int, settings: ServeSettings) -> tuple[int, in
 class HeadReader:
     """Reads heads, and remembers short ones: clients say the same again and again. What a head states depends on nothing else."""
 
-    def __init__(self, settings: ServeSettings, capacity: int = 4096) -> None:
+    def __init__(self, settings: ServeSettings, capacity: int = 4096, *, scheme: str = "http") -> None:
         self._settings = settings
+        self.scheme = scheme
+        """Of the connections whose heads these are; it becomes that of their requests."""
         self._known: LRU[bytes, Head] = LRU(capacity)
 
     def read(self, head: bytes) -> Head:
@@ -135,13 +138,13 @@ class HeadReader:
         known = self._known.get(head)
         if known is not None:
             return known
-        parsed = parse_head(head, self._settings)
+        parsed = parse_head(head, self._settings, self.scheme)
         if len(head) <= _MAX_KNOWN_BYTES and not parsed.has_body:
             self._known[head] = parsed
         return parsed
 
 
-def parse_head(head: bytes, settings: ServeSettings) -> Head:
+def parse_head(head: bytes, settings: ServeSettings, scheme: str = "http") -> Head:
     """The request that `head`, ending in an empty line, states. Raises Violation."""
     line = _REQUEST_LINE.match(head)
     if line is None or head[line.end() : line.end() + 2] != b"\r\n":
@@ -159,23 +162,24 @@ def parse_head(head: bytes, settings: ServeSettings) -> Head:
     for field in lines:
         name, _, value = field.partition(b":")
         fields.add(name.decode("ascii"), value.strip(b" \t").decode("utf-8", "surrogateescape"))
-    return _assemble(line[1].decode("ascii"), line[2].decode("ascii"), line[3] == b"0", CIMultiDictProxy(fields), settings)
+    method, target, http10 = line[1].decode("ascii"), line[2].decode("ascii"), line[3] == b"0"
+    return _assemble(method, target, http10, CIMultiDictProxy(fields), settings, scheme=scheme)
 
 
-def _assemble(method: str, target: str, http10: bool, fields: Headers, settings: ServeSettings) -> Head:
+def _assemble(method: str, target: str, http10: bool, fields: Headers, settings: ServeSettings, *, scheme: str) -> Head:
     content_length, chunked = _framing(fields, http10=http10)
     if content_length > settings.max_body_bytes:
         raise Violation(Fault.BODY_TOO_LARGE, f"a request body may have {settings.max_body_bytes} bytes")
     host = _host(fields, http10=http10)
-    authority, path = _target(method, target, host)
-    if authority != _authority(host):
+    authority, path = _target(method, target, host, scheme)
+    if authority != _authority(host, scheme):
         # RFC 9112 section 3.2.2: what is sent on has the Host of the absolute form.
         fields = CIMultiDictProxy(CIMultiDict([*((k, v) for k, v in fields.items() if k.lower() != "host"), ("Host", authority)]))
     expect = fields.get("Expect")
     if expect is not None and expect.lower() != "100-continue":
         raise Violation(Fault.EXPECTATION, "only 100-continue is known")
     return Head(
-        request=Request(method, "http", authority, path, fields),
+        request=Request(method, scheme, authority, path, fields),
         keep_alive=_keep_alive(fields, http10=http10),
         http10=http10,
         content_length=content_length,
@@ -215,24 +219,26 @@ def _host(fields: Headers, *, http10: bool) -> str:
     return hosts[0]
 
 
-def _target(method: str, target: str, host: str) -> tuple[str, str]:
+def _target(method: str, target: str, host: str, scheme: str) -> tuple[str, str]:
     """Authority and origin-form target (RFC 9112 section 3.2); an absolute form's authority replaces Host."""
     if target[0] == "/":
-        return _authority(host), target
+        return _authority(host, scheme), target
     if target == "*" and method == "OPTIONS":
-        return _authority(host), target
+        return _authority(host, scheme), target
     if method == "CONNECT":
-        return _authority(host), target
+        return _authority(host, scheme), target
     absolute = _ABSOLUTE.fullmatch(target)
     if absolute is None or not _HOST.fullmatch(absolute[2]):
         raise Violation(Fault.REQUEST_LINE, "the target is neither a path nor an http URI")
     path = absolute[3] or ("*" if method == "OPTIONS" else "/")
-    return _authority(absolute[2]), path if path[0] != "?" else "/" + path
+    return _authority(absolute[2], scheme), path if path[0] != "?" else "/" + path
 
 
-def _authority(host: str) -> str:
+def _authority(host: str, scheme: str) -> str:
+    """Without the scheme's own port (RFC 9110 section 4.2.3)."""
     host = host.lower()
-    return host[:-3] if host.endswith(":80") else host.removesuffix(":")
+    default = _DEFAULT_PORT[scheme]
+    return host.removesuffix(default) if host.endswith(default) else host.removesuffix(":")
 
 
 def _keep_alive(fields: Headers, *, http10: bool) -> bool:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from functools import partial
 from typing import NoReturn
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from edgecache.serve.certificates import Certificates
 from edgecache.serve.connection import Connection, Exchange
 from edgecache.serve.guard import HeadReader
 from edgecache.serve.pipeline import Pipeline
@@ -24,10 +26,10 @@ _MAX_WATCH_SECONDS = 0.5
 class _Server(web.Server):
     """aiohttp's server, making our connections."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, scheme: str) -> None:
         super().__init__(_unused, request_factory=Exchange, handler_cancellation=True)  # type: ignore[arg-type]
         self._pipeline = pipeline
-        self._heads = HeadReader(pipeline.settings)
+        self._heads = HeadReader(pipeline.settings, scheme=scheme)
         self.closing = False
         self._open = 0
         self._none_open = asyncio.Event()
@@ -58,10 +60,11 @@ class _Server(web.Server):
 
 
 class Listener:
-    """Serves `pipeline` on one address."""
+    """Serves `pipeline` on one address; with `certificates`, over TLS."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, certificates: Certificates | None = None) -> None:
         self._pipeline = pipeline
+        self._certificates = certificates
         self._settings = pipeline.settings
         self._server: _Server | None = None
         self._sockets: asyncio.Server | None = None
@@ -70,11 +73,15 @@ class Listener:
     async def start(self, host: str = "127.0.0.1", port: int = 0, *, sock: socket.socket | None = None) -> tuple[str, int]:
         """Listen on `host`:`port` (0: any) or on `sock`. Returns the address. OSError when it is taken."""
         loop = asyncio.get_running_loop()
-        self._server = _Server(self._pipeline)
+        tls = self._certificates.context if self._certificates else None
+        self._server = _Server(self._pipeline, "http" if tls is None else "https")
+        # A handshake may take as long as a request head.
+        within = None if tls is None else self._settings.head_timeout
+        create = partial(loop.create_server, self._server, backlog=self._settings.backlog, ssl=tls, ssl_handshake_timeout=within)
         if sock is not None:
-            self._sockets = await loop.create_server(self._server, sock=sock, backlog=self._settings.backlog)
+            self._sockets = await create(sock=sock)
         else:
-            self._sockets = await loop.create_server(self._server, host, port, backlog=self._settings.backlog, reuse_address=True)
+            self._sockets = await create(host, port, reuse_address=True)
         self._watch = loop.create_task(self._watch_connections())
         name = self._sockets.sockets[0].getsockname()
         return (name[0], name[1]) if isinstance(name, tuple) else (str(name), 0)

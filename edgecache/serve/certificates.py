@@ -1,0 +1,88 @@
+"""The certificates that the edge shows to clients: which one for which name (SNI, RFC 6066 section 3), and their reloading.
+
+The configuration names the files, `edge` makes one set and reloads it, `listener` serves with it. Nothing of a key is ever shown.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_ALPN: Final = ("http/1.1",)
+
+
+class CertificateError(Exception):
+    """Files that are no usable certificate and key. The message names them and says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFiles:
+    """One certificate: the names it is shown for, and its files in PEM."""
+
+    hosts: tuple[str, ...]
+    """Lower case; `*.example.org` is any name below it, `*` any name at all."""
+    chain: Path
+    """The server's own certificate first, then its issuers'."""
+    key: Path
+
+
+def server_context(chain: Path, key: Path) -> ssl.SSLContext:
+    """TLS 1.2 or later with this certificate. Raises CertificateError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(chain, key, password=_no_password)
+    except (OSError, ssl.SSLError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or "not a PEM certificate and key"
+        raise CertificateError(f"cannot load the TLS certificate {chain} with the key {key}: {reason}") from error
+    return context
+
+
+def find(contexts: Mapping[str, ssl.SSLContext], name: str | None) -> ssl.SSLContext | None:
+    """The context for a name: its own, that of the nearest wildcard above it, or that of `*`."""
+    wanted = (name or "").lower().removesuffix(".")
+    if (exact := contexts.get(wanted)) is not None:
+        return exact
+    labels = wanted.split(".")
+    above = ("*." + ".".join(labels[start:]) for start in range(1, len(labels)))
+    return next((contexts[pattern] for pattern in above if pattern in contexts), contexts.get("*"))
+
+
+class Certificates:
+    """All certificates of one listener, by name. A client that names none, or one that is unknown, is shown the first."""
+
+    def __init__(self, files: Iterable[CertificateFiles]) -> None:
+        """Raises CertificateError."""
+        self._files = tuple(files)
+        self._contexts = self._load()
+        self._default = self._contexts[self._files[0].hosts[0]]
+        # Handshakes begin in this context and go on in the one of their name, so a listener keeps it for good.
+        self.context: Final = server_context(self._files[0].chain, self._files[0].key)
+        self.context.set_alpn_protocols(_ALPN)
+        self.context.sni_callback = self._choose
+
+    def reload(self) -> None:
+        """Read the files again. Raises CertificateError, and the certificates that were read before stay in use.
+
+        Connections keep what they began with.
+        """
+        self._contexts = self._load()
+        self._default = self._contexts[self._files[0].hosts[0]]
+
+    def _load(self) -> dict[str, ssl.SSLContext]:
+        loaded: dict[str, ssl.SSLContext] = {}
+        for files in self._files:
+            context = server_context(files.chain, files.key)
+            context.set_alpn_protocols(_ALPN)
+            loaded |= dict.fromkeys(files.hosts, context)
+        return loaded
+
+    def _choose(self, handshake: ssl.SSLSocket | ssl.SSLObject, name: str | None, _initial: ssl.SSLContext) -> None:
+        handshake.context = find(self._contexts, name) or self._default
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted; decrypt it, for nobody is there to type a password")

@@ -1,0 +1,238 @@
+"""HTTPS on real sockets, with certificates of a test authority: names, schemes, reloading, and broken handshakes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+from aiohttp import web
+from cryptography import x509
+
+from demo.processes import started
+from edgecache.config import load
+from edgecache.serve.certificates import CertificateFiles, Certificates
+from edgecache.serve.listener import Listener
+from edgecache.serve.settings import ServeSettings
+from edgecache.yamlform import FormError
+from tests.integration.proxy_support import Edge, Origin, edge_for, origin_of
+
+READY = r"edgecache: serving on http://\S+ and https://127.0.0.1:(\d+), control on"
+
+
+class Authority:
+    """Certificates of a test authority, as files, and clients that trust it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._ca = trustme.CA()
+
+    def files(self, *hosts: str, at: str = "", names: tuple[str, ...] = ()) -> CertificateFiles:
+        """A certificate for these hosts, written as `at`."""
+        issued = self._ca.issue_cert(*(names or hosts))
+        chain, key = (self._directory / f"{at or hosts[0].strip('*.')}.{part}.pem" for part in ("chain", "key"))
+        chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        key.write_bytes(issued.private_key_pem.bytes())
+        return CertificateFiles(hosts, chain, key)
+
+    def client(self) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        self._ca.configure_trust(context)
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        return context
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Iterator[Authority]:
+    yield Authority(tmp_path)
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    *files: CertificateFiles, settings: ServeSettings | None = None
+) -> AsyncIterator[tuple[Edge, Origin, Certificates, tuple[str, int]]]:
+    async def answer(request: web.BaseRequest) -> web.Response:
+        text = f"{request.headers['X-Forwarded-Proto']} {request.headers['Forwarded']}"
+        return web.Response(text=text, headers={"Cache-Control": "max-age=60"})
+
+    certificates = Certificates(files)
+    async with origin_of(answer) as origin, edge_for(origin.url, settings=settings) as edge:
+        listener = Listener(edge.pipeline, certificates)
+        address = await listener.start()
+        try:
+            yield edge, origin, certificates, address
+        finally:
+            await listener.close()
+
+
+def names_of(certificate: bytes) -> list[str]:
+    found = x509.load_der_x509_certificate(certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    return list(found.value.get_values_for_type(x509.DNSName))
+
+
+async def ask(address: tuple[str, int], client: ssl.SSLContext, name: str, head: str) -> tuple[bytes, ssl.SSLObject]:
+    """Everything that is said to one request, and the TLS session."""
+    async with asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection(*address, ssl=client, server_hostname=name)
+        writer.write(head.encode())
+        said = await reader.read(-1)
+        session = writer.get_extra_info("ssl_object")
+        writer.close()
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            await writer.wait_closed()
+    return said, session
+
+
+def get(host: str, more: str = "Connection: close\r\n") -> str:
+    return f"GET /a HTTP/1.1\r\nHost: {host}\r\n{more}\r\n"
+
+
+async def test_the_name_asked_for_chooses_the_certificate(authority: Authority) -> None:
+    files = [authority.files("shop.test"), authority.files("*.shop.test", at="below"), authority.files("blog.test")]
+    async with serving(*files) as (_, _, _, address):
+        for name, shown in (("shop.test", "shop.test"), ("a.shop.test", "*.shop.test"), ("blog.test", "blog.test")):
+            said, session = await ask(address, authority.client(), name, get(name))
+            assert said.startswith(b"HTTP/1.1 200 OK\r\n")
+            certificate = session.getpeercert(binary_form=True)
+            assert certificate is not None and names_of(certificate) == [shown]
+            assert session.selected_alpn_protocol() == "http/1.1"
+            assert session.version() in ("TLSv1.2", "TLSv1.3")
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await ask(address, authority.client(), "unknown.test", get("unknown.test"))
+
+
+async def test_sources_learn_the_scheme_and_the_two_schemes_share_no_entry(authority: Authority) -> None:
+    async with serving(authority.files("shop.test")) as (edge, origin, _, address):
+        for _ in range(3):
+            plain = await edge.raw(get("shop.test", "").encode() * 2 + get("shop.test").encode())
+            secure, _ = await ask(address, authority.client(), "shop.test", get("shop.test", "") * 2 + get("shop.test"))
+            assert plain.count(b"http for=127.0.0.1;host=shop.test;proto=http") == 3
+            assert secure.count(b"https for=127.0.0.1;host=shop.test;proto=https") == 3
+        assert origin.count == 2
+        assert {record.uri for record in edge.records} == {"http://shop.test/a", "https://shop.test/a"}
+        await ask(address, authority.client(), "shop.test", get("shop.test:443"))
+        assert origin.count == 2
+        await ask(address, authority.client(), "shop.test", get("shop.test:80"))
+        assert origin.count == 3
+
+
+async def test_renewed_certificates_are_shown_after_a_reload_and_open_connections_go_on(authority: Authority) -> None:
+    async with serving(authority.files("shop.test")) as (_, _, certificates, address):
+        reader, writer = await asyncio.open_connection(*address, ssl=authority.client(), server_hostname="shop.test")
+        before = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        authority.files("shop.test")
+        certificates.reload()
+        _, session = await ask(address, authority.client(), "shop.test", get("shop.test"))
+        assert session.getpeercert(binary_form=True) != before
+        writer.write(get("shop.test").encode())
+        async with asyncio.timeout(10):
+            assert (await reader.read(-1)).startswith(b"HTTP/1.1 200")
+        writer.close()
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            await writer.wait_closed()
+
+
+async def test_a_large_body_comes_whole_and_a_body_that_breaks_off_does_not(authority: Authority) -> None:
+    big = bytes(range(256)) * 8192
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == "/a":
+            return web.Response(body=big, headers={"Cache-Control": "max-age=60"})
+        response = web.StreamResponse(headers={"Content-Length": "1000"})
+        await response.prepare(request)  # type: ignore[arg-type]
+        await response.write(b"x" * 10)
+        request.transport.abort()  # type: ignore[union-attr]
+        return response
+
+    async with origin_of(answer) as origin, edge_for(origin.url) as edge:
+        listener = Listener(edge.pipeline, Certificates([authority.files("shop.test")]))
+        address = await listener.start()
+        for _ in range(2):
+            said, _ = await ask(address, authority.client(), "shop.test", get("shop.test"))
+            assert said.partition(b"\r\n\r\n")[2] == big
+        broken = get("shop.test").replace("/a", "/broken")
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            said, _ = await ask(address, authority.client(), "shop.test", broken)
+            assert len(said.partition(b"\r\n\r\n")[2]) < 1000
+        await listener.close()
+
+
+async def test_what_is_no_handshake_or_an_old_one_ends_the_connection_alone(authority: Authority) -> None:
+    async with serving(authority.files("shop.test"), settings=ServeSettings(head_timeout=0.3)) as (_, origin, _, address):
+        for sent in (b"GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"\0" * 100, b""):
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(sent)
+            async with asyncio.timeout(10):
+                with contextlib.suppress(ConnectionError):
+                    assert b"HTTP/" not in await reader.read(-1)
+            writer.close()
+        old = authority.client()
+        with pytest.warns(DeprecationWarning):
+            old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_1
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await ask(address, old, "shop.test", get("shop.test"))
+        assert origin.count == 0
+        said, _ = await ask(address, authority.client(), "shop.test", get("shop.test"))
+        assert said.startswith(b"HTTP/1.1 200")
+
+
+def test_a_whole_edge_serves_https_and_reads_certificates_again_on_sighup(tmp_path: Path, authority: Authority) -> None:
+    files = authority.files("shop.test")
+    written = tmp_path / "edge.yaml"
+    written.write_text(
+        f"listen: 127.0.0.1:0\nstate: state\ncontrol: {{listen: '127.0.0.1:0'}}\n"
+        f"tls:\n  listen: 127.0.0.1:0\n  certificates: [{{hosts: [shop.test], chain: {files.chain}, key: {files.key}}}]\n"
+    )
+
+    def shown(port: int) -> bytes | None:
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+            authority.client().wrap_socket(plain, server_hostname="shop.test") as secure,
+        ):
+            secure.sendall(get("shop.test").encode())
+            assert secure.recv(4096).startswith(b"HTTP/1.1 421 ")
+            return secure.getpeercert(binary_form=True)
+
+    with started("the edge", ["-m", "edgecache", "serve", str(written)], READY, tmp_path / "log") as edge:
+        port = int(edge.ready[1])
+        before = shown(port)
+        files.key.write_text("broken")
+        edge.process.send_signal(signal.SIGHUP)
+        assert shown(port) == before
+        authority.files("shop.test")
+        edge.process.send_signal(signal.SIGHUP)
+        for _ in range(100):
+            if shown(port) != before:
+                break
+        assert shown(port) != before
+        edge.process.send_signal(signal.SIGTERM)
+        assert edge.process.wait(20) == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("tls", "said"),
+    [
+        ("{listen: '127.0.0.1:1'}", "certificates"),
+        ("{listen: '127.0.0.1:1', certificates: []}", "must hold"),
+        ("{listen: '127.0.0.1:8080', certificates: [GOOD]}", "another listener"),
+        ("{listen: '127.0.0.1:1', certificates: [{hosts: [a.test], chain: absent.pem, key: absent.pem}]}", "cannot be read"),
+        ("{listen: '127.0.0.1:1', certificates: [{hosts: [a.test], chain: KEY, key: KEY}]}", "cannot load the TLS certificate"),
+        ("{listen: '127.0.0.1:1', certificates: [{hosts: ['a:1'], chain: KEY, key: KEY}]}", "without a port"),
+        ("{listen: '127.0.0.1:1', certificates: [GOOD, GOOD]}", "shop.test has a certificate already"),
+    ],
+)
+def test_mistakes_are_told_with_their_place(tmp_path: Path, authority: Authority, tls: str, said: str) -> None:
+    files = authority.files("shop.test")
+    good = f"{{hosts: [shop.test], chain: {files.chain}, key: {files.key}}}"
+    written = tmp_path / "edge.yaml"
+    written.write_text("tls: " + tls.replace("GOOD", good).replace("KEY", str(files.key)) + "\n")
+    with pytest.raises(FormError, match=said) as caught:
+        load(written)
+    assert str(caught.value).startswith(f"{written}:")
