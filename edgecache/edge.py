@@ -86,7 +86,8 @@ class Edge:
     async def start(self) -> tuple[Address, Address | None, Address]:
         """Where it serves, where it does over TLS, and where the control API listens.
 
-        Raises SandboxError, BindRefused, StateError, CertificateError, OSError: close it also then. The monitor is first: its zygote is forked before this process holds a token or a key.
+        Raises SandboxError, BindRefused, StateError, CertificateError, OSError: close it also then. The monitor is first: its
+        zygote is forked before this process holds a token or a key.
         """
         await self._monitor.start()
         await self._control.start()
