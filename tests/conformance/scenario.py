@@ -44,6 +44,8 @@ class Ask:
     lacks: tuple[str, ...] = ()
     origin_saw: str = ""
     """Field lines that the origin was sent."""
+    origin_lacks: tuple[str, ...] = ()
+    """Fields that it was not sent."""
 
 
 @dataclass(frozen=True)
@@ -106,15 +108,16 @@ async def play(scenario: Scenario) -> None:
             headers = f(_dated(ask.sends, edge_now))
             got = await edge.fetch(ask.path, ask.method, headers=headers, skip_auto_headers=("Accept-Encoding", "Accept"))
             where = f"{scenario.name}: request {number}: {got.status} {dict(got.headers)}"
-            _check(ask, got, origin.count - before, where)
-            if ask.origin_saw:
-                seen = origin.seen[-1].headers
-                for name, value in f(_dated(ask.origin_saw, edge_now)):
-                    assert seen.get(name) == value, f"{where}: the origin saw {name}: {seen.get(name)}"
+            _check(ask, got, origin.count - before, where, edge_now)
+            for name, value in f(_dated(ask.origin_saw, edge_now)):
+                seen = origin.seen[-1].headers.get(name)
+                assert seen == value, f"{where}: the origin saw {name}: {seen}"
+            for name in ask.origin_lacks:
+                assert name not in origin.seen[-1].headers, f"{where}: the origin saw {name}"
             await asyncio.sleep(0)
 
 
-def _check(ask: Ask, got: Got, asked: int, where: str) -> None:
+def _check(ask: Ask, got: Got, asked: int, where: str, now: float) -> None:
     assert got.status == ask.status, where
     match ask.comes_from:
         case "cache":
@@ -132,7 +135,7 @@ def _check(ask: Ask, got: Got, asked: int, where: str) -> None:
             raise ValueError(other)
     if ask.body is not None:
         assert got.body.decode() == ask.body, where
-    for name, value in f(ask.has):
+    for name, value in f(_dated(ask.has, now)):
         assert got.headers.get(name) == value, f"{where}: {name}"
     for name in ask.lacks:
         assert name not in got.headers, f"{where}: {name}"
