@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 
-from edgecache.policy.invalidation import targets
+from edgecache.policy.invalidation import names_target, targets
 from tests.unit.policy.values import FIELD_TEXT, request, response
 
 HERE = "http://shop.test/a"
@@ -43,6 +43,22 @@ def test_errors_invalidate_nothing(status: int) -> None:
 def test_what_the_answer_names(name: str, reference: str, expected: str | None) -> None:
     found = targets(request(method="POST"), response((name, reference)))
     assert found == ((HERE,) if expected is None else (HERE, expected))
+
+
+@pytest.mark.parametrize(
+    ("reference", "same"),
+    [
+        pytest.param("/a", True, id="RFC9110-8.7 path"),
+        pytest.param("", True, id="RFC9110-8.7 empty reference"),
+        pytest.param("http://SHOP.test:80/a", True, id="RFC9110-4.2.3 written otherwise"),
+        pytest.param("/b", False, id="RFC9110-8.7 another resource"),
+        pytest.param("/a?x", False, id="RFC9110-8.7 another query"),
+        pytest.param("//other.test/a", False, id="RFC9110-8.7 another origin"),
+        pytest.param("http://[::1/a", False, id="malformed address"),
+    ],
+)
+def test_whether_a_reference_is_the_target_itself(reference: str, same: bool) -> None:
+    assert names_target(request(method="POST"), reference) is same
 
 
 @given(FIELD_TEXT)

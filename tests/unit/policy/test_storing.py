@@ -193,3 +193,25 @@ def test_any_exchange_gets_an_answer_and_no_store_is_obeyed(
 def test_cookies_need_a_word_of_their_own_where_the_rule_says_so(said: str, stored: bool) -> None:
     found = admit(request(), timed(Cache_Control=said, Set_Cookie="a=b"), CacheRule(store_set_cookie=False))
     assert (found == NoStore(NoStoreReason.SET_COOKIE)) is not stored
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        pytest.param({"Content_Location": "/a", "Cache_Control": "max-age=60"}, None, id="RFC9110-9.3.3"),
+        pytest.param({"Content_Location": "/b", "Cache_Control": "max-age=60"}, NoStoreReason.METHOD, id="another resource"),
+        pytest.param({"Cache_Control": "max-age=60"}, NoStoreReason.METHOD, id="none named"),
+        pytest.param({"Content_Location": "/a"}, NoStoreReason.METHOD, id="no lifetime"),
+        pytest.param({"Content_Location": "/a", "Cache_Control": "max-age=60, private"}, NoStoreReason.PRIVATE, id="private"),
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_what_a_post_brings_may_answer_get(method: str, fields: dict[str, str], reason: NoStoreReason | None) -> None:
+    lines = [(name.replace("_", "-"), value) for name, value in fields.items()]
+    found = admit(request(method=method), timed(*lines), DEFAULT_RULE)
+    if method == "PUT":
+        assert found == NoStore(NoStoreReason.METHOD)
+    elif reason is None:
+        assert isinstance(found, Store)
+    else:
+        assert found == NoStore(reason)
