@@ -43,7 +43,7 @@ test: lint ## lint, then every test that this machine can run, with coverage of 
 	$(BIN)/pytest --cov --cov-report=
 	$(BIN)/coverage report --include='edgecache/policy/*,sandbox/*' --skip-covered --fail-under=90
 
-bench: $(STAMP) ## cache hits against nginx (if installed), and the sandbox's figures
+bench: $(STAMP) ## cache hits and misses against nginx (if installed), and the sandbox's figures
 	$(BIN)/python -m loadtests.bench_nginx --json .run/bench-cache.json
 	$(BIN)/python -m sandbox bench
 

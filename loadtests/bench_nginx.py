@@ -1,6 +1,7 @@
-"""Cache hits on one core: the edge against nginx proxy_cache on this machine, same payload, runs in turn. `make bench` runs it.
+"""The cache on one core: the edge against nginx proxy_cache on this machine, same payload, runs in turn. `make bench` runs it.
 
 wrk makes the load, from the other core; each server is pinned to one. A peer that is not installed is said to be missing.
+CPU time a request is shown too: unlike the rate, it hardly changes when something else runs on the machine.
 """
 
 from __future__ import annotations
@@ -25,26 +26,33 @@ from pathlib import Path
 
 from demo.processes import DemoError, started
 from demo.visit import get
-from loadtests.guard import must_be_local
+from loadtests.wrk import FRESH, ONCE, ZIPF, Run, wrk
 
 TARGET = "/file?_size=1KiB&_cc=public,max-age=86400"
 SERVER_CORE, LOAD_CORE = 0, 1
 CONNECTIONS = 64
 START_S = 15.0
-WRK_EXTRA_S = 30.0
+URLS = 10_000
+WARM_S = 60
+"""At most, for asking each of the URLs once."""
+ROWS = {
+    "hits": "Hits, one URL",
+    "zipf": f"Hits, {URLS} URLs (Zipf)",
+    "misses": "Misses",
+}
 
 NGINX = """\
 worker_processes 1;
 daemon off;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log warn;
-events {{ worker_connections 1024; }}
+events {{ worker_connections 2048; }}
 http {{
     access_log {access_log};
     client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
     proxy_cache_path {folder}/cache levels=1:2 keys_zone=edge:16m max_size=256m inactive=1h use_temp_path=off;
-    open_file_cache max=1024 inactive=1h;
+    open_file_cache max=20000 inactive=1h;
     sendfile on; tcp_nopush on; keepalive_requests 1000000000; keepalive_timeout 75s;
     server {{
         listen 127.0.0.1:{port};
@@ -58,14 +66,31 @@ http {{
 """
 
 
-@dataclass(frozen=True)
-class Run:
-    """What wrk saw in one run."""
+ORIGIN = """\
+worker_processes 1;
+daemon off;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log warn;
+events {{ worker_connections 2048; }}
+http {{
+    access_log off; keepalive_requests 1000000000; keepalive_timeout 75s; default_type application/octet-stream;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{ add_header Cache-Control "public, max-age=86400"; return 200 "{body}"; }}
+    }}
+}}
+"""
+"""An origin that keeps up with the caches, so that misses measure those; it shares wrk's core."""
 
-    per_second: float
-    p50_ms: float
-    p99_ms: float
-    errors: int
+
+@dataclass(frozen=True)
+class Server:
+    """One that is measured."""
+
+    url: str
+    pid: int
 
 
 @dataclass(frozen=True)
@@ -79,19 +104,25 @@ class Summary:
     fastest: float
     p50_ms: float
     p99_ms: float
+    cpu_us: float
+    """CPU time of all its processes, a request."""
     errors: int
 
 
 def main() -> int:
     """0: measured what is installed; 1: something failed."""
-    parser = argparse.ArgumentParser(prog="python -m loadtests.bench_nginx", description="Cache hits a second on one core.")
+    parser = argparse.ArgumentParser(prog="python -m loadtests.bench_nginx", description="Answers a second on one core.")
     parser.add_argument("--runs", type=int, default=3, help="runs of each server, in turn (default: %(default)s)")
     parser.add_argument("--seconds", type=int, default=5, help="length of a run (default: %(default)s)")
     parser.add_argument("--connections", type=int, default=CONNECTIONS, help="default: %(default)s")
+    parser.add_argument("--rows", default=",".join(ROWS), help="what is measured (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     options = parser.parse_args()
     if not (1 <= options.runs <= 20 and 1 <= options.seconds <= 120 and 1 <= options.connections <= 1000):
         parser.error("--runs must be from 1 to 20, --seconds from 1 to 120, --connections from 1 to 1000")
+    rows = [row for row in ROWS if row in options.rows.split(",")]
+    if set(options.rows.split(",")) != set(rows):
+        parser.error(f"--rows takes some of {', '.join(ROWS)}, with commas between")
     if shutil.which("wrk") is None:
         print("bench: wrk is not installed, so cache hits are not measured (Debian: apt-get install wrk)")
         return 0
@@ -99,58 +130,103 @@ def main() -> int:
         print("bench: nginx is not installed, so there is nobody to compare with (Debian: apt-get install nginx-light)")
     try:
         with tempfile.TemporaryDirectory(prefix="edgecache-bench-") as folder:
-            summaries = _measure(Path(folder), options.runs, options.seconds, options.connections)
+            figures = _measure(Path(folder), rows, options.runs, options.seconds, options.connections)
     except (DemoError, OSError, subprocess.SubprocessError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    _report(summaries, options.json, options.runs, options.seconds, options.connections)
-    return 0 if not any(summary.errors for summary in summaries) else 1
+    _report(figures, options.json, options.runs, options.seconds, options.connections)
+    return 0 if not any(summary.errors for summaries in figures.values() for summary in summaries) else 1
 
 
-def _measure(folder: Path, runs: int, seconds: int, connections: int) -> list[Summary]:
+def _measure(folder: Path, rows: list[str], runs: int, seconds: int, connections: int) -> dict[str, list[Summary]]:
     with contextlib.ExitStack() as stack:
-        origin_command = ["-m", "origin_sim", "--port", "0"]
-        origin = stack.enter_context(started("the origin", origin_command, r"ready on (http://[^\s/]+)", folder / "origin.log"))
-        servers = {"edgecache": stack.enter_context(_edge(folder, origin.ready[1]))}
+        origin = stack.enter_context(_origin(folder))
+        servers = {"edgecache": stack.enter_context(_edge(folder, origin))}
         if shutil.which("nginx") is not None:
-            servers["nginx"] = stack.enter_context(_nginx(folder, origin.ready[1]))
-        for name, url in servers.items():
-            _warm(name, url)
-        results: dict[str, list[Run]] = {name: [] for name in servers}
-        for number in range(runs):
-            for name, url in servers.items():
-                print(f"bench: {name}, run {number + 1} of {runs}", file=sys.stderr, flush=True)
-                results[name].append(_wrk(url, seconds, connections))
-        return [_summary(name, results[name]) for name in servers]
+            servers["nginx"] = stack.enter_context(_nginx(folder, "nginx", NGINX, SERVER_CORE, origin=origin))
+        for name, server in servers.items():
+            _prove_hit(name, server.url, TARGET, asked_before=False)
+        figures: dict[str, list[Summary]] = {}
+        for row in rows:
+            if row == "zipf":
+                _fill(folder, servers, connections)
+            results: dict[str, list[Run]] = {name: [] for name in servers}
+            cpu_us: dict[str, list[float]] = {name: [] for name in servers}
+            for number in range(runs):
+                script = _script(folder, row, number)
+                for name, server in servers.items():
+                    print(f"bench: {row}, {name}, run {number + 1} of {runs}", file=sys.stderr, flush=True)
+                    before = _cpu_seconds(server.pid)
+                    url = server.url if script else server.url + TARGET
+                    run = wrk(url, seconds, connections, core=LOAD_CORE, script=script)
+                    results[name].append(run)
+                    cpu_us[name].append((_cpu_seconds(server.pid) - before) / max(run.requests, 1) * 1e6)
+            figures[row] = [_summary(name, results[name], cpu_us[name]) for name in servers]
+        return figures
+
+
+def _script(folder: Path, row: str, run: int) -> Path | None:
+    """What wrk asks for in one run; None: always `TARGET`."""
+    if row == "hits":
+        return None
+    text = ZIPF.format(count=URLS, target=f"{TARGET}&n=") if row == "zipf" else FRESH.format(target=f"{TARGET}&run={run}&n=")
+    path = folder / f"{row}-{run}.lua"
+    path.write_text(text)
+    return path
+
+
+def _fill(folder: Path, servers: Mapping[str, Server], connections: int) -> None:
+    """Have all URLs stored. Raises DemoError when they are not."""
+    script = folder / "once.lua"
+    script.write_text(ONCE.format(count=URLS, target=f"{TARGET}&n=", connections=connections))
+    for name, server in servers.items():
+        print(f"bench: {name} fetches {URLS} URLs", file=sys.stderr, flush=True)
+        run = wrk(server.url, WARM_S, connections, core=LOAD_CORE, script=script)
+        if run.requests < URLS:
+            raise DemoError(f"{name} has not fetched {URLS} URLs within {WARM_S} s, but {run.requests}")
+        for number in range(1, URLS + 1, URLS // 10):
+            _prove_hit(name, server.url, f"{TARGET}&n={number}", asked_before=True)
 
 
 @contextlib.contextmanager
-def _edge(folder: Path, origin: str) -> Iterator[str]:
+def _origin(folder: Path) -> Iterator[str]:
+    """The URL of an origin that answers TARGET, whatever is appended to it, with 1 KiB to store for a day."""
+    if shutil.which("nginx") is not None:
+        with _nginx(folder, "origin", ORIGIN, LOAD_CORE, body="x" * 1024) as origin:
+            yield origin.url
+        return
+    command = ["-m", "origin_sim", "--port", "0"]
+    with started("the origin", command, r"ready on (http://[^\s/]+)", folder / "origin.log") as simulated:
+        yield simulated.ready[1]
+
+
+@contextlib.contextmanager
+def _edge(folder: Path, origin: str) -> Iterator[Server]:
     command = ["-m", "edgecache", "serve", "--origin", origin, "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"]
     command += ["--state", str(folder / "state")]
     ready = r"serving on (http://[^\s,]+), control on"
     with started("the edge", command, ready, folder / "edge.log") as edge:
         _pin(edge.process.pid, SERVER_CORE)
-        yield edge.ready[1]
+        yield Server(edge.ready[1], edge.process.pid)
 
 
 @contextlib.contextmanager
-def _nginx(folder: Path, origin: str) -> Iterator[str]:
-    """nginx with an access log to a file, as the edge has one: both do the work of a server that is operated."""
+def _nginx(folder: Path, name: str, config: str, core: int, **words: str) -> Iterator[Server]:
+    """nginx on one core. As a cache it has an access log in a file, as the edge has: both do what a server in operation does."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    home = folder / "nginx"
+    home = folder / name
     home.mkdir()
     # Started by root, nginx gives its worker to another user, who must be able to write here.
     for path in (folder, home):
         path.chmod(0o777)
-    config = home / "nginx.conf"
-    config.write_text(NGINX.format(folder=home, port=port, origin=origin, access_log=home / "access.log"))
-    command = ["nginx", "-c", str(config), "-p", str(home), "-e", str(home / "error.log")]
+    file = home / "nginx.conf"
+    file.write_text(config.format(folder=home, port=port, access_log=home / "access.log", **words))
+    command = ["nginx", "-c", str(file), "-p", str(home), "-e", str(home / "error.log")]
     with (home / "output.log").open("wb") as output:
         process = subprocess.Popen(
-            ["taskset", "-c", str(SERVER_CORE), *command],
+            ["taskset", "-c", str(core), *command] if core in os.sched_getaffinity(0) else command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -159,7 +235,7 @@ def _nginx(folder: Path, origin: str) -> Iterator[str]:
     try:
         url = f"http://127.0.0.1:{port}"
         _wait_for(url, process, home / "error.log")
-        yield url
+        yield Server(url, process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -187,44 +263,24 @@ def _pin(pid: int, core: int) -> None:
             os.sched_setaffinity(int(thread.name), {core})
 
 
-def _warm(name: str, url: str) -> None:
-    """Prove that it is the cache that answers: same bytes twice, the second from the store."""
-    first, second = get(url, TARGET), get(url, TARGET)
+def _prove_hit(name: str, url: str, target: str, *, asked_before: bool) -> None:
+    """Prove that it is the cache that answers: from the store, and the same bytes as before. Raises DemoError."""
+    first = get(url, target)
+    second = first if asked_before else get(url, target)
     hit = second.hit if name == "edgecache" else second.headers.get("X-Cache") == "HIT"
     if not hit or second.body != first.body or len(second.body) != 1024:
         raise DemoError(f"{name} does not answer from its cache: {second.status}, {second.headers.as_string()[:400]}")
 
 
-def _wrk(url: str, seconds: int, connections: int) -> Run:
-    must_be_local(url)
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", url + TARGET]
-    cores = os.sched_getaffinity(0)
-    pinned = ["taskset", "-c", str(LOAD_CORE), *command] if LOAD_CORE in cores and shutil.which("taskset") else command
-    done = subprocess.run(pinned, capture_output=True, text=True, check=True, timeout=seconds + WRK_EXTRA_S)
-    return parse_wrk(done.stdout)
+def _cpu_seconds(pid: int) -> float:
+    """User and system time of a process and its descendants that live."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    children = (child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split())
+    return own + sum(_cpu_seconds(int(child)) for child in children)
 
 
-_UNIT_MS: Mapping[str, float] = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
-
-
-def parse_wrk(text: str) -> Run:
-    """wrk's report. Raises DemoError when it is none."""
-    rate = re.search(r"Requests/sec:\s+([0-9.]+)", text)
-    quantiles = dict(re.findall(r"^\s+(\d+)%\s+([0-9.]+(?:us|ms|s|m))\s*$", text, re.MULTILINE))
-    if rate is None or not {"50", "99"} <= quantiles.keys():
-        raise DemoError(f"wrk's report cannot be read: {text[:400]}")
-    broken = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text)
-    wrong = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
-    errors = sum(map(int, broken.groups())) if broken else 0
-    return Run(float(rate[1]), _ms(quantiles["50"]), _ms(quantiles["99"]), errors + (int(wrong[1]) if wrong else 0))
-
-
-def _ms(text: str) -> float:
-    number = text.rstrip("usm")
-    return float(number) * _UNIT_MS[text[len(number) :]]
-
-
-def _summary(name: str, runs: list[Run]) -> Summary:
+def _summary(name: str, runs: list[Run], cpu_us: list[float]) -> Summary:
     rates = [run.per_second for run in runs]
     return Summary(
         name,
@@ -234,6 +290,7 @@ def _summary(name: str, runs: list[Run]) -> Summary:
         max(rates),
         statistics.median(run.p50_ms for run in runs),
         statistics.median(run.p99_ms for run in runs),
+        round(statistics.median(cpu_us), 2),
         sum(run.errors for run in runs),
     )
 
@@ -245,15 +302,18 @@ def _version(name: str) -> str:
     return f"Python {platform.python_version()}"
 
 
-def _report(summaries: list[Summary], path: Path | None, runs: int, seconds: int, connections: int) -> None:
-    print(f"\nCache hits of 1 KiB on one core: {connections} connections, {runs} runs of {seconds} s, medians")
-    print(f"{'':<12}{'per second':>12}{'slowest':>12}{'fastest':>12}{'p50 ms':>9}{'p99 ms':>9}{'errors':>8}")
-    for s in summaries:
-        print(
-            f"{s.server:<12}{s.per_second:>12,.0f}{s.slowest:>12,.0f}{s.fastest:>12,.0f}{s.p50_ms:>9.2f}{s.p99_ms:>9.2f}{s.errors:>8}"
-        )
-    ratio = summaries[0].per_second / summaries[1].per_second if len(summaries) > 1 else None
-    print(f"edgecache / nginx: {ratio:.2f}" if ratio is not None else "nginx is not installed: no comparison")
+def _report(figures: Mapping[str, list[Summary]], path: Path | None, runs: int, seconds: int, connections: int) -> None:
+    print(f"\n1 KiB on one core: {connections} connections, {runs} runs of {seconds} s, medians")
+    for row, summaries in figures.items():
+        titles = f"{'per second':>12}{'slowest':>10}{'fastest':>10}{'p50 ms':>9}{'p99 ms':>9}{'CPU µs':>9}{'errors':>8}"
+        print(f"\n{ROWS[row]:<26}{titles}")
+        for s in summaries:
+            times = f"{s.p50_ms:>9.2f}{s.p99_ms:>9.2f}{s.cpu_us:>9.2f}{s.errors:>8}"
+            print(f"  {s.server:<24}{s.per_second:>12,.0f}{s.slowest:>10,.0f}{s.fastest:>10,.0f}{times}")
+        if (ratio := _ratio(summaries)) is not None:
+            print(f"  edgecache / nginx: {ratio:.2f}, by CPU time {summaries[1].cpu_us / max(summaries[0].cpu_us, 0.01):.2f}")
+    if shutil.which("nginx") is None:
+        print("nginx is not installed: no comparison")
     document = {
         "target": TARGET,
         "connections": connections,
@@ -261,8 +321,10 @@ def _report(summaries: list[Summary], path: Path | None, runs: int, seconds: int
         "seconds": seconds,
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "kernel": platform.release()},
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "servers": [asdict(summary) for summary in summaries],
-        "ratio": ratio,
+        "rows": {
+            row: {"servers": [asdict(summary) for summary in summaries], "ratio": _ratio(summaries)}
+            for row, summaries in figures.items()
+        },
     }
     text = json.dumps(document, indent=2)
     if path is None:
@@ -271,6 +333,11 @@ def _report(summaries: list[Summary], path: Path | None, runs: int, seconds: int
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n")
         print(f"figures: {path}")
+
+
+def _ratio(summaries: list[Summary]) -> float | None:
+    """The edge's rate as a multiple of the peer's."""
+    return summaries[0].per_second / summaries[1].per_second if len(summaries) > 1 else None
 
 
 def _processor() -> str:

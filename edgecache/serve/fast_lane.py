@@ -25,7 +25,7 @@ MAX_BODY_BYTES: Final = 64 << 10
 _ASKING = ("Authorization", "Cache-Control", "Pragma", "Content-Length", "Transfer-Encoding")
 """Requests with these depend on time, or on who asks."""
 _KEEP_ALIVE_10 = b"Connection: keep-alive\r\n"
-_FIXED_BYTES: Final = 1600
+_FIXED_BYTES: Final = 1000
 """Objects around one head: the memo's, its counter's and its log line's (measured with tracemalloc)."""
 
 

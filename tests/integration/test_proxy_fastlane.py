@@ -156,13 +156,13 @@ async def test_split_and_pipelined_heads_are_answered_in_order() -> None:
 
 
 async def test_what_it_remembers_is_bounded_in_heads_and_bytes() -> None:
-    for bounds in (ServeSettings(fast_lane_heads=3), ServeSettings(fast_lane_bytes=6000)):
+    for bounds in (ServeSettings(fast_lane_heads=3), ServeSettings(fast_lane_bytes=3500)):
         async with origin_of(_answer) as origin, edge_for(origin.url, settings=bounds) as edge:
             for number in range(6):
                 await _several(edge, b"GET /a?%d HTTP/1.1\r\nHost: h\r\n\r\n" % number, 2, b"/a None")
             lane = edge.pipeline.fast_lane
             assert len(lane) == 3
-            assert 0 < lane.used_bytes <= 6000
+            assert 0 < lane.used_bytes <= 3500
             assert lane.answer(b"GET /a?0 HTTP/1.1\r\nHost: h\r\n\r\n", "::1") is None
             assert lane.answer(b"GET /a?5 HTTP/1.1\r\nHost: h\r\n\r\n", "::1") is not None
 

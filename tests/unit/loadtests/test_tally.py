@@ -92,6 +92,7 @@ Transfer/sec:    1.00MB
 def test_wrks_report_is_read() -> None:
     run = parse_wrk(WRK.format(trouble=""))
     assert (run.per_second, run.p50_ms, run.p99_ms, run.errors) == (43210.98, pytest.approx(0.95), 1200.0, 0)
+    assert (run.requests, run.seconds) == (10, 5.0)
 
 
 def test_wrks_errors_are_counted() -> None:
