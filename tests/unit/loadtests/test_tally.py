@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from demo.visit import parameters
-from loadtests.bench_nginx import parse_wrk
 from loadtests.guard import NotLocal, must_be_local
 from loadtests.tally import Kind, Tally, Times, classify
+from loadtests.wrk import parse_wrk
 
 
 @pytest.mark.parametrize(
