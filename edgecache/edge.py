@@ -82,22 +82,23 @@ class Edge:
         self._listener = Listener(self._pipeline)
         self._tls_listener: Listener | None = None
         self._certificates: Certificates | None = None
+        self.secure: Address | None = None
+        """Where it serves over TLS, once it has started."""
 
-    async def start(self) -> tuple[Address, Address | None, Address]:
-        """Where it serves, where it does over TLS, and where the control API listens.
+    async def start(self) -> tuple[Address, Address]:
+        """Where it serves, and where the control API listens.
 
-        Raises SandboxError, BindRefused, StateError, CertificateError, OSError: close it also then. The monitor is first: its
-        zygote is forked before this process holds a token or a key.
+        The monitor is first: its zygote is forked before this process holds a token or a key. Raises SandboxError, BindRefused,
+        StateError, CertificateError, OSError; close it also then.
         """
         await self._monitor.start()
         await self._control.start()
         served = await self._listener.start(self._config.listen.host, self._config.listen.port)
-        secure: Address | None = None
         if (tls := self._config.tls) is not None:
             self._certificates = Certificates(tls.certificates)
             self._tls_listener = Listener(self._pipeline, self._certificates)
-            secure = Address(*await self._tls_listener.start(tls.listen.host, tls.listen.port))
-        return Address(*served), secure, Address(*self._control.address)
+            self.secure = Address(*await self._tls_listener.start(tls.listen.host, tls.listen.port))
+        return Address(*served), Address(*self._control.address)
 
     def reload(self) -> None:
         """Open the log again, after rotation, and read the certificates again, after renewal."""
@@ -186,9 +187,9 @@ async def run(config: Config) -> int:
         waiting = asyncio.ensure_future(stop.wait())
         await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
-            served, secure, control = starting.result()
+            served, control = starting.result()
             scheme = "http" if config.control.tls_certificate is None else "https"
-            also = f" and https://{secure}" if secure else ""
+            also = f" and https://{edge.secure}" if edge.secure else ""
             print(f"edgecache: serving on http://{served}{also}, control on {scheme}://{control}", flush=True)
             await stop.wait()
         starting.cancel()

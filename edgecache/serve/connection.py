@@ -101,7 +101,7 @@ class Connection(RequestHandler):
         )
         self._pipeline = pipeline
         self._heads = heads
-        self._lane = pipeline.fast_lane
+        self._lane = pipeline.secure_lane if heads.scheme == "https" else pipeline.fast_lane
         self._client_settings = settings
         self._client = ""
         self._accepted: deque[Head | Violation] = deque()
@@ -222,15 +222,10 @@ class Connection(RequestHandler):
         waiter = self._waiter
         return waiter is not None and not (waiter.done() or self._busy or self._paused or self._draining)
 
-    @property
-    def _plain_text(self) -> bool:
-        """Whether this is HTTP without TLS: what the lane remembers are bytes of heads, which do not say over what they came."""
-        return self._heads.scheme == "http"
-
     def _answer_known(self, raw: bytes) -> bool:
         """A hit of these very bytes again: one head, for only whole heads are remembered. False: read them."""
         transport = self.transport
-        if not self._plain_text or not self._idle or transport is None or transport.is_closing():
+        if not self._idle or transport is None or transport.is_closing():
             return False
         answer = self._lane.answer(raw, self._client)
         if answer is None:
@@ -247,8 +242,7 @@ class Connection(RequestHandler):
         hit = self._pipeline.hit(head.request)
         if hit is None or len(hit.entry.body) > MAX_BODY_BYTES:
             return False
-        if self._plain_text:
-            self._lane.learn(raw, head, hit.entry, hit.route, self._pipeline.observer.repeated)
+        self._lane.learn(raw, head, hit.entry, hit.route, self._pipeline.observer.repeated)
         entry = hit.entry
         request_id = next_request_id()
         body = entry.body if head.method == "GET" else b""

@@ -96,7 +96,8 @@ class Pipeline:
         self._background = Background(upstream.background_limit)
         self._reclaimer = Reclaimer(store)
         self.respond = Responder(self.settings, clock)
-        self.fast_lane = FastLane(
+        lane = partial(
+            FastLane,
             sites=sites,
             store=store,
             clock=clock,
@@ -104,6 +105,8 @@ class Pipeline:
             heads=self.settings.fast_lane_heads,
             limit_bytes=self.settings.fast_lane_bytes,
         )
+        # The bytes of a head do not say over what they came, and the two schemes share no entry.
+        self.fast_lane, self.secure_lane = lane(), lane()
 
     def hit(self, request: Request) -> Hit | None:
         """The fresh stored response that answers `request`, if there is one: without waiting for anybody."""

@@ -44,4 +44,4 @@ class ServeSettings:
     fast_lane_heads: int = 32_768
     """Request heads, of up to 2 KiB each, whose hits are remembered; 0: every request takes the usual way."""
     fast_lane_bytes: int = 64 << 20
-    """What they may take in memory."""
+    """What they may take in memory; those of HTTPS as much again."""
