@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, NoReturn
 
-from sandbox.engines import ENGINES
+from sandbox.engines import ENGINES, resolve
 from sandbox.errors import GuestFailed, SandboxError
 from sandbox.events import Booted, Ended, HostCall
 from sandbox.limits import DEFAULT_LIMITS, KIB, MIB, MILLISECOND_NS, SECOND_NS, Limits
@@ -177,7 +177,7 @@ def _ended(outcome: Outcome) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from sandbox.bench import Figures, measure, report  # noqa: PLC0415 -- `run` needs no compiler
 
-    engine = "unicorn" if options.engine == "auto" else options.engine
+    engine = resolve(options.engine)
     figures: dict[str, Figures] = {engine: measure(engine, options.vms)}
     if options.json:
         print(json.dumps(report(figures)))

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from sandbox.call import EdgeCallRefused, EdgeCalls, GuestCall, refused
 from sandbox.dispatcher import Dispatcher
+from sandbox.engines import jailed
 from sandbox.errors import GuestFailed, ImageError, SandboxError
 from sandbox.jail import JailReport
 from sandbox.lane import Generator, Lane
@@ -76,9 +77,10 @@ class Monitor:
         await self.close()
 
     async def start(self) -> None:
-        """Start the zygote and try one worker. Raises JailError, WorkerLost."""
+        """Start the zygote and try one worker. Raises JailError, WorkerLost, EngineUnavailable."""
         if self._dispatcher is not None:
             raise RuntimeError("the monitor has been started")
+        engine = jailed(self._policy.engine)
         try:
             probe = await self._spawner.spawn()
         except BaseException:
@@ -88,7 +90,7 @@ class Monitor:
         probe.kill()
         for missing in self.jail.missing:
             _log.warning("workers run without %s: %s", missing.layer, missing.reason)
-        self._dispatcher = Dispatcher(self._spawner, self._policy.dispatch, self._policy.engine, self._clock)
+        self._dispatcher = Dispatcher(self._spawner, self._policy.dispatch, engine, self._clock)
         self._sweeper = asyncio.create_task(self._sweep(self._dispatcher))
 
     async def close(self) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from sandbox import supervisor
+
 PAGE: Final = 4096
 PRESENT: Final = 1 << 0
 WRITABLE: Final = 1 << 1
@@ -22,23 +24,13 @@ MAPPED: Final = 1 << 9
 NO_EXECUTE: Final = 1 << 63
 FRAME_MASK: Final = 0x000F_FFFF_FFFF_F000
 
-USER_CODE: Final = 0x33
-USER_DATA: Final = 0x2B
-"""Selectors as Linux gives them; no other selector loads in ring 3, above all no 32-bit code segment."""
-
-KERNEL_BASE: Final = 0xFFFF_FF80_0000_0000
-GDT_ADDRESS: Final = KERNEL_BASE
-GDT_LIMIT: Final = 7 * 8 - 1
-FRAME_OFFSET: Final = 0x800
-FRAME_ADDRESS: Final = KERNEL_BASE + FRAME_OFFSET
-"""What the stub's `iretq` pops: RIP, CS, RFLAGS, RSP, SS."""
-STUB_ADDRESS: Final = KERNEL_BASE + PAGE
 LOWEST_BASE: Final = 0x10000
 """As Linux's vm.mmap_min_addr: a null pointer with a large offset still faults."""
 USER_TOP: Final = 0x7FFF_FFFF_F000
 
 _TABLE = PRESENT | WRITABLE | USER | ACCESSED_DIRTY
-_KERNEL_TABLE = PRESENT | WRITABLE | ACCESSED_DIRTY
+_SUPERVISOR = PRESENT | ACCESSED_DIRTY
+"""Rights of a page that ring 3 cannot see: all levels above it say USER, the page itself does not."""
 
 
 def page_flags(*, read: bool, write: bool, execute: bool) -> int:
@@ -87,7 +79,7 @@ class Layout:
 
     @property
     def supervisor_offset(self) -> int:
-        """The page of GDT and `iretq` frame; past everything that a guest's calls may change."""
+        """The supervisor page of `supervisor.py`; past everything that a guest's calls may change."""
         return self.entries_offset + PAGE * self.tables
 
     @property
@@ -95,8 +87,12 @@ class Layout:
         return self.supervisor_offset + PAGE
 
     @property
-    def total_bytes(self) -> int:
+    def landing_offset(self) -> int:
         return self.stub_offset + PAGE
+
+    @property
+    def total_bytes(self) -> int:
+        return self.landing_offset + PAGE
 
     def entry_index(self, address: int) -> int:
         return (address >> 12) - self.first_page
@@ -110,20 +106,26 @@ def fixed_pages(layout: Layout) -> Iterator[tuple[int, bytes]]:
     yield (
         layout.root,
         _table(
-            {layout_index(layout.base, 39, i): pdpt + PAGE * i | _TABLE for i in range(layout.pdpts)}
-            | {511: kernel | _KERNEL_TABLE}
+            {layout_index(layout.base, 39, i): pdpt + PAGE * i | _TABLE for i in range(layout.pdpts)} | {511: kernel | _TABLE}
         ),
     )
     yield from _level(layout.base, 30, layout.directories, pdpt, directory)
     yield from _level(layout.base, 21, layout.tables, directory, layout.entries_offset)
-    yield kernel, _table({0: kernel + PAGE | _KERNEL_TABLE})
-    yield kernel + PAGE, _table({0: kernel + 2 * PAGE | _KERNEL_TABLE})
+    yield kernel, _table({0: kernel + PAGE | _TABLE})
+    yield kernel + PAGE, _table({0: kernel + 2 * PAGE | _TABLE})
     yield (
         kernel + 2 * PAGE,
-        _table({0: layout.supervisor_offset | _KERNEL_TABLE | NO_EXECUTE, 1: layout.stub_offset | PRESENT | ACCESSED_DIRTY}),
+        _table(
+            {
+                0: layout.supervisor_offset | _SUPERVISOR | WRITABLE | NO_EXECUTE,
+                1: layout.stub_offset | _SUPERVISOR,
+                2: layout.landing_offset | _SUPERVISOR | USER,
+            }
+        ),
     )
-    yield layout.supervisor_offset, _gdt()
-    yield layout.stub_offset, b"\x48\xcf".ljust(PAGE, b"\xf4")  # iretq; the rest is hlt
+    yield layout.supervisor_offset, supervisor.page().ljust(PAGE, b"\0")
+    yield layout.stub_offset, supervisor.STUB.ljust(PAGE, supervisor.HLT)
+    yield layout.landing_offset, supervisor.landing().ljust(PAGE, supervisor.HLT)
 
 
 def layout_index(base: int, shift: int, i: int) -> int:
@@ -147,13 +149,3 @@ def _table(entries: dict[int, int]) -> bytes:
     for index, entry in entries.items():
         words[index] = entry
     return struct.pack("<512Q", *words)
-
-
-def _descriptor(kind: int, *, long_mode: bool) -> int:
-    """A flat, present, accessed code or data descriptor for ring 3 (SDM vol. 3, 3.4.5)."""
-    access = kind | 0x10 | 3 << 5 | 0x80
-    return 0xFFFF | 0xF << 48 | access << 40 | (1 << 53 if long_mode else 1 << 54) | 1 << 55
-
-
-def _gdt() -> bytes:
-    return struct.pack("<7Q", 0, 0, 0, 0, 0, _descriptor(3, long_mode=False), _descriptor(11, long_mode=True)).ljust(PAGE, b"\0")

@@ -20,7 +20,7 @@ _FEATURES_EDX: Final = _bits(0, 4, 8, 15, 19, 23, 24, 25, 26)
 # sse3 pclmulqdq ssse3 cx16 sse4.1 sse4.2 popcnt aes hypervisor
 _FEATURES_ECX: Final = _bits(0, 1, 9, 13, 19, 20, 23, 25, 31)
 
-_LEAVES: Final[dict[int, tuple[int, int, int, int]]] = {
+LEAVES: Final[dict[int, tuple[int, int, int, int]]] = {
     0: (1, _VENDOR[0], _VENDOR[2], _VENDOR[1]),
     1: (0x0002_06A1, 0x0001_0800, _FEATURES_ECX, _FEATURES_EDX),
     0x8000_0000: (0x8000_0008, 0, 0, 0),
@@ -32,4 +32,4 @@ _LEAVES: Final[dict[int, tuple[int, int, int, int]]] = {
 
 def cpuid(leaf: int) -> tuple[int, int, int, int]:
     """EAX, EBX, ECX, EDX of a leaf; zeros for leaves that are not there."""
-    return _LEAVES.get(leaf & 0xFFFF_FFFF, (0, 0, 0, 0))
+    return LEAVES.get(leaf & 0xFFFF_FFFF, (0, 0, 0, 0))

@@ -19,42 +19,24 @@ from unicorn.unicorn_py3.unicorn import Uc, UcContext, UcError, uclib
 
 from sandbox.engines.base import CpuState, Preempted, Stop, SystemCall
 from sandbox.engines.cpuid import cpuid
+from sandbox.engines.processor import CR0, CR4, EFER, EXCEPTIONS, PAGE_FAULT, RFLAGS_FIXED, RFLAGS_KEPT
 from sandbox.engines.registers import GPRS, RegisterFile, read_fpu, write_fpu
 from sandbox.engines.unicorn_replay import replay
 from sandbox.engines.watchdog import Alarm, watchdog
 from sandbox.memory import GuestMemory
 from sandbox.outcome import Fault, FaultKind
-from sandbox.paging import FRAME_ADDRESS, FRAME_OFFSET, GDT_ADDRESS, GDT_LIMIT, NO_EXECUTE, PAGE, PRESENT, STUB_ADDRESS
-from sandbox.paging import USER_CODE as CODE
-from sandbox.paging import USER_DATA as DATA
+from sandbox.paging import NO_EXECUTE, PAGE, PRESENT
+from sandbox.supervisor import FRAME_ADDRESS, FRAME_OFFSET, GDT_ADDRESS, GDT_LIMIT, STUB_ADDRESS
+from sandbox.supervisor import USER_CODE as CODE
+from sandbox.supervisor import USER_DATA as DATA
 
 TRANSLATION_BYTES: Final = 1 << 20
 """Unicorn's own default costs 7 ms and 2 MiB more a VM."""
 
 _NO_EXIT: Final = 0
-_RFLAGS_KEPT: Final = 0x0000_0000_0024_0ED5 & ~0x200
-"""CF PF AF ZF SF TF DF OF AC ID: what a program can set. IOPL, NT, RF, VM and IF are ours."""
-_RFLAGS_FIXED: Final = 0x202
 _EFER: Final = 0xC000_0080
-_CR4: Final = 1 << 5 | 1 << 9 | 1 << 10
-"""PAE, OSFXSR, OSXMMEXCPT; OSXSAVE stays off, and AVX with it."""
-_CR0: Final = 0x8005_0033
 _LONGEST_INSTRUCTION: Final = 15
 
-_EXCEPTIONS: Final = {
-    0: FaultKind.DIVIDE,
-    5: FaultKind.PROTECTION,
-    6: FaultKind.INVALID_INSTRUCTION,
-    7: FaultKind.INVALID_INSTRUCTION,
-    10: FaultKind.PROTECTION,
-    11: FaultKind.PROTECTION,
-    12: FaultKind.PROTECTION,
-    13: FaultKind.PROTECTION,
-    16: FaultKind.FLOATING_POINT,
-    17: FaultKind.PROTECTION,
-    19: FaultKind.FLOATING_POINT,
-}
-_PAGE_FAULT: Final = 14
 _UNTOLD: Final = FaultKind.ENGINE
 """Of a page fault, until the replay has told a read from a write."""
 
@@ -100,7 +82,7 @@ class UnicornVcpu:
         self._event: Stop | None = None
         self._alarm: Alarm | None = None
         self._rip = STUB_ADDRESS
-        self._rflags = _RFLAGS_FIXED
+        self._rflags = RFLAGS_FIXED
         self._entered = False
         self._loaded: CpuState | None = None
         self._context: tuple[CpuState, UcContext] | None = None
@@ -162,7 +144,7 @@ class UnicornVcpu:
         return CpuState(
             gprs=tuple(self._gprs.read()),
             rip=self._rip,
-            rflags=self._position.read()[1] & _RFLAGS_KEPT,
+            rflags=self._position.read()[1] & RFLAGS_KEPT,
             fs_base=fs_base,
             gs_base=gs_base,
             fpu=read_fpu(self._uc),
@@ -172,10 +154,10 @@ class UnicornVcpu:
         """Take on `state`. The second load of the same state on a vCPU, and all that follow, are one copy."""
         if self._context is not None and self._context[0] is state:
             self._uc.context_restore(self._context[1])
-            self._rip, self._rflags = state.rip, state.rflags | _RFLAGS_FIXED
+            self._rip, self._rflags = state.rip, state.rflags | RFLAGS_FIXED
             return
         self._loaded = state
-        self._rflags = state.rflags & _RFLAGS_KEPT | _RFLAGS_FIXED
+        self._rflags = state.rflags & RFLAGS_KEPT | RFLAGS_FIXED
         if self._entered:
             for selector in _SELECTORS:  # before the bases, which a selector's load clears
                 self._uc.reg_write(selector, 0)
@@ -239,9 +221,9 @@ class UnicornVcpu:
     def _enable_paging(self) -> None:
         uc = self._uc
         uc.reg_write(x86.UC_X86_REG_CR3, self._layout.root)
-        uc.reg_write(x86.UC_X86_REG_CR4, _CR4)
-        uc.msr_write(_EFER, 1 | 1 << 8 | 1 << 10 | 1 << 11)  # SCE LME LMA NXE
-        uc.reg_write(x86.UC_X86_REG_CR0, _CR0)
+        uc.reg_write(x86.UC_X86_REG_CR4, CR4)
+        uc.msr_write(_EFER, EFER)
+        uc.reg_write(x86.UC_X86_REG_CR0, CR0)
         uc.reg_write(x86.UC_X86_REG_GDTR, (0, GDT_ADDRESS, GDT_LIMIT, 0))
 
     def _enter(self, state: CpuState) -> None:
@@ -287,13 +269,13 @@ class UnicornVcpu:
 
     def _on_interrupt(self, _handle: int, number: int, _data: int) -> None:
         rip = self._rip_now()
-        if number == _PAGE_FAULT and not self._is_software(rip, number):
+        if number == PAGE_FAULT and not self._is_software(rip, number):
             address = int(self._uc.reg_read(x86.UC_X86_REG_CR2))
             self._end(Fault(self._access(rip, address), rip, address))
         elif self._is_software(rip, number):
             self._end(Fault(FaultKind.INTERRUPT, rip - 2))
         else:
-            self._end(Fault(_EXCEPTIONS.get(number, FaultKind.INTERRUPT), rip))
+            self._end(Fault(EXCEPTIONS.get(number, FaultKind.INTERRUPT), rip))
 
     def _rip_now(self) -> int:
         return int(self._uc.reg_read(x86.UC_X86_REG_RIP))

@@ -146,11 +146,11 @@ def finish(vm: Vm, slice_ns: int = SECOND_NS, answers: list[int | bytes] | None 
     raise AssertionError("no end")
 
 
-def run(code: bytes, request: GuestRequest = GET, limits: Limits = LIMITS, **more: object) -> Result:
+def run(code: bytes, request: GuestRequest = GET, limits: Limits = LIMITS, *, engine: str = "unicorn", **more: object) -> Result:
     """Load, fork, run and close a `cgi` guest."""
     answers = more.pop("answers", None)
     template = load(program(code, **more), limits)
-    vm = Vm(template, "unicorn")
+    vm = Vm(template, engine)
     try:
         vm.begin(request, limits)
         return finish(vm, answers=answers)  # type: ignore[arg-type]
@@ -159,10 +159,10 @@ def run(code: bytes, request: GuestRequest = GET, limits: Limits = LIMITS, **mor
         template.close()
 
 
-def boot(code: bytes | Program, limits: Limits = LIMITS) -> Template:
+def boot(code: bytes | Program, limits: Limits = LIMITS, *, engine: str = "unicorn") -> Template:
     """Boot a resident guest and freeze it."""
     first = load(code if isinstance(code, Program) else program(code, Convention.RESIDENT), limits)
-    vm = Vm(first, "unicorn")
+    vm = Vm(first, engine)
     try:
         part = vm.run(SECOND_NS)
         while not isinstance(part.event, Ended) and type(part.event).__name__ != "Booted":

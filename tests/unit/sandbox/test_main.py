@@ -96,14 +96,14 @@ def test_usage_errors_are_two(arguments: list[str], capfd: pytest.CaptureFixture
 
 
 @pytest.mark.timeout(400)
-def test_bench_prints_measured_figures(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_prints_measured_figures(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     monkeypatch.setattr(bench, "_guest", functools.cache(bench._guest))
-    assert main(["bench", "--vms", "3", "--json"]) == 0
-    found = json.loads(capfd.readouterr().out)["engines"]["unicorn"]
+    assert main(["bench", "--engine", engine, "--vms", "3", "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)["engines"][engine]
     for key in ("resident_call_us", "resident_call_p99_us", "fork_us", "warm_vm_kib", "create_and_boot_ms"):
         assert found[key] > 0
     assert 500 < found["page_bytes"] < 700
-    assert main(["bench", "--vms", "2"]) == 0
+    assert main(["bench", "--engine", engine, "--vms", "2"]) == 0
     assert "resident call with reset" in capfd.readouterr().out
 
 

@@ -49,8 +49,8 @@ ECHO = b"\x48\x89\xc6" + mov(RDI, DATA + 0x1000) + mov(RAX, RESPOND) + SYSCALL
 """Respond with the request as it came."""
 
 
-def test_cgi_finishes_with_status_zero_and_output() -> None:
-    result = run(put(b"Status: 200\n\nhello") + exit_())
+def test_cgi_finishes_with_status_zero_and_output(engine: str) -> None:
+    result = run(put(b"Status: 200\n\nhello") + exit_(), engine=engine)
     assert (result.end, result.output) == ("finished", b"Status: 200\n\nhello")
     assert result.outcome.usage.output_bytes == 18
     assert result.outcome.usage.system_calls == 2
@@ -58,28 +58,28 @@ def test_cgi_finishes_with_status_zero_and_output() -> None:
     assert result.outcome.usage.cpu_ns > 0
 
 
-def test_cgi_without_output_is_no_answer() -> None:
-    assert run(exit_()).end == "no-answer"
+def test_cgi_without_output_is_no_answer(engine: str) -> None:
+    assert run(exit_(), engine=engine).end == "no-answer"
 
 
-def test_cgi_with_a_status_is_a_failure_even_with_output() -> None:
-    result = run(put(b"half") + exit_(3))
+def test_cgi_with_a_status_is_a_failure_even_with_output(engine: str) -> None:
+    result = run(put(b"half") + exit_(3), engine=engine)
     assert (result.end, result.outcome.detail) == ("exit-status", "it exited with status 3")
 
 
-def test_cgi_reads_its_environment_from_the_stack_and_its_body_from_stdin() -> None:
+def test_cgi_reads_its_environment_from_the_stack_and_its_body_from_stdin(engine: str) -> None:
     request = GuestRequest(((b"REQUEST_METHOD", b"POST"), (b"CONTENT_LENGTH", b"999")), b"name=value")
     # the stack's first words: argc, argv[0], NULL, envp[0], envp[1], …
     code = b"\x48\x8b\x74\x24\x18" + mov(RDI, 1) + mov(RDX, 17) + mov(RAX, 1) + SYSCALL
     code += b"\x48\x8b\x74\x24\x20" + mov(RDI, 1) + mov(RDX, 20) + mov(RAX, 1) + SYSCALL
     code += call(0, 0, DATA, 100) + b"\x48\x89\xc2" + mov(RSI, DATA) + mov(RDI, 1) + mov(RAX, 1) + SYSCALL + exit_()
-    result = run(code, request)
+    result = run(code, request, engine=engine)
     assert result.output == b"CONTENT_LENGTH=10" + b"REQUEST_METHOD=POST\0" + b"name=value"
 
 
-def test_the_stack_is_as_the_abi_wants_it() -> None:
+def test_the_stack_is_as_the_abi_wants_it(engine: str) -> None:
     template = load(program(exit_(), args=("-v",), env=(("LANG", "C"),)), LIMITS)
-    vm = Vm(template, "unicorn")
+    vm = Vm(template, engine)
     vm.begin(GET, LIMITS)
     pointer = vm._vcpu.save().gprs[7]
     read = vm._process.access.read
@@ -99,13 +99,13 @@ def test_the_stack_is_as_the_abi_wants_it() -> None:
     template.close()
 
 
-def test_secrets_differ_between_forks() -> None:
+def test_secrets_differ_between_forks(engine: str) -> None:
     """AT_RANDOM (by way of the stack) and getrandom are fresh at every request."""
     code = call(318, DATA, 16, 0) + call(1, 1, DATA, 16) + exit_()
     template = load(program(code), LIMITS)
     seen, random = set(), set()
     for _ in range(5):
-        vm = Vm(template, "unicorn")
+        vm = Vm(template, engine)
         vm.begin(GET, LIMITS)
         stack = vm._process.access.read(template.loaded.space.stack_top - 64, 64)
         random.add(stack)
@@ -119,15 +119,15 @@ def test_secrets_differ_between_forks() -> None:
     assert len(random) == 5
 
 
-def test_variables_that_do_not_fit_the_stack_end_the_request() -> None:
+def test_variables_that_do_not_fit_the_stack_end_the_request(engine: str) -> None:
     big = GuestRequest(((b"HTTP_COOKIE", b"x" * MIB),))
-    assert run(exit_(), big).end == "memory-limit"
+    assert run(exit_(), big, engine=engine).end == "memory-limit"
 
 
-def test_resident_boots_once_and_answers_every_request_from_the_same_state() -> None:
+def test_resident_boots_once_and_answers_every_request_from_the_same_state(engine: str) -> None:
     counter = b"\x48\xff\x04\x25" + struct.pack("<I", DATA) + call(RESPOND, DATA, 8)
-    template = boot(serve(counter))
-    vm = Vm(template, "unicorn")
+    template = boot(serve(counter), engine=engine)
+    vm = Vm(template, engine)
     for _ in range(3):
         result = serve_once(vm)
         assert (result.end, result.output) == ("finished", struct.pack("<Q", 1))
@@ -135,16 +135,16 @@ def test_resident_boots_once_and_answers_every_request_from_the_same_state() -> 
     template.close()
 
 
-def test_resident_gets_an_scgi_frame() -> None:
+def test_resident_gets_an_scgi_frame(engine: str) -> None:
     request = GuestRequest(((b"REQUEST_METHOD", b"POST"),), b"body")
-    template = boot(serve(b"\x48\x89\xc2" + mov(RSI, 0) + ECHO.replace(b"\x48\x89\xc6", b"\x48\x89\xd6")))
-    vm = Vm(template, "unicorn")
+    template = boot(serve(b"\x48\x89\xc2" + mov(RSI, 0) + ECHO.replace(b"\x48\x89\xc6", b"\x48\x89\xd6")), engine=engine)
+    vm = Vm(template, engine)
     assert serve_once(vm, request).output == scgi_frame(request)
     vm.close()
     template.close()
 
 
-def test_scgi_frame_and_cgi_environ() -> None:
+def test_scgi_frame_and_cgi_environ(engine: str) -> None:
     request = GuestRequest(((b"A", b"1"), (b"CONTENT_LENGTH", b"7")), b"xy")
     assert scgi_frame(request) == b"28:CONTENT_LENGTH\x002\0SCGI\x001\0A\x001\0,xy"
     assert scgi_frame(GuestRequest(((b"SCGI", b"1"),))) == b"24:CONTENT_LENGTH\x000\0SCGI\x001\0,"
@@ -155,9 +155,9 @@ def test_scgi_frame_and_cgi_environ() -> None:
             GuestRequest((pair,))
 
 
-def test_resident_that_does_not_answer() -> None:
-    template = boot(serve(b"\x90"))
-    vm = Vm(template, "unicorn")
+def test_resident_that_does_not_answer(engine: str) -> None:
+    template = boot(serve(b"\x90"), engine=engine)
+    vm = Vm(template, engine)
     result = serve_once(vm)
     assert result.end == "no-answer"
     with pytest.raises(RuntimeError):
@@ -166,18 +166,18 @@ def test_resident_that_does_not_answer() -> None:
     template.close()
 
 
-def test_resident_that_exits_has_failed() -> None:
+def test_resident_that_exits_has_failed(engine: str) -> None:
     for work, end in ((exit_(), "no-answer"), (call(RESPOND, DATA, 4) + exit_(), "exit-status"), (exit_(1), "exit-status")):
-        template = boot(serve(work))
-        vm = Vm(template, "unicorn")
+        template = boot(serve(work), engine=engine)
+        vm = Vm(template, engine)
         assert serve_once(vm).end == end
         vm.close()
         template.close()
 
 
-def test_a_request_larger_than_the_buffer_fails() -> None:
-    template = boot(serve(ECHO, size=32))
-    vm = Vm(template, "unicorn")
+def test_a_request_larger_than_the_buffer_fails(engine: str) -> None:
+    template = boot(serve(ECHO, size=32), engine=engine)
+    vm = Vm(template, engine)
     result = serve_once(vm)
     assert result.end == "no-answer"
     assert "buffer of 32" in result.outcome.detail
@@ -185,10 +185,10 @@ def test_a_request_larger_than_the_buffer_fails() -> None:
     template.close()
 
 
-def test_a_request_buffer_that_is_not_the_guests_is_efault() -> None:
+def test_a_request_buffer_that_is_not_the_guests_is_efault(engine: str) -> None:
     loop = call(NEXT_REQUEST, 0x10, 4096) + b"\x48\xa3" + struct.pack("<Q", DATA) + call(RESPOND, DATA, 8)
-    template = boot(loop + b"\xe9" + struct.pack("<i", -len(loop) - 5))
-    vm = Vm(template, "unicorn")
+    template = boot(loop + b"\xe9" + struct.pack("<i", -len(loop) - 5), engine=engine)
+    vm = Vm(template, engine)
     assert serve_once(vm).output == struct.pack("<q", -14)
     vm.close()
     template.close()
@@ -205,10 +205,10 @@ def test_a_request_buffer_that_is_not_the_guests_is_efault() -> None:
         (call(FETCH, DATA, 4, DATA, 4) + exit_(8), "status 8"),
     ],
 )
-def test_an_end_before_the_first_request_is_boot_failed(code: bytes, detail: str) -> None:
+def test_an_end_before_the_first_request_is_boot_failed(code: bytes, detail: str, engine: str) -> None:
     limits = replace(LIMITS, boot_cpu_ns=20 * MILLISECOND_NS)
     template = load(program(code, Convention.RESIDENT), limits)
-    vm = Vm(template, "unicorn")
+    vm = Vm(template, engine)
     result = finish(vm)
     assert result.end == "boot-failed"
     assert detail in result.outcome.detail
@@ -216,10 +216,10 @@ def test_an_end_before_the_first_request_is_boot_failed(code: bytes, detail: str
     template.close()
 
 
-def test_a_loop_ends_at_the_cpu_limit() -> None:
+def test_a_loop_ends_at_the_cpu_limit(engine: str) -> None:
     limits = replace(LIMITS, cpu_ns=30 * MILLISECOND_NS)
     template = load(program(LOOP), limits)
-    vm = Vm(template, "unicorn")
+    vm = Vm(template, engine)
     vm.begin(GET, limits)
     first = vm.run(5 * MILLISECOND_NS)
     assert first.event == Preempted()
@@ -233,24 +233,24 @@ def test_a_loop_ends_at_the_cpu_limit() -> None:
     template.close()
 
 
-def test_a_flood_of_system_calls_ends_at_its_limit_or_the_cpus() -> None:
+def test_a_flood_of_system_calls_ends_at_its_limit_or_the_cpus(engine: str) -> None:
     flood = mov(RAX, 39) + SYSCALL + b"\xeb\xf2"
-    result = run(flood, limits=replace(LIMITS, system_calls=500))
+    result = run(flood, limits=replace(LIMITS, system_calls=500), engine=engine)
     assert (result.end, result.outcome.usage.system_calls) == ("system-call-limit", 501)
-    assert run(flood, limits=replace(LIMITS, cpu_ns=20 * MILLISECOND_NS)).end == "cpu-limit"
+    assert run(flood, limits=replace(LIMITS, cpu_ns=20 * MILLISECOND_NS), engine=engine).end == "cpu-limit"
 
 
-def test_output_past_its_limit() -> None:
+def test_output_past_its_limit(engine: str) -> None:
     limits = replace(LIMITS, output_bytes=10)
-    result = run(put(b"0123456789") + put(b"x") + exit_(), limits=limits)
+    result = run(put(b"0123456789") + put(b"x") + exit_(), limits=limits, engine=engine)
     assert (result.end, result.output) == ("output-limit", b"0123456789")
-    assert run(call(1, 1, DATA, 1 << 63) + exit_(), limits=limits).end == "output-limit"
+    assert run(call(1, 1, DATA, 1 << 63) + exit_(), limits=limits, engine=engine).end == "output-limit"
 
 
-def test_much_output_comes_in_pieces() -> None:
+def test_much_output_comes_in_pieces(engine: str) -> None:
     code = call(1, 1, DATA, 0x8000) * 5 + exit_()
     template = load(program(code), LIMITS)
-    vm = Vm(template, "unicorn")
+    vm = Vm(template, engine)
     vm.begin(GET, LIMITS)
     pieces = []
     while True:
@@ -263,28 +263,30 @@ def test_much_output_comes_in_pieces() -> None:
     template.close()
 
 
-def test_the_log_is_cut_and_counted() -> None:
-    result = run(call(1, 2, DATA, 600) + call(LOG, DATA, 600) + put(b"x") + exit_(), limits=replace(LIMITS, log_bytes=1000))
+def test_the_log_is_cut_and_counted(engine: str) -> None:
+    result = run(
+        call(1, 2, DATA, 600) + call(LOG, DATA, 600) + put(b"x") + exit_(), limits=replace(LIMITS, log_bytes=1000), engine=engine
+    )
     usage = result.outcome.usage
     assert (len(result.log), usage.log_bytes, usage.log_dropped_bytes, usage.edge_calls) == (1000, 1000, 200, 1)
 
 
-def test_a_residents_stdout_is_log() -> None:
-    template = boot(serve(call(1, 1, DATA, 3) + call(RESPOND, DATA, 4)))
-    vm = Vm(template, "unicorn")
+def test_a_residents_stdout_is_log(engine: str) -> None:
+    template = boot(serve(call(1, 1, DATA, 3) + call(RESPOND, DATA, 4)), engine=engine)
+    vm = Vm(template, engine)
     result = serve_once(vm)
     assert (result.log, result.output) == (b"\0\0\0", b"\0\0\0\0")
     vm.close()
     template.close()
 
 
-def test_unknown_calls_are_counted_once_each() -> None:
+def test_unknown_calls_are_counted_once_each(engine: str) -> None:
     calls = b"".join(call(500 + i % 20) for i in range(60))
-    result = run(calls + put(b"x") + exit_())
+    result = run(calls + put(b"x") + exit_(), engine=engine)
     assert result.outcome.usage.unknown_calls == tuple(range(500, 516))
 
 
-def test_host_calls_are_asked_and_answered() -> None:
+def test_host_calls_are_asked_and_answered(engine: str) -> None:
     data = b"GET /api\n\nkeyvalue"
     code = (
         call_with_result(FETCH, DATA, 10, DATA + 0x100, 64, into=0x200)
@@ -299,7 +301,7 @@ def test_host_calls_are_asked_and_answered() -> None:
 
     template.close()
     template = load(replace(program(code), image=image(code, data)), LIMITS)
-    vm = Vm(template, "unicorn")
+    vm = Vm(template, engine)
     vm.begin(GET, LIMITS)
     with pytest.raises(RuntimeError):
         vm.answer(0)
@@ -319,15 +321,15 @@ def test_host_calls_are_asked_and_answered() -> None:
     template.close()
 
 
-def test_edge_calls_past_their_limits() -> None:
+def test_edge_calls_past_their_limits(engine: str) -> None:
     log = call(LOG, DATA, 1)
-    assert run(log * 4, limits=replace(LIMITS, edge_calls=3)).end == "edge-call-limit"
+    assert run(log * 4, limits=replace(LIMITS, edge_calls=3), engine=engine).end == "edge-call-limit"
     fetch = call(FETCH, DATA, 1, DATA, 8)
-    result = run(fetch * 4, limits=replace(LIMITS, sub_requests=2))
+    result = run(fetch * 4, limits=replace(LIMITS, sub_requests=2), engine=engine)
     assert (result.end, len(result.asked)) == ("edge-call-limit", 2)
 
 
-def test_edge_calls_with_bad_arguments() -> None:
+def test_edge_calls_with_bad_arguments(engine: str) -> None:
     code = (
         call_with_result(KV_GET, DATA, MAX_KEY + 1, DATA, 8, into=0x100)
         + call_with_result(KV_GET, 0, 8, DATA, 8, into=0x108)
@@ -336,20 +338,20 @@ def test_edge_calls_with_bad_arguments() -> None:
         + call_with_result(RESPOND, DATA, 8, into=0x120)
         + dump(0x28, DATA + 0x100)
     )
-    assert run(code).words() == (-7, -14, -14, -38, -38)
+    assert run(code, engine=engine).words() == (-7, -14, -14, -38, -38)
 
 
-def test_memory_that_runs_out_is_named() -> None:
+def test_memory_that_runs_out_is_named(engine: str) -> None:
     """A program that crashes after a refusal ends as memory-limit, with both halves of the story."""
     hungry = call(9, 0, 64 * MIB, 3, 0x22, (1 << 64) - 1, 0) + b"\x88\x00"
-    result = run(hungry)
+    result = run(hungry, engine=engine)
     assert result.end == "memory-limit"
     assert "write" in result.outcome.detail
 
 
-def test_methods_in_the_wrong_phase_are_refused() -> None:
+def test_methods_in_the_wrong_phase_are_refused(engine: str) -> None:
     template = load(program(serve(ECHO), Convention.RESIDENT), LIMITS)
-    vm = Vm(template, "unicorn")
+    vm = Vm(template, engine)
     for method in (vm.reset, vm.freeze, lambda: vm.begin(GET, LIMITS), lambda: vm.answer(0)):
         with pytest.raises(RuntimeError):
             method()
@@ -369,7 +371,7 @@ def test_methods_in_the_wrong_phase_are_refused() -> None:
 LEAK = b"SECRET-OF-THE-FIRST-REQUEST!!!!!"
 
 
-def test_nothing_of_a_request_is_left_for_the_next() -> None:
+def test_nothing_of_a_request_is_left_for_the_next(engine: str) -> None:
     """Memory, stack, heap, mappings, XMM, x87, flags, FS and GS bases, open files and offsets, signals: all as at the freeze."""
     spread = (
         b"\x0f\x28\x04\x25" + struct.pack("<I", DATA)  # movaps xmm0, [DATA]
@@ -385,9 +387,9 @@ def test_nothing_of_a_request_is_left_for_the_next() -> None:
         + b"\x49\xc7\xc7\x53\x00\x00\x00"  # mov r15, 'S'
         + call(RESPOND, DATA, 32)
     )  # fmt: skip
-    template = boot(replace(program(serve(spread), Convention.RESIDENT), files=(("f", b"0123456789"),)))
-    pristine = Vm(template, "unicorn")
-    vm = Vm(template, "unicorn")
+    template = boot(replace(program(serve(spread), Convention.RESIDENT), files=(("f", b"0123456789"),)), engine=engine)
+    pristine = Vm(template, engine)
+    vm = Vm(template, engine)
     before = vm._vcpu.save()
     vm._memory.window[DATA - 0x401000 : DATA - 0x401000 + 32] = LEAK
     vm._memory.window[DATA - 0x401000 + 0x40 : DATA - 0x401000 + 0x43] = b"/f\0"
@@ -408,9 +410,9 @@ def test_nothing_of_a_request_is_left_for_the_next() -> None:
     template.close()
 
 
-def test_two_hundred_vms_of_one_template_live_at_once() -> None:
-    template = boot(serve(ECHO))
-    vms = [Vm(template, "unicorn") for _ in range(200)]
+def test_two_hundred_vms_of_one_template_live_at_once(engine: str) -> None:
+    template = boot(serve(ECHO), engine=engine)
+    vms = [Vm(template, engine) for _ in range(200)]
     try:
         for index, vm in enumerate(vms):
             request = GuestRequest(((b"N", b"%d" % index),))
@@ -421,8 +423,8 @@ def test_two_hundred_vms_of_one_template_live_at_once() -> None:
         template.close()
 
 
-def test_closing_gives_the_memory_back() -> None:
-    template = boot(serve(ECHO))
+def test_closing_gives_the_memory_back(engine: str) -> None:
+    template = boot(serve(ECHO), engine=engine)
 
     def maps() -> int:
         with open("/proc/self/maps") as lines:
@@ -430,25 +432,25 @@ def test_closing_gives_the_memory_back() -> None:
 
     before, files = maps(), len(os.listdir("/proc/self/fd"))
     for _ in range(20):
-        vm = Vm(template, "unicorn")
+        vm = Vm(template, engine)
         serve_once(vm)
         vm.close()
     assert (maps(), len(os.listdir("/proc/self/fd"))) == (before, files)
     template.close()
 
 
-def test_every_end_of_a_guest_is_an_end_of_the_enumeration() -> None:
+def test_every_end_of_a_guest_is_an_end_of_the_enumeration(engine: str) -> None:
     assert all(isinstance(end, str) for end in End)
 
 
-def test_segment_selectors_do_not_survive_a_request() -> None:
+def test_segment_selectors_do_not_survive_a_request(engine: str) -> None:
     look = b"".join(
         bytes((0x8C, modrm)) + b"\x66\xa3" + struct.pack("<Q", DATA + 2 * i) for i, modrm in enumerate((0xD8, 0xC0, 0xE0, 0xE8))
     )
     change = mov(RAX, 0x2B) + b"\x8e\xd8\x8e\xc0\x8e\xe0\x8e\xe8"
-    template = boot(serve(look + change + call(RESPOND, DATA, 8)))
+    template = boot(serve(look + change + call(RESPOND, DATA, 8)), engine=engine)
     for _ in range(2):
-        vm = Vm(template, "unicorn")
+        vm = Vm(template, engine)
         assert [serve_once(vm).output for _ in range(4)] == [bytes(8)] * 4
         vm.close()
     template.close()
