@@ -45,7 +45,7 @@ class Peer:
         assert isinstance(answer, kind), answer
         return answer
 
-    def load(self, number: int, program: Program, bounds: Limits, kind: type[T], *, engine: str = "auto") -> T:
+    def load(self, number: int, program: Program, bounds: Limits, kind: type[T], *, engine: str = "unicorn") -> T:
         data = wire.encode_program(program)
         fd = os.memfd_create("program")
         try:
