@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox import landlock, seccomp
+from sandbox.engines import kvm_api
 from sandbox.errors import JailError
 from sandbox.limits import MIB
 
@@ -93,7 +94,9 @@ class JailPolicy:
     memfd_bytes: int = 4 << 30
     """RLIMIT_FSIZE: the largest template."""
     open_files: int = 4096
-    """RLIMIT_NOFILE: a few for each loaded program."""
+    """RLIMIT_NOFILE: a few for each loaded program; on kvm two more for each VM."""
+    engine: str = "unicorn"
+    """What workers run guests on. For `kvm` the filter has a few rows more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +166,18 @@ def enter(
     ledger.attempt(Layer.LANDLOCK, landlock.restrict)
     start()
     ledger.attempt(Layer.RESOURCE_LIMITS, lambda: _limit(policy))
-    ledger.attempt(Layer.SECCOMP, lambda: seccomp.install(seccomp.assemble(seccomp.RULES)))
+    ledger.attempt(Layer.SECCOMP, lambda: seccomp.install(seccomp.assemble(_rules(policy))))
     report = ledger.report()
     lacking = [f"{missing.layer} ({missing.reason})" for missing in report.missing if missing.layer in policy.required]
     if lacking:
         raise JailError(f"required, but not to be had here: {', '.join(lacking)}")
     return report
+
+
+def _rules(policy: JailPolicy) -> tuple[seccomp.Rule, ...]:
+    if policy.engine != "kvm":
+        return seccomp.RULES
+    return seccomp.with_kvm(seccomp.RULES, requests=kvm_api.REQUESTS, kick=kvm_api.KICK, pid=os.getpid())
 
 
 def die_with(parent: int) -> None:
@@ -250,8 +259,11 @@ def _drop_capabilities() -> None:
 
 
 def _limit(policy: JailPolicy) -> None:
-    """setrlimit(2). NPROC comes when all threads run: one more, or a child, is refused from here on."""
-    for which, value in {
+    """setrlimit(2). NPROC comes when all threads run: one more, or a child, is refused from here on.
+
+    Not on kvm: the kernel starts a thread of its own for each VM, and counts it. There the system call filter alone refuses.
+    """
+    limits = {
         resource.RLIMIT_AS: policy.address_space_bytes,
         resource.RLIMIT_NOFILE: policy.open_files,
         resource.RLIMIT_FSIZE: policy.memfd_bytes,
@@ -263,7 +275,10 @@ def _limit(policy: JailPolicy) -> None:
         resource.RLIMIT_RTPRIO: 0,
         resource.RLIMIT_SIGPENDING: 64,
         resource.RLIMIT_NPROC: 0,
-    }.items():
+    }
+    if policy.engine == "kvm":
+        del limits[resource.RLIMIT_NPROC]
+    for which, value in limits.items():
         _, hard = resource.getrlimit(which)
         bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(which, (bound, bound))

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from sandbox.call import EdgeCallRefused, EdgeCalls, GuestCall, refused
 from sandbox.dispatcher import Dispatcher
-from sandbox.engines import jailed
+from sandbox.engines import choose
 from sandbox.errors import GuestFailed, ImageError, SandboxError
 from sandbox.jail import JailReport
 from sandbox.lane import Generator, Lane
@@ -80,7 +80,8 @@ class Monitor:
         """Start the zygote and try one worker. Raises JailError, WorkerLost, EngineUnavailable."""
         if self._dispatcher is not None:
             raise RuntimeError("the monitor has been started")
-        engine = jailed(self._policy.engine)
+        engine = choose(self._policy.engine)
+        self._spawner = Spawner(replace(self._policy.jail, engine=engine))
         try:
             probe = await self._spawner.spawn()
         except BaseException:

@@ -12,7 +12,7 @@ import errno
 import mmap
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sandbox.errors import JailError
 
@@ -135,6 +135,14 @@ RULES: tuple[Rule, ...] = (
     Rule("clone3", 435, "no thread is started after the seal; refused, so that a library can say so", (), Verdict.REFUSE),
     Rule("clone", 56, "as clone3; fork and vfork are absent and kill", (), Verdict.REFUSE),
 )
+
+
+def with_kvm(rules: Iterable[Rule], *, requests: Iterable[int], kick: int, pid: int) -> tuple[Rule, ...]:
+    """The table for a worker whose engine is kvm: these requests of ioctl, and the signal that ends a slice, to itself alone."""
+    more = tuple((Check(1, request, _INT),) for request in requests)
+    rows = (replace(rule, any_of=(*rule.any_of, *more)) if rule.name == "ioctl" else rule for rule in rules)
+    ending = Rule("tgkill", 234, "ending KVM_RUN at the end of a slice", ((Check(0, pid, _INT), Check(2, kick, _INT)),))
+    return (*rows, ending)
 
 
 def _instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:

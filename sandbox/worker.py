@@ -13,6 +13,7 @@ import time
 from typing import NoReturn, assert_never
 
 from sandbox import events, jail, vm, wire
+from sandbox.engines import kvm
 from sandbox.engines.watchdog import watchdog
 from sandbox.errors import EngineUnavailable, ImageError, JailError
 from sandbox.jail import JailPolicy
@@ -208,7 +209,7 @@ def main(sock: socket.socket, policy: JailPolicy, parent: int) -> NoReturn:
     try:
         channel = wire.BlockingChannel(sock, wire.TO_WORKER, wire.TO_WORKER_BYTES)
         try:
-            report = jail.enter(policy, parent, [sock.fileno()], open_files=_open_files, start=_start_threads)
+            report = jail.enter(policy, parent, [sock.fileno()], open_files=lambda: _open_files(policy), start=_start_threads)
             channel.send(wire.Hello(report))
             Worker(channel).serve()
             status = 0
@@ -218,9 +219,11 @@ def main(sock: socket.socket, policy: JailPolicy, parent: int) -> NoReturn:
         os._exit(status)
 
 
-def _open_files() -> None:
-    """What a jailed process cannot open any more."""
+def _open_files(policy: JailPolicy) -> None:
+    """What a jailed process cannot open any more. Raises EngineUnavailable."""
     open_pagemap()
+    if policy.engine == "kvm":
+        kvm.prepare()
 
 
 def _start_threads() -> None:

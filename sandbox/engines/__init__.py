@@ -42,8 +42,12 @@ def resolve(engine: str) -> str:
     return "unicorn" if reason else "kvm"
 
 
-def jailed(engine: str) -> str:
-    """The engine that workers in a jail run. Raises EngineUnavailable."""
+def choose(engine: str) -> str:
+    """As `resolve`, for who starts workers. Raises EngineUnavailable when kvm is asked for by name and cannot be."""
     if engine == "kvm":
-        raise EngineUnavailable("the kvm engine does not run in jailed workers: use --engine unicorn, or auto")
-    return "unicorn" if engine == "auto" else engine
+        from sandbox.engines.kvm_probe import obstacle  # noqa: PLC0415 -- as above
+
+        reason = obstacle()
+        if reason:
+            raise EngineUnavailable(f"{reason}; use --engine unicorn, or auto")
+    return resolve(engine)

@@ -41,9 +41,6 @@ from sandbox.supervisor import (
     gate_vector,
 )
 
-KICK: Final = signal.SIGURG
-"""Sent to the vCPU's thread to end KVM_RUN: a signal that means nothing to anybody else here, and is not queued."""
-
 _STAR, _LSTAR, _CSTAR, _SFMASK = 0xC000_0081, 0xC000_0082, 0xC000_0083, 0xC000_0084
 _MSRS: Final = {
     _STAR: (USER_CODE - 16) << 48 | KERNEL_CODE << 32,
@@ -79,17 +76,12 @@ def prepare() -> api.Kvm:
     if not _opened:
         device = api.Kvm()
         try:
-            if signal.getsignal(KICK) in (signal.SIG_DFL, signal.SIG_IGN, None):
-                signal.signal(KICK, _ignore)  # not SIG_IGN, which would not end KVM_RUN
+            if signal.getsignal(api.KICK) in (signal.SIG_DFL, signal.SIG_IGN, None):
+                signal.signal(api.KICK, _ignore)  # not SIG_IGN, which would not end KVM_RUN
         except ValueError as error:
             raise EngineUnavailable("the kvm engine has to be used first by the main thread") from error
         _opened.append(device)
     return _opened[0]
-
-
-def device_fd() -> int | None:
-    """The descriptor of the open device, which outlives a fork."""
-    return _opened[0].fd if _opened else None
 
 
 def _ignore(_number: int, _frame: object) -> None:
@@ -136,7 +128,7 @@ class KvmVcpu:
             while True:
                 error = enter()
                 run.dirty_regs = 0
-                if error in (0, errno.EINTR, errno.EAGAIN) and (error or run.exit_reason == api.EXIT_INTR):
+                if error == errno.EINTR or (not error and run.exit_reason == api.EXIT_INTR):
                     if alarm.fired:
                         return Preempted()
                 elif error:
@@ -218,14 +210,14 @@ class KvmVcpu:
             self._run.dirty_regs = 0
             if not error and self._run.exit_reason == api.EXIT_IO and self._run.io_port == SYSTEM_CALL_PORT:
                 return
-            if error not in (errno.EINTR, errno.EAGAIN) and self._run.exit_reason != api.EXIT_INTR:
+            if error != errno.EINTR and self._run.exit_reason != api.EXIT_INTR:
                 break
         raise EngineUnavailable(f"KVM does not clean a vCPU: exit {self._run.exit_reason}, error {error}")
 
     def _stop(self) -> None:
         """Called by other threads: the flag ends a KVM_RUN that is about to begin, the signal one that has."""
         self._run.immediate_exit = 1
-        signal.pthread_kill(self._thread, KICK)
+        signal.pthread_kill(self._thread, api.KICK)
 
     def _told(self) -> Stop:
         run, regs = self._run, self._regs

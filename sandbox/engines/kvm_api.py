@@ -9,6 +9,7 @@ import ctypes
 import errno
 import mmap
 import os
+import signal
 import struct
 from typing import Any, Final
 
@@ -30,6 +31,9 @@ GET_XSAVE: Final = 0x9000AEA4
 SET_XSAVE: Final = 0x5000AEA5
 SET_CPUID2: Final = 0x4008AE90
 ENABLE_CAP: Final = 0x4068AEA3
+
+KICK: Final = signal.SIGURG
+"""Sent to the vCPU's thread to end KVM_RUN: a signal that means nothing to anybody else here, and is not queued."""
 
 REQUESTS: Final = (
     CREATE_VM,

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from sandbox.engines import create, jailed
+from sandbox.engines import create
 from sandbox.engines.base import CpuState, Preempted, SystemCall
 from sandbox.engines.cpuid import cpuid
 from sandbox.engines.watchdog import Watchdog, watchdog
@@ -202,12 +202,6 @@ def test_an_engine_that_is_not_there_is_named() -> None:
         create("abacus", memory)
     memory.close()
     template.close()
-
-
-def test_jailed_workers_run_unicorn() -> None:
-    assert jailed("auto") == "unicorn"
-    with pytest.raises(EngineUnavailable, match="--engine unicorn"):
-        jailed("kvm")
 
 
 def test_a_jump_to_the_landing_page_is_no_system_call(engine: str) -> None:

@@ -10,8 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox import seccomp
+from sandbox.engines.kvm_api import KICK, REQUESTS
 from sandbox.errors import JailError
-from sandbox.seccomp import ALLOW, AUDIT_ARCH_X86_64, ERRNO, KILL_PROCESS, RULES, X32_BIT, Check, Rule, Verdict, assemble
+from sandbox.seccomp import (
+    ALLOW,
+    AUDIT_ARCH_X86_64,
+    ERRNO,
+    KILL_PROCESS,
+    RULES,
+    X32_BIT,
+    Check,
+    Rule,
+    Verdict,
+    assemble,
+    with_kvm,
+)
 
 PROGRAM = assemble(RULES)
 WORDS = st.integers(0, 2**64 - 1)
@@ -104,6 +117,27 @@ def test_the_table_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.warns(RuntimeWarning, match="sandbox.seccomp"):
         runpy.run_module("sandbox.seccomp", run_name="__main__")
     assert len(capsys.readouterr().out.splitlines()) == len(RULES)
+
+
+KVM_RULES = with_kvm(RULES, requests=REQUESTS, kick=KICK, pid=1234)
+
+
+@given(
+    row=st.sampled_from([rule for rule in KVM_RULES if rule.name in ("ioctl", "tgkill")]),
+    args=st.tuples(WORDS | st.just(1234), WORDS | EDGES | st.sampled_from(REQUESTS), WORDS | st.just(int(KICK)), *[WORDS] * 3),
+)
+def test_a_kvm_workers_rows_mean_what_they_say(row: Rule, args: tuple[int, ...]) -> None:
+    assert interpret(assemble(KVM_RULES), row.number, args) == meant(row, args)
+
+
+def test_a_kvm_worker_signals_itself_alone_and_has_no_other_request() -> None:
+    program = assemble(KVM_RULES)
+    assert interpret(program, 234, (1234, 5, KICK, 0, 0, 0)) == ALLOW
+    assert interpret(program, 234, (1235, 5, KICK, 0, 0, 0)) == KILL_PROCESS
+    assert interpret(program, 234, (1234, 5, 9, 0, 0, 0)) == KILL_PROCESS
+    for request in (0xAE60, 0x4090AE82, 0x5401):  # KVM_CREATE_IRQCHIP, KVM_SET_REGS, TCGETS
+        assert interpret(program, 16, (3, request, 0, 0, 0, 0)) == KILL_PROCESS
+    assert interpret(PROGRAM, 16, (3, REQUESTS[0], 0, 0, 0, 0)) == KILL_PROCESS
 
 
 def test_both_halves_of_an_argument_count() -> None:

@@ -1,0 +1,163 @@
+"""The kvm engine beside unicorn: the same instructions give the same registers, and a reset leaves nothing in the processor."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sandbox.engines import choose, create, kvm, kvm_api
+from sandbox.engines.base import CpuState, SystemCall
+from sandbox.errors import EngineUnavailable
+from sandbox.limits import SECOND_NS
+from sandbox.program import Convention
+from sandbox.vm import Vm, load
+from tests.unit.sandbox.machine_code import DATA, LIMITS, RAX, RESPOND, SYSCALL, boot, call, mov, program, serve, serve_once
+
+_CODE_BYTES = 1024
+_DEFINED_FLAGS = 0x8D5 & ~0x10
+"""CF PF ZF SF OF; AF is undefined after the logical operations among these."""
+
+
+def _modrm(opcode: bytes) -> st.SearchStrategy[bytes]:
+    """Two of rax … rdi, but not rsp."""
+    register = st.sampled_from((0, 1, 2, 3, 5, 6, 7))
+    return st.builds(lambda a, b: opcode + bytes((0xC0 | a << 3 | b,)), register, register)
+
+
+def _vector(opcode: bytes) -> st.SearchStrategy[bytes]:
+    return st.builds(lambda a, b: opcode + bytes((0xC0 | a << 3 | b,)), st.integers(0, 7), st.integers(0, 7))
+
+
+_INSTRUCTION = st.one_of(
+    *(_modrm(b"\x48" + bytes((op,))) for op in (0x01, 0x09, 0x11, 0x19, 0x21, 0x29, 0x31, 0x39, 0x85, 0x87, 0x89)),
+    *(_modrm(b"\x48\x0f" + bytes((op,))) for op in (0x40, 0x42, 0x4C, 0xB6, 0xBE, 0xBF)),
+    *(_vector(b"\x66\x0f" + bytes((op,))) for op in (0x6F, 0xD4, 0xEF, 0xFE, 0x62, 0xF4, 0xDB, 0x74)),
+    *(_vector(b"\xf2\x0f" + bytes((op,))) for op in (0x58, 0x59, 0x5C, 0x5D)),
+    st.sampled_from(
+        (b"\xf5", b"\xf8", b"\xf9", b"\x48\x0f\xc8", b"\x48\x0f\xcb", b"\x48\xff\xc1", b"\x48\xff\xca", b"\x48\xf7\xd6")
+    ),
+)
+
+
+_KEEP_RCX = b"\x49\x89\xcc"  # mov r12, rcx
+
+
+def _seen(state: CpuState) -> dict[int, int]:
+    """All registers but rcx and r11, which a system call takes."""
+    return {i: value for i, value in enumerate(state.gprs) if i not in (2, 11)}
+
+
+def _ran(engine: str, code: bytes, state: CpuState) -> tuple[CpuState, SystemCall]:
+    template = load(program(code.ljust(_CODE_BYTES, b"\xf4")), LIMITS)
+    memory = template.memory.fork()
+    vcpu = create(engine, memory)
+    try:
+        vcpu.load(state)
+        stop = vcpu.run(SECOND_NS)
+        assert isinstance(stop, SystemCall), stop
+        return vcpu.save(), stop
+    finally:
+        vcpu.close()
+        memory.close()
+        template.close()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    code=st.lists(_INSTRUCTION, min_size=1, max_size=40).map(b"".join),
+    values=st.lists(st.integers(0, 2**64 - 1), min_size=16, max_size=16),
+    doubles=st.lists(st.floats(allow_nan=False, allow_subnormal=False, width=32), min_size=16, max_size=16),
+)
+def test_both_engines_compute_the_same(kvm_reason: str, code: bytes, values: list[int], doubles: list[float]) -> None:
+    if kvm_reason:
+        pytest.skip(f"no kvm engine: {kvm_reason}")
+    template = load(program(SYSCALL), LIMITS)
+    first = template.cpu
+    template.close()
+    values[7] = first.gprs[7]
+    fpu = bytearray(first.fpu)
+    fpu[160:416] = b"".join(struct.pack("<dd", value, -value) for value in doubles)
+    state = CpuState(tuple(values), first.rip, 0, 0x1000, 0x2000, bytes(fpu))
+    (one, call_one), (two, call_two) = (_ran(engine, code + _KEEP_RCX + SYSCALL, state) for engine in ("unicorn", "kvm"))
+    assert [_seen(one), call_one] == [_seen(two), call_two]
+    assert one.rflags & _DEFINED_FLAGS == two.rflags & _DEFINED_FLAGS
+    assert (one.rip, one.fs_base, one.gs_base) == (two.rip, two.fs_base, two.gs_base)
+    assert one.fpu[160:416] == two.fpu[160:416]
+
+
+_STORE = b"\x48\xa3" + struct.pack("<Q", DATA)
+_LEAKS = {
+    # vextractf128 xmm1, ymm0, 1; movdqu [data], xmm1 … vpcmpeqd ymm0, ymm0, ymm0
+    "upper half of a vector": (b"\xc4\xe3\x7d\x19\xc1\x01\xf3\x0f\x7f\x0c\x25" + struct.pack("<I", DATA), b"\xc5\xfd\x76\xc0"),
+    "fs base": (b"\xf3\x48\x0f\xae\xc0" + _STORE, mov(RAX, 0x5000) + b"\xf3\x48\x0f\xae\xd0"),
+    "gs base": (b"\xf3\x48\x0f\xae\xc8" + _STORE, mov(RAX, 0x5000) + b"\xf3\x48\x0f\xae\xd8"),
+    "mmx": (
+        b"\x48\x0f\x7e\xc0" + _STORE,  # movq rax, mm0
+        mov(RAX, 0x77) + b"\x48\x0f\x6e\xc0",
+    ),
+    "null selectors": (b"\x66\x8c\xd8\x48\x0f\xb7\xc0" + _STORE, mov(RAX, 3) + b"\x8e\xd8\x8e\xe0"),
+}
+"""What looks, and what leaves something behind."""
+
+
+@pytest.mark.parametrize("name", _LEAKS)
+def test_nothing_is_left_in_the_processor(name: str, engine: str) -> None:
+    look, leave = _LEAKS[name]
+    template = boot(serve(look + leave + call(RESPOND, DATA, 16)), engine=engine)
+    vms = [Vm(template, engine) for _ in range(2)]
+    try:
+        for vm in (vms[0], vms[0], vms[1], vms[0], vms[1]):
+            result = serve_once(vm)
+            if result.end == "fault":
+                assert result.outcome.detail.startswith("invalid-instruction"), "the processor does not have it"
+                return
+            assert result.output == bytes(16)
+    finally:
+        for vm in vms:
+            vm.close()
+        template.close()
+
+
+def test_rights_taken_away_are_gone_at_once_and_back_after_a_reset(engine: str) -> None:
+    """mprotect to read-only must hold against a translation that the processor has cached; a reset brings the right back."""
+    store = b"\xc6\x04\x25" + struct.pack("<I", DATA + 0x2000) + b"\x01"
+    template = boot(serve(store + call(RESPOND, DATA, 8) + call(10, DATA + 0x2000, 4096, 1)), engine=engine)
+    vm = Vm(template, engine)
+    for _ in range(4):
+        assert serve_once(vm).end == "finished"
+    vm.close()
+    template.close()
+    template = boot(serve(store + call(10, DATA + 0x2000, 4096, 1) + store), engine=engine)
+    vm = Vm(template, engine)
+    assert serve_once(vm).outcome.detail.startswith(f"write of {DATA + 0x2000:#x}")
+    vm.close()
+    template.close()
+
+
+def test_a_device_that_cannot_be_opened_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kvm_api, "DEVICE", "/dev/null/kvm")
+    monkeypatch.setattr(kvm, "_opened", [])
+    with pytest.raises(EngineUnavailable, match=r"cannot open /dev/null/kvm: .*; use --engine unicorn, or auto"):
+        choose("kvm")
+    monkeypatch.setattr(kvm_api, "DEVICE", "/dev/null")
+    with pytest.raises(EngineUnavailable, match="/dev/null does not answer"):
+        choose("kvm")
+
+
+def test_files_are_given_back(kvm_reason: str) -> None:
+    import os
+
+    if kvm_reason:
+        pytest.skip(f"no kvm engine: {kvm_reason}")
+    template = load(program(SYSCALL, Convention.CGI), LIMITS)
+    Vm(template, "kvm").close()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        vm = Vm(template, "kvm")
+        vm.close()
+        vm.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    template.close()
