@@ -60,9 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--memory", type=_memory, default=64 * MIB, metavar="M", help="bytes, or with KiB, MiB, GiB (default 64MiB)")
     run.add_argument("--request", metavar="FILE", help="the request's body; - is stdin (default: a GET without a body)")
     run.add_argument("--convention", choices=("cgi", "resident", "auto"), default="auto")
-    bench = commands.add_parser("bench", help="measure calls, forks and memory on this machine")
+    bench = commands.add_parser("bench", help="measure VMs, throughput and fairness on this machine (about three minutes)")
     bench.add_argument("--engine", choices=ENGINES, default="auto")
     bench.add_argument("--vms", type=_count, default=200, metavar="N", help="warm VMs at once (default 200)")
+    bench.add_argument("--quick", action="store_true", help="load for fewer seconds: rougher figures")
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
@@ -175,20 +176,13 @@ def _ended(outcome: Outcome) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from sandbox.bench import Figures, measure, report  # noqa: PLC0415 -- `run` needs no compiler
+    from sandbox.bench import figures  # noqa: PLC0415 -- `run` needs no compiler
 
-    engine = resolve(options.engine)
-    figures: dict[str, Figures] = {engine: measure(engine, options.vms)}
-    if options.json:
-        print(json.dumps(report(figures)))
-        return 0
-    for name, found in figures.items():
-        print(f"engine {name}, a page of {found.page_bytes} bytes, {found.vms} warm VMs at once")
-        print(f"  resident call with reset  {found.resident_call_us:8.0f} us   p99 {found.resident_call_p99_us:.0f} us")
-        print(f"  first call of a new VM    {found.first_call_us:8.0f} us")
-        print(f"  fork                      {found.fork_us:8.0f} us")
-        print(f"  create and boot           {found.create_and_boot_ms:8.2f} ms")
-        print(f"  memory of a warm VM       {found.warm_vm_kib:8.0f} KiB")
+    def say(message: str) -> None:
+        print(f"sandbox bench: {message}", file=sys.stderr, flush=True)
+
+    found = figures.run(options.engine, options.vms, figures.QUICK if options.quick else figures.FULL, say)
+    print(json.dumps(found.as_json()) if options.json else found.as_text())
     return 0
 
 

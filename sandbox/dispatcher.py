@@ -97,6 +97,7 @@ class Dispatcher:
         call.on_read, call.on_close = self._read, self._closed_by_reader
         call.wall_timer = self._loop.call_at(call.started + generator.limits.wall_ns / SECOND_NS, self._wall, call)
         generator.queue.append(call)
+        generator.lane.astir.add(generator)
         generator.lane.last_used = self._loop.time()
         self._refresh(generator)
         self._pump()
@@ -332,12 +333,12 @@ class Dispatcher:
     # What happens to workers: `fleet.Crew`.
 
     def worker_changed(self, lane: Lane) -> None:
-        for generator in tuple(lane.generators.values()):
+        for generator in lane.holding():
             self._refresh(generator)
         self._pump()
 
     def worker_unavailable(self, lane: Lane, why: str) -> None:
-        for generator in lane.generators.values():
+        for generator in lane.holding():
             self._fail_queue(generator, Outcome(End.WORKER_DIED, Usage(), f"no worker: {why}"))
 
     def worker_lost(self, lane: Lane, why: str) -> None:
@@ -374,7 +375,7 @@ class Dispatcher:
         """Kill workers that hang, cancel for readers that never read, end idle workers. To be called a few times a second."""
         now = self._loop.time()
         policy = self._policy
-        for lane in tuple(self.fleet.lanes.values()):
+        for lane in self.fleet.held:
             worker, running = lane.worker, lane.running
             if worker is None:
                 continue

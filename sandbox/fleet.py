@@ -6,7 +6,6 @@ Knows lanes and processes; requests, slices and messages are `dispatcher.py`'s, 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
 from collections.abc import Iterator
 from typing import Protocol
@@ -14,7 +13,7 @@ from typing import Protocol
 from sandbox import wire
 from sandbox.budget import Admit, Budget, Hot, Refuse, Wait, admit
 from sandbox.errors import JailError, WorkerLost
-from sandbox.footprint import proportional_bytes
+from sandbox.footprint import proportional_bytes, resident_bytes
 from sandbox.lane import Lane
 from sandbox.limits import MIB
 from sandbox.policies import FleetPolicy
@@ -23,8 +22,8 @@ from sandbox.tasks import Tasks
 
 _EXPECTED_BYTES = 32 * MIB
 """Of a worker before any has been measured."""
-_MEASURED_AT_ONCE = 8
-"""Reading smaps_rollup walks a worker's page tables, on the event loop: a few a sweep."""
+_MEASURING_SHARE = 0.01
+"""Of the event loop's time: reading smaps_rollup walks a worker's page tables, some 10 ms for each GiB."""
 _log = logging.getLogger(__name__)
 
 
@@ -59,7 +58,13 @@ class Fleet:
         self._places_used = 0
         self._closed = False
         self.lanes: dict[str, Lane] = {}
+        self._measure_at = 0.0
         self.started = self.lost = self.parked = 0
+
+    @property
+    def held(self) -> tuple[Lane, ...]:
+        """Lanes that have a worker, or wait for its start."""
+        return tuple(self._held.values())
 
     @property
     def hot_bytes(self) -> int:
@@ -167,11 +172,22 @@ class Fleet:
 
     def _measure(self, now: float) -> None:
         """Look at the workers that were looked at longest ago; when they have grown past the budget, the idle ones go."""
+        clock = asyncio.get_running_loop().time
         held = [lane for lane in self._held.values() if lane.worker is not None]
-        for lane in heapq.nsmallest(_MEASURED_AT_ONCE, held, key=lambda lane: lane.measured):
-            found = proportional_bytes(lane.worker.pid) if lane.worker is not None else None
-            if found is not None:
-                lane.hot_bytes, lane.measured = found, now
+        for lane in sorted(held, key=lambda lane: lane.measured):
+            if lane.worker is None:
+                continue
+            resident = resident_bytes(lane.worker.pid)
+            started = clock()
+            if resident is None:
+                continue
+            if started >= self._measure_at:
+                found = proportional_bytes(lane.worker.pid)
+                lane.proportional_bytes, lane.resident_bytes, lane.measured = found or resident, resident, now
+                self._measure_at = clock() + (clock() - started) / _MEASURING_SHARE
+            if lane.measured:
+                # What it has written since then is its own; counting all of it errs on the safe side.
+                lane.hot_bytes = lane.proportional_bytes + max(0, resident - lane.resident_bytes)
         known = [lane.hot_bytes for lane in held if lane.measured]
         if known:
             self._expected_bytes = min(sum(known) // len(known), self._policy.hot_bytes, self._policy.site_hot_bytes)

@@ -1,6 +1,6 @@
 """What a process really takes: each page it maps, divided by how many map it (PSS), so that a shared template counts once.
 
-Reads proc_pid_smaps(5); decides nothing. Called by `fleet.py` and `bench.py`.
+Reads proc_pid_smaps(5); decides nothing. Called by `fleet.py` and `bench/`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ def proportional_bytes(pid: int | str) -> int | None:
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
+    return resident_bytes(pid)
+
+
+def resident_bytes(pid: int | str) -> int | None:
+    """RSS of a process: some 20 us, however large it is. None when the process is gone."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * PAGE
     except (OSError, IndexError):

@@ -101,6 +101,7 @@ class Generator:
         call.state = State.QUEUED
         call.answer = None
         self.queue.appendleft(call)
+        self.lane.astir.add(self)
 
 
 class Lane:
@@ -110,6 +111,8 @@ class Lane:
         self.name = name
         self.tenant = tenant
         self.generators: dict[Path, Generator] = {}
+        self.astir: set[Generator] = set()
+        """Those that may hold requests; who queues one adds its generator. A lane has thousands, of which few are at work."""
         self.retired: set[Generator] = set()
         """Take no new requests, and go with their last one."""
         self.worker: WorkerHandle | None = None
@@ -122,19 +125,26 @@ class Lane:
         self.hot_bytes = 0
         """What its worker takes: expected while it starts, measured afterwards."""
         self.measured = 0.0
+        """When `proportional_bytes`, and beside it `resident_bytes`, were read from the kernel; 0 before."""
+        self.proportional_bytes = self.resident_bytes = 0
 
     @property
     def busy(self) -> bool:
         """Whether anybody would notice if the worker went."""
-        return self.running is not None or any(not generator.idle for generator in self.generators.values())
+        return self.running is not None or bool(self.holding())
 
     @property
     def drained(self) -> bool:
-        return self.running is None and not any(generator.active for generator in self.generators.values())
+        return self.running is None and not any(generator.active for generator in self.astir)
 
     @property
     def queued(self) -> bool:
-        return any(generator.queue for generator in self.generators.values())
+        return any(generator.queue for generator in self.astir)
+
+    def holding(self) -> tuple[Generator, ...]:
+        """The generators that hold requests, queued or active."""
+        self.astir = {generator for generator in self.astir if not generator.idle}
+        return tuple(self.astir)
 
     def detach(self) -> WorkerHandle | None:
         """Forget the worker and everything that was in it."""
@@ -148,5 +158,5 @@ class Lane:
         return worker
 
     def active_calls(self) -> Iterator[GuestCall]:
-        for generator in self.generators.values():
+        for generator in tuple(self.astir):
             yield from tuple(generator.active)

@@ -16,6 +16,7 @@ from sandbox.call import EdgeCallRefused, EdgeCalls, GuestCall, refused
 from sandbox.dispatcher import Dispatcher
 from sandbox.engines import choose
 from sandbox.errors import GuestFailed, ImageError, SandboxError
+from sandbox.images import Images
 from sandbox.jail import JailReport
 from sandbox.lane import Generator, Lane
 from sandbox.limits import KIB, SECOND_NS, Limits
@@ -63,6 +64,7 @@ class Monitor:
         self._spawner = Spawner(self._policy.jail)
         self._dispatcher: Dispatcher | None = None
         self._generators: dict[str, Generator] = {}
+        self._images = Images()
         self._sweeper: asyncio.Task[None] | None = None
         self._verifying = asyncio.Semaphore(self._policy.verifications)
         self._serial = 0
@@ -104,6 +106,7 @@ class Monitor:
             await self._dispatcher.close()
             self._dispatcher = None
         self._generators.clear()
+        self._images = Images()
         await self._spawner.close()
 
     def register(self, key: str, program: Program, limits: Limits, *, tenant: str, weight: int = 100) -> None:
@@ -117,14 +120,20 @@ class Monitor:
         lane = dispatcher.fleet.lanes.get(name) or Lane(name, tenant)
         record = Record(self._policy.dispatch.quarantine)
         path = (tenant, f"{key}\0{self._serial}")
-        generator = Generator(key, self._serial, program, limits, path=path, weight=weight, lane=lane, record=record)
-        dispatcher.add(generator, width=1 if by_site else self._policy.dispatch.slots)
+        shared = self._images.share(program)
+        generator = Generator(key, self._serial, shared, limits, path=path, weight=weight, lane=lane, record=record)
+        try:
+            dispatcher.add(generator, width=1 if by_site else self._policy.dispatch.slots)
+        except ValueError:
+            self._images.release(shared)
+            raise
         self._generators[key] = generator
 
     def unregister(self, key: str) -> None:
         """Take no new requests for it; those that run end as they would. Harmless when the key is unknown."""
         generator = self._generators.pop(key, None)
         if generator is not None:
+            self._images.release(generator.program)
             self._running().retire(generator)
 
     def set_weight(self, key: str, weight: int) -> None:

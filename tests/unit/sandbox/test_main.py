@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import sys
@@ -10,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import bench
 from sandbox.__main__ import main
+from sandbox.bench import figures
+from sandbox.bench.fairness import share_error
 from sandbox.sdk import build
 from tests.unit.sandbox.machine_code import DATA, LOG, RAX, RDI, RESPOND, SYSCALL, call, exit_, image, mov, put, serve
 
@@ -96,21 +96,40 @@ def test_usage_errors_are_two(arguments: list[str], capfd: pytest.CaptureFixture
 
 
 @pytest.mark.timeout(400)
-def test_bench_prints_measured_figures(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
-    monkeypatch.setattr(bench, "_guest", functools.cache(bench._guest))
-    assert main(["bench", "--engine", engine, "--vms", "3", "--json"]) == 0
-    found = json.loads(capfd.readouterr().out)["engines"][engine]
-    for key in ("resident_call_us", "resident_call_p99_us", "fork_us", "warm_vm_kib", "create_and_boot_ms"):
-        assert found[key] > 0
-    assert 500 < found["page_bytes"] < 700
-    assert main(["bench", "--engine", engine, "--vms", "2"]) == 0
-    assert "resident call with reset" in capfd.readouterr().out
+def test_bench_prints_measured_figures(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "QUICK", figures.Effort(load_s=0.2, fairness_s=0.3, calls=20, many=(12, 15), saturating=3))
+    assert main(["bench", "--quick", "--vms", "3", "--engine", "unicorn", "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert set(found) == {"engines", "parked_kib", "throughput_ratio_12", "throughput_ratio_15", "fairness_error"}
+    assert set(found["engines"]) == {"unicorn"}
+    assert set(found["engines"]["unicorn"]) == {
+        "resident_call_us",
+        "resident_call_p99_us",
+        "fork_us",
+        "warm_vm_kib",
+        "create_and_boot_ms",
+    }
+    assert all(value > 0 for value in found["engines"]["unicorn"].values())
+    assert all(found[f"throughput_ratio_{count}"] > 0 for count in (12, 15))
+    assert 0 <= found["fairness_error"] < 2
+
+
+def test_the_sizes_that_are_reported() -> None:
+    assert figures.FULL.many == figures.QUICK.many == (1000, 10_000)
+
+
+@pytest.mark.parametrize(
+    ("weights", "received", "error"),
+    [((1, 3), (100, 300), 0.0), ((1, 1), (100, 0), 1.0), ((1, 2, 1), (50, 50, 100), 0.5)],
+)
+def test_the_fairness_error_is_the_sum_over_all(weights: tuple[int, ...], received: tuple[int, ...], error: float) -> None:
+    assert share_error(weights, received) == error
 
 
 def test_bench_without_a_compiler_says_so(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object, **__: object) -> None:
         raise build.SdkError("no compiler")
 
-    monkeypatch.setattr("sandbox.bench.compile_c", missing)
+    monkeypatch.setattr("sandbox.bench.guests.compile_c", missing)
     assert main(["bench"]) == 1
-    assert capfd.readouterr().err == "sandbox: no compiler\n"
+    assert capfd.readouterr().err.endswith("sandbox: no compiler\n")

@@ -1,43 +1,25 @@
-"""What one VM costs on this machine: measured, never assumed. `python -m sandbox bench` prints it.
-
-Runs VMs in this process, without workers or jail: the figures are those of the machine itself.
-"""
+"""What one VM costs in this process, without workers or jail: the figures are those of the machine itself."""
 
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Final
 
+from sandbox.bench.guests import REQUEST
 from sandbox.errors import SandboxError
 from sandbox.events import Booted, Ended
 from sandbox.footprint import proportional_bytes
 from sandbox.limits import DEFAULT_LIMITS, SECOND_NS, Limits
 from sandbox.outcome import End
-from sandbox.program import Convention, Program
-from sandbox.request import GuestRequest
-from sandbox.sdk.build import compile_c
+from sandbox.program import Program
 from sandbox.vm import Template, Vm, load
 
 CALLS: Final = 2000
 _LIMITS: Final[Limits] = replace(DEFAULT_LIMITS, cpu_ns=SECOND_NS)
 """A hypervisor that takes the host's CPU away for 50 ms is charged to the thread; it must not end the benchmark."""
 BOOTS: Final = 20
-_SOURCE: Final = Path(__file__).with_name("bench_guest.c")
-_REQUEST: Final = GuestRequest(
-    (
-        (b"REQUEST_METHOD", b"GET"),
-        (b"SCRIPT_NAME", b""),
-        (b"PATH_INFO", b"/bench"),
-        (b"QUERY_STRING", b""),
-        (b"SERVER_PROTOCOL", b"HTTP/1.1"),
-        (b"HTTP_HOST", b"bench.test"),
-        (b"HTTP_ACCEPT", b"text/html"),
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +42,8 @@ class Figures:
     page_bytes: int
 
 
-def measure(engine: str, vms: int, calls: int = CALLS) -> Figures:
-    """Raises EngineUnavailable, SdkError where the guest cannot be built, or SandboxError where it misbehaves."""
-    program = Program(_guest(), Convention.RESIDENT, "bench")
+def measure(program: Program, engine: str, vms: int, calls: int = CALLS) -> Figures:
+    """Raises EngineUnavailable, or SandboxError where the guest misbehaves."""
     _boot(program, engine).close()  # loads the engine and warms the allocator
     boots = []
     for _ in range(BOOTS):
@@ -100,18 +81,6 @@ def measure(engine: str, vms: int, calls: int = CALLS) -> Figures:
     )
 
 
-def report(figures: dict[str, Figures]) -> dict[str, object]:
-    """As one JSON object."""
-    return {"engines": {engine: asdict(found) for engine, found in figures.items()}}
-
-
-def _guest() -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "bench"
-        compile_c([_SOURCE], output)
-        return output.read_bytes()
-
-
 def _boot(program: Program, engine: str) -> Template:
     loaded = load(program, _LIMITS)
     vm = Vm(loaded, engine)
@@ -129,7 +98,7 @@ def _call(template: Template, engine: str, machines: list[Vm]) -> int:
     """Make the first machine and check its page. The page's bytes."""
     vm = Vm(template, engine)
     machines.append(vm)
-    vm.begin(_REQUEST, _LIMITS)
+    vm.begin(REQUEST, _LIMITS)
     part = vm.run(SECOND_NS)
     if not isinstance(part.event, Ended) or part.event.outcome.end is not End.FINISHED:
         raise SandboxError(f"the benchmark's guest failed: {part.event}")
@@ -140,7 +109,7 @@ def _call(template: Template, engine: str, machines: list[Vm]) -> int:
 def _timed_call(vm: Vm) -> float:
     """Seconds that one request and the reset after it take."""
     started = time.perf_counter()
-    vm.begin(_REQUEST, _LIMITS)
+    vm.begin(REQUEST, _LIMITS)
     event = vm.run(SECOND_NS).event
     if not isinstance(event, Ended) or not event.outcome.ok:
         raise SandboxError(f"the benchmark's guest failed: {event}")

@@ -1,0 +1,109 @@
+"""All figures of one run, as an object and as text."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sandbox.bench import crowd, fairness, guests, machine
+from sandbox.engines import ENGINES
+from sandbox.errors import EngineUnavailable
+from sandbox.program import Program
+
+_ENGINE_KEYS: Final = ("resident_call_us", "resident_call_p99_us", "fork_us", "warm_vm_kib", "create_and_boot_ms")
+_FEW: Final = 10
+"""Generators whose throughput is what that of others is compared with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much to measure."""
+
+    load_s: float
+    """Seconds of load on each crowd."""
+    fairness_s: float
+    calls: int
+    many: tuple[int, ...] = (1000, 10_000)
+    """Sizes of the crowds that are compared with a few."""
+    saturating: int = 50
+    """Generators that share two workers, with weights from 1 on."""
+
+
+FULL: Final = Effort(load_s=10.0, fairness_s=10.0, calls=machine.CALLS)
+QUICK: Final = Effort(load_s=4.0, fairness_s=4.0, calls=500)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    engines: Mapping[str, machine.Figures]
+    parked_kib: float
+    """What a generator that is registered and not hot adds to the edge's process, beside its program's bytes, which equal
+    programs share."""
+    throughputs: Mapping[int, float]
+    """Answers a second, by how many generators are called in a Zipf pattern."""
+    shares: fairness.Shares
+
+    def ratio(self, count: int) -> float:
+        """Throughput of so many generators over that of 10."""
+        return self.throughputs[count] / self.throughputs[_FEW]
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "engines": {engine: {key: getattr(found, key) for key in _ENGINE_KEYS} for engine, found in self.engines.items()},
+            "parked_kib": round(self.parked_kib, 2),
+            **{f"throughput_ratio_{count}": round(self.ratio(count), 3) for count in self.throughputs if count != _FEW},
+            "fairness_error": round(self.shares.error, 4),
+        }
+
+    def as_text(self) -> str:
+        lines = []
+        for name, found in self.engines.items():
+            lines += [
+                f"engine {name}, a page of {found.page_bytes} bytes, {found.vms} warm VMs at once",
+                f"  resident call with reset  {found.resident_call_us:8.0f} us   p99 {found.resident_call_p99_us:.0f} us",
+                f"  first call of a new VM    {found.first_call_us:8.0f} us",
+                f"  fork                      {found.fork_us:8.0f} us",
+                f"  create and boot           {found.create_and_boot_ms:8.2f} ms",
+                f"  memory of a warm VM       {found.warm_vm_kib:8.0f} KiB",
+            ]
+        lines.append("the monitor")
+        lines.append(f"  parked generator          {self.parked_kib:8.2f} KiB")
+        lines += [
+            f"  {count:6} generators, Zipf   {answers:8.0f} answers/s   {self.ratio(count):.3f} of 10"
+            for count, answers in self.throughputs.items()
+        ]
+        lines.append(f"  fairness error            {self.shares.error:8.4f}  ({len(self.shares.weights)} saturating generators)")
+        return "\n".join(lines)
+
+
+def run(engine: str, vms: int, effort: Effort, say: Callable[[str], None]) -> Figures:
+    """Measure everything; `engine` "auto" measures VMs on each engine that works here, and the monitor as it would choose itself.
+
+    Raises EngineUnavailable, SdkError where the guests cannot be built, or SandboxError where they misbehave.
+    """
+    say("building the guests")
+    page, burner = guests.build("page"), guests.build("burner")
+    engines = {}
+    for name in ENGINES[1:] if engine == "auto" else (engine,):
+        say(f"one VM on {name}")
+        try:
+            engines[name] = machine.measure(page, name, vms, effort.calls)
+        except EngineUnavailable as unavailable:
+            if engine != "auto":
+                raise
+            say(str(unavailable))
+    say("what a parked generator takes")
+    parked = asyncio.run(crowd.parked_kib(page, effort.many[-1], engine=engine))
+    say("fairness")
+    shares = asyncio.run(_fairness(burner, engine, effort))
+    counts = (_FEW, *effort.many)
+    say(f"throughput of {', '.join(map(str, counts))} generators: booting them takes a minute")
+    throughputs = asyncio.run(crowd.throughputs(page, counts, engine=engine, seconds=effort.load_s))
+    return Figures(engines, parked, throughputs, shares)
+
+
+async def _fairness(burner: Program, engine: str, effort: Effort) -> fairness.Shares:
+    weights = range(1, effort.saturating + 1)
+    return await fairness.measure(burner, weights, engine=engine, seconds=effort.fairness_s)
