@@ -333,7 +333,8 @@ class Dispatcher:
     # What happens to workers: `fleet.Crew`.
 
     def worker_changed(self, lane: Lane) -> None:
-        for generator in lane.holding():
+        # With the worker gone nobody may be picked any more, also who held a request a moment ago.
+        for generator in lane.holding() if lane.worker is not None else tuple(lane.generators.values()):
             self._refresh(generator)
         self._pump()
 
