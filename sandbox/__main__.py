@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--engine", choices=ENGINES, default="auto")
     bench.add_argument("--vms", type=_count, default=200, metavar="N", help="warm VMs at once (default 200)")
     bench.add_argument("--quick", action="store_true", help="load for fewer seconds: rougher figures")
+    bench.add_argument("--plots", type=Path, metavar="DIR", help="draw throughput.png and shares.png there (needs matplotlib)")
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
@@ -176,12 +177,19 @@ def _ended(outcome: Outcome) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from sandbox.bench import figures  # noqa: PLC0415 -- `run` needs no compiler
+    from sandbox.bench import figures, plots  # noqa: PLC0415 -- `run` needs no compiler
 
     def say(message: str) -> None:
         print(f"sandbox bench: {message}", file=sys.stderr, flush=True)
 
-    found = figures.run(options.engine, options.vms, figures.QUICK if options.quick else figures.FULL, say)
+    folder: Path | None = options.plots
+    if folder is not None:
+        plots.check()
+    effort = figures.QUICK if options.quick else figures.FULL
+    found = figures.run(options.engine, options.vms, effort, say, plots=folder is not None)
+    if folder is not None and found.changing is not None:
+        for path in plots.draw(folder, found.throughputs, found.changing):
+            say(f"drew {path}")
     print(json.dumps(found.as_json()) if options.json else found.as_text())
     return 0
 

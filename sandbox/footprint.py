@@ -36,3 +36,14 @@ def resident_bytes(pid: int | str) -> int | None:
 def physical_bytes() -> int:
     """The machine's memory."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def available_bytes() -> int:
+    """What could be used without swapping: MemAvailable of proc_meminfo(5), or all of it where that is not told."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return physical_bytes()

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from sandbox.bench.guests import REQUEST
-from sandbox.errors import SandboxError
-from sandbox.footprint import physical_bytes, proportional_bytes
+from sandbox.errors import GuestFailed, SandboxError
+from sandbox.footprint import available_bytes, proportional_bytes
 from sandbox.limits import DEFAULT_LIMITS, SECOND_NS, Limits
 from sandbox.monitor import Monitor, NoEdge
 from sandbox.policies import DispatchPolicy, FleetPolicy, MonitorPolicy
@@ -24,6 +24,8 @@ SITES: Final = 8
 CLIENTS: Final = 32
 """Requests under way at once."""
 _ROUNDS: Final = 10
+_WARM_UP_S: Final = 90.0
+"""A machine that is too small or too busy to warm all up in this time is measured with the rest cold."""
 _LIMITS: Final[Limits] = replace(
     DEFAULT_LIMITS, cpu_ns=SECOND_NS, wall_ns=120 * SECOND_NS, memory_bytes=4 << 20, vms=1, queue=CLIENTS
 )
@@ -56,14 +58,12 @@ class Crowd:
 
     async def run(self, seconds: float) -> None:
         started = time.perf_counter()
-        self.answers += await _call_all(
-            self.monitor, itertools.takewhile(lambda _: time.perf_counter() < started + seconds, self.ranks)
-        )
+        self.answers += await _call_all(self.monitor, _until(started + seconds, self.ranks))
         self.busy_s += time.perf_counter() - started
 
 
 async def throughputs(program: Program, counts: Sequence[int], *, engine: str, seconds: float) -> dict[int, float]:
-    """Answers a second by number of generators, each of which has been called before.
+    """Answers a second by number of generators, each of which has been called before (as far as `_WARM_UP_S` allows).
 
     The crowds are alive together and loaded in turn, in `_ROUNDS` rounds of `seconds` each in all: what else the machine does
     meets all of them. Raises SandboxError: a request failed, or the machine cannot hold them.
@@ -73,7 +73,7 @@ async def throughputs(program: Program, counts: Sequence[int], *, engine: str, s
         for count in counts:
             monitor = await stack.enter_async_context(Monitor(_policy(engine)))
             _register(monitor, program, count)
-            await _call_all(monitor, iter(range(count)))
+            await _call_all(monitor, _until(time.perf_counter() + _WARM_UP_S, iter(range(count))))
             crowds.append(Crowd(monitor, count, zipf(count)))
         for _ in range(_ROUNDS):
             for crowd in crowds:
@@ -95,8 +95,13 @@ async def parked_kib(program: Program, count: int, *, engine: str) -> float:
     return (after - before) / 1024 / count
 
 
+def _until(deadline: float, ranks: Iterator[int]) -> Iterator[int]:
+    """Those that are asked for before the deadline, on the clock of time.perf_counter."""
+    return itertools.takewhile(lambda _: time.perf_counter() < deadline, ranks)
+
+
 def _policy(engine: str) -> MonitorPolicy:
-    budget = physical_bytes() * 4 // 5
+    budget = available_bytes() * 4 // 5
     fleet = FleetPolicy(idle_s=600.0, hot_bytes=budget, site_hot_bytes=budget)
     return MonitorPolicy(engine=engine, dispatch=DispatchPolicy(fleet=fleet))
 
@@ -111,6 +116,7 @@ def _register(monitor: Monitor, program: Program, count: int, prefix: str = "gen
 async def _call_all(monitor: Monitor, ranks: Iterator[int]) -> int:
     """Call these, CLIENTS at a time. How many answers there were."""
     answered = 0
+    failures: list[str] = []
 
     async def client() -> None:
         nonlocal answered
@@ -119,7 +125,12 @@ async def _call_all(monitor: Monitor, ranks: Iterator[int]) -> int:
                 pass
             answered += 1
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(CLIENTS):
-            group.create_task(client())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(CLIENTS):
+                group.create_task(client())
+    except* GuestFailed as failed:
+        failures.extend(str(failure) for failure in failed.exceptions)
+    if failures:
+        raise SandboxError(f"a request failed under load: {failures[0]}")
     return answered

@@ -31,16 +31,19 @@ class Shares:
     """What each generator was promised and what it received."""
 
     weights: tuple[int, ...]
+    """At the end."""
     received_ns: tuple[int, ...]
     """Over the whole of the measurement, as the kernel counted it for the worker."""
     samples: tuple[tuple[float, tuple[int, ...]], ...]
     """Seconds since the start, and nanoseconds received by then: for a plot of shares over time."""
-    changes: tuple[float, ...] = ()
-    """Seconds at which weights were changed."""
+    first_weights: tuple[int, ...]
+    """Before the change, where there was one."""
+    changed_s: float | None = None
+    """When weights were changed."""
 
     @property
     def error(self) -> float:
-        """Sum of |received - promised|, as a fraction of the CPU time given out."""
+        """Sum of |received - promised|, as a fraction of the CPU time given out; of weights that stayed as they were."""
         return share_error(self.weights, self.received_ns)
 
 
@@ -88,18 +91,19 @@ async def _watch(
     await asyncio.sleep(_SETTLE_S)
     before, started = received(), time.perf_counter()
     samples: list[tuple[float, tuple[int, ...]]] = []
-    changed: list[float] = []
+    first_weights = tuple(weights)
+    changed_s = None
     while (at := time.perf_counter() - started) < seconds:
         samples.append((at, tuple(now - then for now, then in zip(received(), before, strict=True))))
-        if change and not changed and at >= seconds / 2:
+        if change and changed_s is None and at >= seconds / 2:
             for position, weight in change.items():
                 monitor.set_tenant_weight(f"site{position}", weight)
                 weights[position] = weight
-            changed.append(at)
+            changed_s = at
         await asyncio.sleep(0.05)
     _check(calls)
     total = tuple(now - then for now, then in zip(received(), before, strict=True))
-    return Shares(tuple(weights), total, tuple(samples), tuple(changed))
+    return Shares(tuple(weights), total, tuple(samples), first_weights, changed_s)
 
 
 def _counter(monitor: Monitor) -> Callable[[], list[int]]:

@@ -15,6 +15,9 @@ from sandbox.program import Program
 _ENGINE_KEYS: Final = ("resident_call_us", "resident_call_p99_us", "fork_us", "warm_vm_kib", "create_and_boot_ms")
 _FEW: Final = 10
 """Generators whose throughput is what that of others is compared with."""
+_PLOT_COUNTS: Final = (1, 3, 10, 30, 100, 300)
+_PLOT_WEIGHTS: Final = (1, 2, 3)
+_PLOT_CHANGE: Final = {0: 5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,10 @@ class Figures:
     throughputs: Mapping[int, float]
     """Answers a second, by how many generators are called in a Zipf pattern."""
     shares: fairness.Shares
+    many: tuple[int, ...]
+    """The crowds that the figures name; others are for the plot."""
+    changing: fairness.Shares | None = None
+    """Of a few generators, one of whose weights is changed in the middle: for the plot."""
 
     def ratio(self, count: int) -> float:
         """Throughput of so many generators over that of 10."""
@@ -53,7 +60,7 @@ class Figures:
         return {
             "engines": {engine: {key: getattr(found, key) for key in _ENGINE_KEYS} for engine, found in self.engines.items()},
             "parked_kib": round(self.parked_kib, 2),
-            **{f"throughput_ratio_{count}": round(self.ratio(count), 3) for count in self.throughputs if count != _FEW},
+            **{f"throughput_ratio_{count}": round(self.ratio(count), 3) for count in self.many},
             "fairness_error": round(self.shares.error, 4),
         }
 
@@ -78,7 +85,7 @@ class Figures:
         return "\n".join(lines)
 
 
-def run(engine: str, vms: int, effort: Effort, say: Callable[[str], None]) -> Figures:
+def run(engine: str, vms: int, effort: Effort, say: Callable[[str], None], *, plots: bool = False) -> Figures:
     """Measure everything; `engine` "auto" measures VMs on each engine that works here, and the monitor as it would choose itself.
 
     Raises EngineUnavailable, SdkError where the guests cannot be built, or SandboxError where they misbehave.
@@ -98,10 +105,15 @@ def run(engine: str, vms: int, effort: Effort, say: Callable[[str], None]) -> Fi
     parked = asyncio.run(crowd.parked_kib(page, effort.many[-1], engine=engine))
     say("fairness")
     shares = asyncio.run(_fairness(burner, engine, effort))
-    counts = (_FEW, *effort.many)
+    changing = None
+    if plots:
+        changing = asyncio.run(
+            fairness.measure(burner, _PLOT_WEIGHTS, engine=engine, seconds=effort.fairness_s, change=_PLOT_CHANGE)
+        )
+    counts = tuple(sorted({_FEW, *effort.many, *(_PLOT_COUNTS if plots else ())}))
     say(f"throughput of {', '.join(map(str, counts))} generators: booting them takes a minute")
     throughputs = asyncio.run(crowd.throughputs(page, counts, engine=engine, seconds=effort.load_s))
-    return Figures(engines, parked, throughputs, shares)
+    return Figures(engines, parked, throughputs, shares, effort.many, changing)
 
 
 async def _fairness(burner: Program, engine: str, effort: Effort) -> fairness.Shares:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sandbox.__main__ import main
-from sandbox.bench import figures
-from sandbox.bench.fairness import share_error
+from sandbox.bench import figures, plots
+from sandbox.bench.fairness import Shares, share_error
 from sandbox.sdk import build
 from tests.unit.sandbox.machine_code import DATA, LOG, RAX, RDI, RESPOND, SYSCALL, call, exit_, image, mov, put, serve
 
@@ -112,6 +112,21 @@ def test_bench_prints_measured_figures(capfd: pytest.CaptureFixture[str], monkey
     assert all(value > 0 for value in found["engines"]["unicorn"].values())
     assert all(found[f"throughput_ratio_{count}"] > 0 for count in (12, 15))
     assert 0 <= found["fairness_error"] < 2
+
+
+def test_plots_are_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    samples = tuple((at / 10, (at, 3 * at)) for at in range(40))
+    shares = Shares((1, 3), (40, 120), samples, (2, 3), 2.0)
+    drawn = plots.draw(tmp_path / "images", {1: 100.0, 10: 200.0}, shares)
+    assert [path.name for path in drawn] == ["throughput.png", "shares.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+
+
+def test_plots_without_matplotlib_say_so(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["bench", "--plots", "x"]) == 1
+    assert "needs matplotlib" in capfd.readouterr().err
 
 
 def test_the_sizes_that_are_reported() -> None:
