@@ -17,7 +17,7 @@ from sandbox.policies import DispatchPolicy, FleetPolicy, Isolation, MonitorPoli
 from sandbox.program import Program
 
 SLOTS: Final = 2
-"""Workers that run at once."""
+"""Workers that may run at once."""
 _EVEN: Final = 100_000
 """Everybody's weight while workers start and programs boot: so large that in virtual time nobody is ahead of others when the
 weights to measure are set. What is measured is that live change, too."""
@@ -58,17 +58,17 @@ def share_error(weights: Sequence[int], received_ns: Sequence[int]) -> float:
 async def measure(
     program: Program, weights: Sequence[int], *, engine: str, seconds: float, change: Mapping[int, int] | None = None
 ) -> Shares:
-    """Let one generator for each weight, each of a tenant of its own, saturate SLOTS workers for `seconds`.
+    """Let one generator for each weight, each in a worker of its own, saturate SLOTS slots for `seconds`.
 
     Their weights are set when all of them run; `change`: further weights by position, set at half the time.
     Raises SandboxError: one of them ended.
     """
     fleet = FleetPolicy(max_workers=len(weights), idle_s=600.0)
-    policy = MonitorPolicy(engine=engine, isolation=Isolation.SITE, dispatch=DispatchPolicy(slots=SLOTS, fleet=fleet))
+    policy = MonitorPolicy(engine=engine, isolation=Isolation.GENERATOR, dispatch=DispatchPolicy(slots=SLOTS, fleet=fleet))
     async with Monitor(policy) as monitor:
         for position in range(len(weights)):
-            monitor.register(f"{position}", program, _LIMITS, tenant=f"site{position}")
-            monitor.set_tenant_weight(f"site{position}", _EVEN)
+            monitor.register(f"{position}", program, _LIMITS, tenant="bench")
+            monitor.set_weight(f"{position}", _EVEN)
         calls = [monitor.call(f"{position}", REQUEST, edge=NoEdge(), log=lambda _: None) for position in range(len(weights))]
         readers = [asyncio.create_task(_read(call)) for call in calls]
         try:
@@ -87,7 +87,7 @@ async def _watch(
         _check(calls)
         await asyncio.sleep(0.05)
     for position, weight in enumerate(weights):
-        monitor.set_tenant_weight(f"site{position}", weight)
+        monitor.set_weight(f"{position}", weight)
     await asyncio.sleep(_SETTLE_S)
     before, started = received(), time.perf_counter()
     samples: list[tuple[float, tuple[int, ...]]] = []
@@ -97,7 +97,7 @@ async def _watch(
         samples.append((at, tuple(now - then for now, then in zip(received(), before, strict=True))))
         if change and changed_s is None and at >= seconds / 2:
             for position, weight in change.items():
-                monitor.set_tenant_weight(f"site{position}", weight)
+                monitor.set_weight(f"{position}", weight)
                 weights[position] = weight
             changed_s = at
         await asyncio.sleep(0.05)

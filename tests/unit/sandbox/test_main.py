@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import itertools
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from sandbox.__main__ import main
-from sandbox.bench import figures, plots
+from sandbox.bench import crowd, figures, plots
 from sandbox.bench.fairness import Shares, share_error
+from sandbox.errors import SandboxError
+from sandbox.program import Convention, Program
 from sandbox.sdk import build
 from tests.unit.sandbox.machine_code import DATA, LOG, RAX, RDI, RESPOND, SYSCALL, call, exit_, image, mov, put, serve
 
@@ -112,6 +117,18 @@ def test_bench_prints_measured_figures(capfd: pytest.CaptureFixture[str], monkey
     assert all(value > 0 for value in found["engines"]["unicorn"].values())
     assert all(found[f"throughput_ratio_{count}"] > 0 for count in (12, 15))
     assert 0 <= found["fairness_error"] < 2
+
+
+def test_a_guest_that_fails_fails_the_benchmark() -> None:
+    program = Program(image(serve(b"\x0f\x0b"), b""), Convention.RESIDENT)
+    with pytest.raises(SandboxError, match="a request failed under load: .*invalid-instruction"):
+        asyncio.run(crowd.throughputs(program, (2,), engine="unicorn", seconds=0.1))
+
+
+def test_popularity_follows_zipf() -> None:
+    drawn = Counter(itertools.islice(crowd.zipf(10), 20_000))
+    assert set(drawn) == set(range(10))
+    assert 1.7 < drawn[0] / drawn[1] < 2.3
 
 
 def test_plots_are_pictures(tmp_path: Path) -> None:
