@@ -121,7 +121,7 @@ def test_bench_prints_measured_figures(capfd: pytest.CaptureFixture[str], monkey
 
 def test_a_guest_that_fails_fails_the_benchmark() -> None:
     program = Program(image(serve(b"\x0f\x0b"), b""), Convention.RESIDENT)
-    with pytest.raises(SandboxError, match="a request failed under load: .*invalid-instruction"):
+    with pytest.raises(SandboxError, match=r"a request failed under load: .*invalid-instruction"):
         asyncio.run(crowd.throughputs(program, (2,), engine="unicorn", seconds=0.1))
 
 
