@@ -158,6 +158,15 @@ class GuestCall:
             if self.edge_calls > limits.edge_calls or self.sub_requests > limits.sub_requests:
                 raise wire.WireError("more edge calls than the limits allow")
 
+    def admit_piece(self, output: bytes) -> None:
+        """The dispatcher's: part of a large output. Raises WireError, as `admit`, and for a part of any size but a whole piece's.
+
+        A worker that was taken over could otherwise send millions of tiny pieces within one slice.
+        """
+        if len(output) != wire.OUTPUT_PIECE_BYTES:
+            raise wire.WireError(f"a piece of {len(output)} bytes")
+        self.admit_output(output)
+
     def admit_output(self, output: bytes) -> None:
         """The dispatcher's: output has come. Raises WireError, as `admit`."""
         if not output:

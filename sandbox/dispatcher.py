@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import assert_never
 
-from sandbox import wire
+from sandbox import claims, wire
 from sandbox.call import EdgeCalls, GuestCall, State, refused
 from sandbox.edge import answer_edge_call
 from sandbox.fleet import Fleet
@@ -226,13 +226,14 @@ class Dispatcher:
         running = lane.running
         if running is None or lane.worker is None:
             raise wire.WireError("a report that nobody asked for")
+        claims.check(message)
         generator, call = running.generator, running.call
         match message:
             case wire.CallSlice() | wire.Piece():
                 if call is None or call.number != message.call:
                     raise wire.WireError("a report about another request")
                 if isinstance(message, wire.Piece):
-                    call.admit_output(message.output)
+                    call.admit_piece(message.output)
                     return
                 call.admit(message)
                 used_ns = self._slice_over(lane, running)
@@ -266,9 +267,9 @@ class Dispatcher:
             case wire.Loaded(needs_boot=needs_boot):
                 self._loaded(generator, Stage.LOADED if needs_boot else Stage.SERVING)
             case wire.Rejected(detail=detail):
-                self._unusable(generator, Outcome(End.REJECTED, Usage(), detail))
+                self._unusable(generator, Outcome(End.REJECTED, Usage(), claims.presentable(detail)))
             case wire.BootSlice(outcome=outcome, booted=booted) if outcome is not None:
-                generator.boot = outcome
+                generator.boot = outcome = claims.told(outcome)
                 if booted:
                     self._loaded(generator, Stage.SERVING)
                 else:
@@ -287,7 +288,7 @@ class Dispatcher:
                 generator.active.discard(call)
                 if outcome.end is End.FINISHED:
                     generator.warm = min(generator.warm + 1, generator.limits.vms - len(generator.active))
-                self._finish(call, outcome)
+                self._finish(call, claims.told(outcome))
                 self._note(generator, outcome.end)
             case wire.WantsMore():
                 if call.undelivered > self._policy.undelivered_bytes:

@@ -98,9 +98,9 @@ async def stage() -> AsyncIterator[Stage]:
 
 async def test_an_impostor_that_behaves_is_believed(stage: Stage) -> None:
     call, number = await stage.started()
-    stage.worker.say(wire.Piece(number, b"one "))
-    stage.worker.say(wire.CallSlice(number, wire.WantsMore(), b"two "))
-    assert isinstance(await stage.worker.hear(), wire.Continue)
+    for output in (b"one ", b"two "):
+        stage.worker.say(wire.CallSlice(number, wire.WantsMore(), output))
+        assert isinstance(await stage.worker.hear(), wire.Continue)
     stage.worker.say(wire.CallSlice(number, DONE, b"three"))
     assert b"".join([chunk async for chunk in call]) == b"one two three"
 
@@ -109,7 +109,16 @@ REPORTS: dict[str, Callable[[int], list[wire.FromWorker]]] = {
     "a report about another request": lambda number: [wire.CallSlice(number + 1, DONE)],
     "output of another request": lambda number: [wire.Piece(number + 1, b"x")],
     "more output than the limit": lambda number: [wire.CallSlice(number, DONE, bytes(1001))],
-    "more output than the limit, in pieces": lambda number: [wire.Piece(number, bytes(600)), wire.Piece(number, bytes(600))],
+    "many small pieces": lambda number: [wire.Piece(number, b"x")],
+    "endless pieces of nothing": lambda number: [wire.Piece(number, b"")],
+    "an end that the monitor decides": lambda number: [wire.CallSlice(number, wire.Done(Outcome(End.QUEUE_FULL, Usage())))],
+    "less than nothing used": lambda number: [wire.CallSlice(number, wire.Done(Outcome(End.FINISHED, Usage(cpu_ns=-1))))],
+    "more used than can be": lambda number: [
+        wire.CallSlice(number, wire.Done(Outcome(End.FINISHED, Usage(pages_written=1 << 62))))
+    ],
+    "more unknown calls than are kept": lambda number: [
+        wire.CallSlice(number, wire.Done(Outcome(End.FINISHED, Usage(unknown_calls=tuple(range(17))))))
+    ],
     "more log than the limit": lambda number: [wire.CallSlice(number, DONE, b"", bytes(101))],
     "a greeting": lambda number: [wire.Hello(JailReport((), ()))],
     "a refusal": lambda number: [wire.Refused("no")],
@@ -130,6 +139,15 @@ async def test_what_cannot_be_true_costs_the_worker_its_life(stage: Stage, name:
     again, number = await stage.started()
     stage.worker.say(wire.CallSlice(number, DONE, b"ok"))
     assert (await ending(again)).end is End.FINISHED
+
+
+async def test_a_workers_words_are_cut_and_stay_on_one_line(stage: Stage) -> None:
+    call, number = await stage.started()
+    stage.worker.say(wire.CallSlice(number, wire.Done(Outcome(End.FAULT, Usage(), "a\nforged line\x1b[2J" + "x" * 100_000))))
+    outcome = await ending(call)
+    assert outcome.end is End.FAULT
+    assert outcome.detail.startswith("a\\nforged line\\x1b[2J")
+    assert len(outcome.detail) == 500
 
 
 @pytest.mark.parametrize(
@@ -230,7 +248,7 @@ async def test_a_worker_may_die_while_it_loads_and_its_program_is_blamed(stage: 
 
 async def test_usage_that_a_worker_invents_does_not_change_whose_cpu_it_was(stage: Stage) -> None:
     call, number = await stage.started()
-    lie = Outcome(End.FINISHED, replace(Usage(), cpu_ns=10**18))
+    lie = Outcome(End.FINISHED, replace(Usage(), cpu_ns=10**14))
     stage.worker.say(wire.CallSlice(number, wire.Done(lie), b"ok"))
     assert (await ending(call)).end is End.FINISHED
     assert stage.monitor.status().generators[0].cpu_ns < 10**9
