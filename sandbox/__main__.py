@@ -1,4 +1,4 @@
-"""`python -m sandbox`: run one program in a VM of this process, or measure what VMs cost here.
+"""`python -m sandbox`: run one program in a VM of this process, measure what VMs cost here, or show the workers' jail.
 
 A thin shell: it parses arguments, calls `vm` or `bench`, and prints. Exit codes: 0 done, 1 failed, 2 usage.
 """
@@ -6,6 +6,7 @@ A thin shell: it parses arguments, calls `vm` or `bench`, and prints. Exit codes
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import re
@@ -14,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, NoReturn
 
-from sandbox.engines import ENGINES, resolve
+from sandbox.engines import ENGINES
 from sandbox.errors import GuestFailed, SandboxError
 from sandbox.events import Booted, Ended, HostCall
+from sandbox.jail import JailReport
 from sandbox.limits import DEFAULT_LIMITS, KIB, MIB, MILLISECOND_NS, SECOND_NS, Limits
 from sandbox.outcome import Outcome
 from sandbox.program import Convention, Program
@@ -40,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        return _bench(options) if options.command == "bench" else _run(options)
+        return {"bench": _bench, "jail": _jail, "run": _run}[options.command](options)
     except GuestFailed as failed:
         return _say(f"the program failed: {failed}")
     except (SandboxError, ValueError) as error:
@@ -66,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--quick", action="store_true", help="load for fewer seconds: rougher figures")
     bench.add_argument("--plots", type=Path, metavar="DIR", help="draw throughput.png and shares.png there (needs matplotlib)")
     bench.add_argument("--json", action="store_true", help="print one JSON object")
+    shown = commands.add_parser("jail", help="show which layers of a worker's jail are in force here, and its system call filter")
+    shown.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 
@@ -191,6 +195,31 @@ def _bench(options: argparse.Namespace) -> int:
         for path in plots.draw(folder, found.throughputs, found.changing):
             say(f"drew {path}")
     print(json.dumps(found.as_json()) if options.json else found.as_text())
+    return 0
+
+
+def _jail(options: argparse.Namespace) -> int:
+    """What a real worker of this machine reports, and the table its filter is made of."""
+    from sandbox.monitor import Monitor  # noqa: PLC0415 -- `run` needs no monitor
+    from sandbox.seccomp import RULES  # noqa: PLC0415
+
+    async def probed() -> JailReport:
+        async with Monitor() as monitor:
+            return monitor.jail
+
+    report = asyncio.run(probed())
+    if options.json:
+        layers = {"active": list(report.active), "missing": {gap.layer: gap.reason for gap in report.missing}}
+        calls = [{"name": rule.name, "verdict": rule.verdict.value, "checked": bool(rule.any_of)} for rule in RULES]
+        print(json.dumps({**layers, "system_calls": calls}))
+        return 0
+    for layer in report.active:
+        print(f"in force  {layer}")
+    for gap in report.missing:
+        print(f"missing   {gap.layer}: {gap.reason}")
+    print("\nsystem calls left to a worker; every other one kills it:")
+    for rule in RULES:
+        print(f"  {rule.name:18} {rule.verdict.value:7} {'checked' if rule.any_of else '':8} {rule.reason}")
     return 0
 
 

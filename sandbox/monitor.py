@@ -188,6 +188,7 @@ class Monitor:
     def status(self) -> MonitorStatus:
         dispatcher = self._running()
         return MonitorStatus(
+            jail=self.jail,
             workers=tuple(
                 WorkerStatus(
                     pid=lane.worker.pid,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sandbox.jail import JailReport
 from sandbox.outcome import End, Outcome
@@ -52,6 +52,8 @@ class MonitorStatus:
     hot_budget_bytes: int = 0
     parked: int = 0
     """Idle workers that were ended to make room in the memory budget."""
+    jail: JailReport = field(default_factory=lambda: JailReport((), ()))
+    """Of the worker that was tried at start: what holds also while there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,7 @@ class SandboxState:
     jail: tuple[str, ...]
     """Layers in force in every worker."""
     jail_missing: tuple[str, ...]
+    """Layers that could not be applied, each with its reason."""
     generators: Mapping[str, GeneratorRow]
     hot_bytes: int = 0
     hot_budget_bytes: int = 0
@@ -160,9 +161,9 @@ def _traffic(
 
 def _sandbox(status: MonitorStatus) -> SandboxState:
     busiest = sorted(status.generators, key=lambda generator: -generator.cpu_ns)[:MAX_ROWS]
-    reports = [worker.jail for worker in status.workers]
-    missing = {str(gap.layer) for report in reports for gap in report.missing}
-    in_force = set.intersection(*({str(layer) for layer in report.active} for report in reports)) if reports else set[str]()
+    reports = [worker.jail for worker in status.workers] or [status.jail]
+    missing = {f"{gap.layer} ({gap.reason})" for report in reports for gap in report.missing}
+    in_force = set.intersection(*({str(layer) for layer in report.active} for report in reports))
     return SandboxState(
         workers=len(status.workers),
         workers_started=status.workers_started,

@@ -132,7 +132,7 @@ def test_a_snapshot_as_plain_values() -> None:
     assert list(parts) == ["traffic", "cache", "sandbox"]
     sandbox = parts["sandbox"]
     assert isinstance(sandbox, dict)
-    assert (sandbox["jail"], sandbox["jail_missing"]) == (("seccomp",), ("landlock",))
+    assert (sandbox["jail"], sandbox["jail_missing"]) == (("seccomp",), ("landlock (not in this kernel)",))
     assert sandbox["generators"]["shop/hello@1"]["failed"] == 1
     assert list(StatusBoard(Sources(recorder=recorder), 0.0).snapshot(0.0).parts()) == ["traffic"]
 

@@ -63,6 +63,14 @@ def read_parent() -> str:
     return call(310, PARENT, local, 1, remote, 1, 0)
 
 
+def write_parent() -> str:
+    """process_vm_writev(2)."""
+    buffer = ctypes.create_string_buffer(32)
+    local = (ctypes.c_size_t * 2)(ctypes.addressof(buffer), 16)
+    remote = (ctypes.c_size_t * 2)(ctypes.addressof(SECRET), 16)
+    return call(311, PARENT, local, 1, remote, 1, 0)
+
+
 def connect() -> str:
     fd = LIBC.syscall(41, socket.AF_INET, socket.SOCK_STREAM, 0)
     if fd < 0:
@@ -98,6 +106,10 @@ ATTEMPTS: dict[str, Callable[[], str]] = {
     "clone a process": lambda: call(56, signal.SIGCHLD, 0, 0, 0, 0),
     "start a thread": thread,
     "kill the parent": lambda: call(62, PARENT, signal.SIGKILL),
+    "signal everybody": lambda: call(62, -1, 0),  # 0 is no signal: tried without the filter too, it must not harm this machine
+    "open a process's memory": lambda: call(257, -100, b"/proc/1/mem", os.O_RDONLY, 0),
+    "write the parent's memory": write_parent,
+    "vfork": lambda: call(58),
     "signal a thread of the parent": lambda: call(234, PARENT, PARENT, signal.SIGKILL),
     "open the parent's pidfd": lambda: call(434, PARENT, 0),
     "trace the parent": lambda: call(101, 16, PARENT, 0, 0),

@@ -24,12 +24,14 @@ REFUSED = {
     "openat a file": "EPERM",
     "create a file": "EPERM",
     "open the parent's memory": "EPERM",
+    "open a process's memory": "EPERM",
     "clone a process": "EPERM",
     "be dumpable again": "EPERM",
     "start a thread": "EAGAIN",
 }
 """What is refused in words; everything else is death."""
 HARMLESS_UNFILTERED = {
+    "signal everybody": "where Landlock does not scope signals, others of the same user: hence the filter",
     "make a Unix socket": "with nobody to connect to: the namespace and the root are empty",
     "open the parent's pidfd": "which Landlock and the lack of rights leave useless",
     "use the kernel's keyring": "an empty one of its own",

@@ -16,8 +16,10 @@ from sandbox.__main__ import main
 from sandbox.bench import crowd, figures, plots
 from sandbox.bench.fairness import Shares, share_error
 from sandbox.errors import SandboxError
+from sandbox.jail import Layer
 from sandbox.program import Convention, Program
 from sandbox.sdk import build
+from sandbox.seccomp import RULES
 from tests.unit.sandbox.machine_code import DATA, LOG, RAX, RDI, RESPOND, SYSCALL, call, exit_, image, mov, put, serve
 
 ECHO = b"\x48\x89\xc6" + mov(RDI, DATA + 0x1000) + mov(RAX, RESPOND) + SYSCALL
@@ -165,3 +167,17 @@ def test_bench_without_a_compiler_says_so(capfd: pytest.CaptureFixture[str], mon
     monkeypatch.setattr("sandbox.bench.guests.compile_c", missing)
     assert main(["bench"]) == 1
     assert capfd.readouterr().err.endswith("sandbox: no compiler\n")
+
+
+class TestJail:
+    def test_it_tells_every_layer_and_every_call_left(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["jail", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert {*told["active"], *told["missing"]} == set(Layer)
+        assert [call["name"] for call in told["system_calls"]] == [rule.name for rule in RULES]
+
+    def test_it_prints_them(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["jail"]) == 0
+        told = capsys.readouterr().out
+        assert "in force  seccomp" in told
+        assert all(f"  {rule.name} " in told for rule in RULES)
