@@ -89,6 +89,8 @@ JAIL: Final[Table] = {"require_jail": ("required", _layers)}
 DISPATCH: Final[Table] = {
     "workers": ("slots", _count(1, 1024)),
     "slice": ("slice_ns", _duration(100_000, 10**9)),
+    "least_slice": ("least_slice_ns", _duration(100_000, 10**9)),
+    "round": ("round_ns", _duration(10**6, 10 * 10**9)),
     "undelivered": ("undelivered_bytes", _size(4 * _KIB, 64 * _MIB)),
     "reader_timeout": ("reader_s", _time(1, 3600)),
     "edge_call_timeout": ("edge_call_s", _time(0.1, 600)),

@@ -13,10 +13,13 @@ from sandbox.policies import DispatchPolicy, FleetPolicy, Isolation, MonitorPoli
 from sandbox.program import Convention, Program
 from sandbox.quarantine import QuarantinePolicy
 from sandbox.request import GuestRequest
+from sandbox.shares import DEFAULT_CLUSTER, ClusterShare, SiteShare
 from sandbox.status import GeneratorStatus, MonitorStatus, Verification, WorkerStatus
 
 __all__ = [
+    "DEFAULT_CLUSTER",
     "DEFAULT_LIMITS",
+    "ClusterShare",
     "Convention",
     "DispatchPolicy",
     "EdgeCallRefused",
@@ -44,6 +47,7 @@ __all__ = [
     "Program",
     "QuarantinePolicy",
     "SandboxError",
+    "SiteShare",
     "Usage",
     "Verification",
     "WorkerLost",

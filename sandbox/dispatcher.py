@@ -21,12 +21,13 @@ from sandbox.outcome import End, Outcome, Usage
 from sandbox.policies import DispatchPolicy
 from sandbox.request import GuestRequest
 from sandbox.scheduler import Path, Scheduler
+from sandbox.shares import DEFAULT_CLUSTER, ClusterShare, SiteShare, cluster_path
 from sandbox.spawner import Spawner
 from sandbox.tasks import Tasks
 
 _log = logging.getLogger(__name__)
-
-DEFAULT_WEIGHT = 100
+_TIMER_SLACK_S = 0.000_1
+"""A timer that fires a rounding error early would find nothing to do."""
 
 
 class Dispatcher:
@@ -42,13 +43,18 @@ class Dispatcher:
         self.fleet = Fleet(spawner, policy.fleet, self._tasks, self)
         self.scheduler = Scheduler(quantum_ns=policy.slice_ns, credit_ns=policy.credit_ns)
         self.generators: dict[Path, Generator] = {}
+        self._pump_timer: asyncio.TimerHandle | None = None
+        self.set_cluster(DEFAULT_CLUSTER, ClusterShare())
 
-    def add(self, generator: Generator, width: int) -> None:
-        """Take a generator into its lane and into the share tree. Raises ValueError for a bad weight."""
+    def add(self, generator: Generator, width: int, cluster: str = DEFAULT_CLUSTER) -> None:
+        """Take a generator into its lane and into the share tree; a site that is not there yet goes into `cluster`.
+
+        Raises ValueError for a bad weight, KeyError where there is no such cluster.
+        """
         tenant = generator.path[:1]
         if tenant not in self.scheduler:
-            self.scheduler.add(tenant, DEFAULT_WEIGHT, width=width)
-        self.scheduler.add(generator.path, generator.weight)
+            self.scheduler.add(tenant, SiteShare().weight, parent=cluster_path(cluster), width=width)
+        self.scheduler.add(generator.path, generator.weight, parent=tenant)
         generator.lane.generators[generator.path] = generator
         self.fleet.lanes[generator.lane.name] = generator.lane
         self.generators[generator.path] = generator
@@ -69,7 +75,7 @@ class Dispatcher:
         if lane.running is not None and lane.running.generator is generator:
             return
         tenant = generator.path[:1]
-        self.scheduler.remove(generator.path)
+        self.scheduler.remove(generator.path, self._now_ns())
         if self.scheduler.is_empty(tenant):
             self.scheduler.remove(tenant)
         del self.generators[generator.path], lane.generators[generator.path]
@@ -78,6 +84,40 @@ class Dispatcher:
             self.fleet.forget(lane)
         elif lane.worker is not None and lane.stages.pop(generator.number, None) is not None:
             lane.worker.send(wire.Unload(generator.number))
+
+    # Shares, from the operator's side. Each counts from the next pick on.
+
+    def set_cluster(self, name: str, share: ClusterShare) -> None:
+        """Add or change a cluster. Raises ValueError for a bad number."""
+        path = cluster_path(name)
+        if path not in self.scheduler:
+            self.scheduler.add(path, share.weight, width=self._policy.slots)
+        self._set_share(path, share.weight, share.cap)
+
+    def remove_cluster(self, name: str) -> None:
+        """Its sites go to the default cluster. Raises KeyError where there is none, ValueError for the default."""
+        path = cluster_path(name)
+        if name == DEFAULT_CLUSTER:
+            raise ValueError("the default cluster stays")
+        for site in self.scheduler.below(path):
+            self.scheduler.move(site, cluster_path(DEFAULT_CLUSTER), self._now_ns())
+        self.scheduler.remove(path)
+        self._pump()
+
+    def set_site(self, tenant: str, share: SiteShare) -> None:
+        """Raises KeyError where the site has nothing registered or there is no such cluster, ValueError for a bad number."""
+        self.scheduler.move((tenant,), cluster_path(share.cluster), self._now_ns())
+        self._set_share((tenant,), share.weight, share.cap)
+
+    def set_generator(self, generator: Generator, weight: int, cap: int | None) -> None:
+        """Raises ValueError for a bad number."""
+        self._set_share(generator.path, weight, cap)
+        generator.weight = weight
+
+    def _set_share(self, path: Path, weight: int, cap: int | None) -> None:
+        self.scheduler.set_weight(path, weight)
+        self.scheduler.set_cap(path, cap, self._now_ns())
+        self._pump()
 
     # Requests, from the reader's side.
 
@@ -186,19 +226,32 @@ class Dispatcher:
         else:
             self.scheduler.sleep(generator.path)
 
+    def _now_ns(self) -> int:
+        return int(self._loop.time() * SECOND_NS)
+
     def _pump(self) -> None:
         while self._free > 0 and not self._closed:
-            picked = self.scheduler.pick()
+            picked = self.scheduler.pick(self._now_ns())
             if not picked:
+                self._pump_later()
                 return
             self._give_slice(self.generators[picked[0]])
+
+    def _pump_later(self) -> None:
+        """A worker is free and somebody waits for no more than its cap: look again when that covers a slice."""
+        release_ns = self.scheduler.next_release_ns()
+        if self._pump_timer is not None:
+            self._pump_timer.cancel()
+            self._pump_timer = None
+        if release_ns is not None:
+            self._pump_timer = self._loop.call_at(release_ns / SECOND_NS + _TIMER_SLACK_S, self._pump)
 
     def _give_slice(self, generator: Generator) -> None:
         lane = generator.lane
         worker = lane.worker
         if worker is None:
             raise AssertionError("picked a generator that has no worker")
-        slice_ns = self._policy.slice_ns
+        slice_ns = self._policy.slice_for(self.scheduler.awake)
         self._free -= 1
         now = self._loop.time()
         running = lane.running = Running(generator, None, now, worker.cpu_ns(), slice_ns)
@@ -260,7 +313,7 @@ class Dispatcher:
         """After the generator's wish has been brought up to date: who sleeps is charged in half the time."""
         generator.cpu_ns += used_ns
         if generator.path in self.scheduler:
-            self.scheduler.charge(generator.path, used_ns)
+            self.scheduler.charge(generator.path, used_ns, self._now_ns())
 
     def _program_slice(self, generator: Generator, message: wire.BootSlice | wire.Loaded | wire.Rejected) -> None:
         match message:
@@ -393,6 +446,8 @@ class Dispatcher:
     async def close(self) -> None:
         """End every request and worker, and await every task."""
         self._closed = True
+        if self._pump_timer is not None:
+            self._pump_timer.cancel()
         for generator in self.generators.values():
             closing = Outcome(End.CANCELLED, Usage(), "the monitor is closing")
             self._fail_queue(generator, closing)

@@ -146,6 +146,12 @@ class Lane:
         self.astir = {generator for generator in self.astir if not generator.idle}
         return tuple(self.astir)
 
+    def running_ns(self, generator: Generator) -> int:
+        """CPU time that the generator has used of a slice which is not over."""
+        if self.worker is None or self.running is None or self.running.generator is not generator:
+            return 0
+        return max(0, self.worker.cpu_ns() - self.running.cpu_ns)
+
     def detach(self) -> WorkerHandle | None:
         """Forget the worker and everything that was in it."""
         worker, self.worker = self.worker, None

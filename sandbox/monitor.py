@@ -25,6 +25,7 @@ from sandbox.policies import Isolation, MonitorPolicy
 from sandbox.program import Program
 from sandbox.quarantine import Record
 from sandbox.request import GuestRequest
+from sandbox.shares import DEFAULT_CLUSTER, ClusterShare, SiteShare
 from sandbox.spawner import Spawner
 from sandbox.status import GeneratorStatus, MonitorStatus, Verification, WorkerStatus
 
@@ -34,6 +35,8 @@ _log = logging.getLogger(__name__)
 
 _SWEEP_S = 0.25
 _VERIFY_TENANT = "\0verify"
+_VERIFY_CLUSTER = "\0verify"
+"""Programs that are tried share one cluster's weight: however many are pushed, the sites' share is as large."""
 _VERIFY_EXTRA_S = 30.0
 """For starting a worker and loading, beside the program's own boot and wall limits."""
 _OUTPUT_HEAD = 64 * KIB
@@ -94,6 +97,7 @@ class Monitor:
         for missing in self.jail.missing:
             _log.warning("workers run without %s: %s", missing.layer, missing.reason)
         self._dispatcher = Dispatcher(self._spawner, self._policy.dispatch, engine, self._clock)
+        self._dispatcher.set_cluster(_VERIFY_CLUSTER, ClusterShare())
         self._sweeper = asyncio.create_task(self._sweep(self._dispatcher))
 
     async def close(self) -> None:
@@ -122,8 +126,9 @@ class Monitor:
         path = (tenant, f"{key}\0{self._serial}")
         shared = self._images.share(program)
         generator = Generator(key, self._serial, shared, limits, path=path, weight=weight, lane=lane, record=record)
+        cluster = _VERIFY_CLUSTER if tenant.startswith(_VERIFY_TENANT) else DEFAULT_CLUSTER
         try:
-            dispatcher.add(generator, width=1 if by_site else self._policy.dispatch.slots)
+            dispatcher.add(generator, 1 if by_site else self._policy.dispatch.slots, cluster)
         except ValueError:
             self._images.release(shared)
             raise
@@ -136,15 +141,21 @@ class Monitor:
             self._images.release(generator.program)
             self._running().retire(generator)
 
-    def set_weight(self, key: str, weight: int) -> None:
-        """A generator's share inside its tenant. Raises KeyError, ValueError."""
-        generator = self._generators[key]
-        self._running().scheduler.set_weight(generator.path, weight)
-        generator.weight = weight
+    def set_weight(self, key: str, weight: int, cap: int | None = None) -> None:
+        """A generator's share inside its tenant, and its cap in percent of one CPU. Raises KeyError, ValueError."""
+        self._running().set_generator(self._generators[key], weight, cap)
 
-    def set_tenant_weight(self, tenant: str, weight: int) -> None:
-        """A tenant's share of the machine; kept while it has a generator. Raises KeyError, ValueError."""
-        self._running().scheduler.set_weight((tenant,), weight)
+    def set_tenant_share(self, tenant: str, share: SiteShare) -> None:
+        """A tenant's cluster and its share in it; kept while it has a generator. Raises KeyError, ValueError."""
+        self._running().set_site(tenant, share)
+
+    def set_cluster(self, name: str, share: ClusterShare) -> None:
+        """Add a cluster or change its share of the machine. Raises ValueError."""
+        self._running().set_cluster(name, share)
+
+    def remove_cluster(self, name: str) -> None:
+        """Its tenants go to the default cluster. Raises KeyError, ValueError for the default."""
+        self._running().remove_cluster(name)
 
     def call(self, key: str, request: GuestRequest, *, edge: EdgeCalls, log: Callable[[bytes], None]) -> GuestCall:
         """Begin a request. Raises nothing for a request that cannot be: iterating it raises GuestFailed with the reason."""
@@ -216,7 +227,7 @@ class Monitor:
             weight=generator.weight,
             calls=generator.calls,
             ends=dict(generator.ends),
-            cpu_ns=generator.cpu_ns,
+            cpu_ns=generator.cpu_ns + generator.lane.running_ns(generator),
             queued=len(generator.queue),
             active=len(generator.active),
             vms=len(generator.active) + generator.warm,

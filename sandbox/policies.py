@@ -44,6 +44,10 @@ class DispatchPolicy:
     slots: int = os.cpu_count() or 1
     """Workers that run a slice at once."""
     slice_ns: int = 5 * MILLISECOND_NS
+    round_ns: int = 50 * MILLISECOND_NS
+    """Where more generators compete than a round of full slices serves in this time, slices are shorter in proportion."""
+    least_slice_ns: int = MILLISECOND_NS
+    """But no shorter: a slice costs the monitor some 100 µs."""
     credit_ns: int = 10 * MILLISECOND_NS
     undelivered_bytes: int = 256 * KIB
     """A request whose reader lags behind by more gets no slice."""
@@ -56,6 +60,11 @@ class DispatchPolicy:
     """Time after which a worker that does not report is killed, also when it used no CPU."""
     fleet: FleetPolicy = field(default_factory=FleetPolicy)
     quarantine: QuarantinePolicy = field(default_factory=QuarantinePolicy)
+
+    def slice_for(self, competing: int) -> int:
+        """Nanoseconds of the next slice while so many generators want CPU. Pure."""
+        fair_ns = self.round_ns * self.slots // max(1, competing)
+        return min(self.slice_ns, max(self.least_slice_ns, fair_ns))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,5 @@
 """Who runs next: hierarchical start-time fair queueing over a tree of shares (Goyal, Guo, Vin: "A Hierarchical CPU Scheduler
-for Multimedia Operating Systems", OSDI 1996). Pure and in virtual time: values in, decisions out; no clock, no I/O, no VM.
+for Multimedia Operating Systems", OSDI 1996), with caps. Pure: values in, decisions out; time is an argument; no I/O, no VM.
 Called by the monitor's dispatcher, and by simulations.
 """
 
@@ -9,14 +9,24 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sandbox.bucket import TokenBucket
+
 Path = tuple[str, ...]
-"""Where a node stands below the root: (site,) or (site, generator). The root, the whole cluster, is ()."""
+"""A node's name. It says nothing of where the node stands, so that a site keeps its name when it changes its cluster."""
+ROOT: Path = ()
+"""The whole machine."""
 
 MAX_WEIGHT = 1_000_000
+MAX_CAP = 100_000
+"""In percent of one CPU."""
 _SCALE = 1 << 24
 """Virtual time is an integer: CPU nanoseconds times this, over the weight. Integers neither drift nor lose low bits."""
 _SLACK = 64
 """Outdated heap entries that are tolerated before a heap is rebuilt."""
+_CAP_PERIOD_NS = 100_000_000
+"""A capped node may use its cap of so much time at once, and one quantum: bursts pass, the average holds."""
+_PERCENT_NS = 10_000_000
+"""One percent of one CPU, in nanoseconds a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +35,11 @@ class Share:
 
     path: Path
     weight: int
+    cap: int | None
+    """Percent of one CPU; None: none."""
     runnable: bool
+    throttled: bool
+    """Its cap holds it back."""
     running: int
     cpu_ns: int
 
@@ -34,6 +48,8 @@ class _Node:
     """One node; as a parent it keeps the heap of its children that may be picked."""
 
     __slots__ = (
+        "bucket",
+        "cap",
         "children",
         "cpu_ns",
         "entry",
@@ -45,6 +61,7 @@ class _Node:
         "ready",
         "running",
         "start",
+        "throttled",
         "weight",
         "width",
     )
@@ -54,6 +71,9 @@ class _Node:
         self.parent = parent
         self.weight = weight
         self.width = width
+        self.cap: int | None = None
+        self.bucket: TokenBucket | None = None
+        self.throttled = False
         self.children: dict[Path, _Node] = {}
         self.heap: list[tuple[int, int, _Node]] = []
         self.now = 0
@@ -74,7 +94,7 @@ class Scheduler:
     A leaf that wakes is placed at most `credit_ns` (at its weight) before the virtual time, so that a short request of a
     mostly idle generator goes first, while no sleep is ever saved up beyond that. `quantum_ns` is what a pick is expected to
     cost until `charge` tells the truth: it keeps several CPUs from all going to one node that has not been charged yet
-    (SFQ(D): Jin, Chase, Kaur, SIGMETRICS 2004).
+    (SFQ(D): Jin, Chase, Kaur, SIGMETRICS 2004), and a capped node from beginning slices that its cap does not cover.
     """
 
     def __init__(self, *, quantum_ns: int, credit_ns: int = 0) -> None:
@@ -82,53 +102,187 @@ class Scheduler:
             raise ValueError("quantum_ns must be positive and credit_ns not negative")
         self._quantum_ns = quantum_ns
         self._credit_ns = credit_ns
-        self._root = _Node((), None, 1, 1 << 62)
-        self._nodes: dict[Path, _Node] = {(): self._root}
-        self._estimates: dict[Path, tuple[int, ...]] = {}
-        """Per running leaf: what was charged in advance to it and to each ancestor, in virtual time, leaf first."""
+        self._root = _Node(ROOT, None, 1, 1 << 62)
+        self._nodes: dict[Path, _Node] = {ROOT: self._root}
+        self._running: set[Path] = set()
+        self._throttled: list[tuple[int, int, _Node]] = []
+        """When a node that its cap holds back may go on; nodes that left meanwhile are skipped."""
         self._serial = 0
+        self.awake = 0
+        """Leaves that want CPU or have it."""
 
-    def add(self, path: Path, weight: int, *, width: int = 1) -> None:
+    def add(self, path: Path, weight: int, *, parent: Path = ROOT, width: int = 1) -> None:
         """Add a sleeping node. Raises KeyError when its parent is unknown, ValueError when it exists or a number is wrong.
 
         A leaf is held at most once at a time; `width` counts for nodes that have children.
         """
         if not path or path in self._nodes:
             raise ValueError(f"node exists: {path}")
-        parent = self._nodes[path[:-1]]
-        if path[:-1] in self._estimates or (parent is not self._root and not parent.children and parent.ready):
-            raise ValueError(f"{path[:-1]} is a leaf in use")
+        above = self._parent(parent)
         if width < 1:
             raise ValueError("width must be at least 1")
-        node = _Node(path, parent, _checked_weight(weight), width)
-        node.start = node.finish = parent.now
-        parent.children[path] = self._nodes[path] = node
+        node = _Node(path, above, _checked_weight(weight), width)
+        node.start = node.finish = above.now
+        above.children[path] = self._nodes[path] = node
 
-    def remove(self, path: Path) -> None:
+    def remove(self, path: Path, now_ns: int = 0) -> None:
         """Remove a node and all below it, also while running: a later `charge` of it raises KeyError."""
         node = self._nodes[path]
         parent = node.parent
         if parent is None:
             raise ValueError("the root stays")
         for child in list(node.children):
-            self.remove(child)
+            self.remove(child, now_ns)
         self.sleep(path)
-        if path in self._estimates:
-            self._release(node, self._quantum_ns)
+        if path in self._running:
+            self._running.discard(path)
+            self._release(node, self._quantum_ns, now_ns)
+        node.throttled = False
         del parent.children[path], self._nodes[path]
 
+    def move(self, path: Path, parent: Path, now_ns: int = 0) -> None:
+        """Put a node with all below it under another parent, whatever runs. It keeps its lead, so moving gains nothing.
+
+        Raises KeyError, ValueError for the root and for a parent that is a leaf in use or below the node.
+        """
+        node, above = self._nodes[path], self._parent(parent)
+        old = node.parent
+        if old is None or self._is_below(above, node):
+            raise ValueError(f"{path} cannot be below {parent}")
+        if old is above:
+            return
+        running, lead = node.running, max(0, node.start - old.now)
+        for _ in range(running):
+            self._release(old, 0, now_ns)
+        node.entry = 0
+        if node.ready:
+            self._rest(old)
+        del old.children[path]
+        self._requeue(old)
+        node.parent, above.children[path] = above, node
+        node.start = node.finish = above.now + lead
+        if node.ready:
+            self._rouse(above)
+        for _ in range(running):
+            self._hold(above, now_ns)
+        self._requeue(node)
+
     def set_weight(self, path: Path, weight: int) -> None:
-        """Change a weight while running: it counts from the next charge on. Raises KeyError, ValueError."""
-        self._nodes[path].weight = _checked_weight(weight)
+        """Change a weight, also while running; the CPU time by which it is ahead or behind stays. Raises KeyError, ValueError.
+
+        Without that, a node of weight 1 that has just run would wait for its next turn as long as its old weight says.
+        """
+        node = self._nodes[path]
+        old, node.weight = node.weight, _checked_weight(weight)
+        if node.parent is not None and old != weight:
+            now = node.parent.now
+            node.start = now + (node.start - now) * old // weight
+            node.finish = now + (node.finish - now) * old // weight
+            self._queue(node)
+
+    def set_cap(self, path: Path, cap: int | None, now_ns: int) -> None:
+        """Hold a node to `cap` percent of one CPU, or to nothing but its share. Raises KeyError, ValueError.
+
+        Over any time t it gets at most t * cap / 100, a tenth of a second's worth and one quantum, whatever is idle.
+        """
+        node = self._nodes[path]
+        if node.parent is None:
+            raise ValueError("the root has no cap")
+        if cap is not None and not 1 <= cap <= MAX_CAP:
+            raise ValueError(f"a cap must lie in 1..{MAX_CAP} percent, not {cap}")
+        if cap == node.cap:
+            return
+        node.cap = cap
+        if cap is None:
+            node.bucket = None
+        else:
+            rate = cap * _PERCENT_NS
+            node.bucket = TokenBucket(rate, self._quantum_ns + rate * _CAP_PERIOD_NS // 1_000_000_000, now_ns)
+            node.bucket.take(node.running * self._quantum_ns, now_ns)
+        self._throttle(node, now_ns)
+        self._requeue(node)
 
     def wake(self, path: Path) -> None:
         """The leaf wants CPU. Harmless when it is awake."""
         leaf = self._nodes[path]
         if leaf.children:
             raise ValueError(f"{path} is not a leaf")
-        if leaf.ready:
-            return
-        node: _Node | None = leaf
+        if not leaf.ready:
+            self.awake += 1
+            self._rouse(leaf)
+
+    def sleep(self, path: Path) -> None:
+        """The leaf wants no CPU for now. Harmless when it sleeps."""
+        leaf = self._nodes[path]
+        if not leaf.children and leaf.ready:
+            self.awake -= 1
+            self._rest(leaf)
+
+    def pick(self, now_ns: int = 0, count: int = 1) -> list[Path]:
+        """Up to `count` leaves to run now, best first, each held as running until `charge`. O(depth · log children) each."""
+        self._unthrottle(now_ns)
+        picked: list[Path] = []
+        while len(picked) < count:
+            node = self._root
+            while (child := _first(node)) is not None:
+                node = child
+            if node is self._root:
+                break
+            picked.append(node.path)
+            self._running.add(node.path)
+            self._hold(node, now_ns)
+        return picked
+
+    def charge(self, path: Path, cpu_ns: int, now_ns: int = 0) -> None:
+        """The leaf gave its CPU back after `cpu_ns`. It stays awake until `sleep`. Raises KeyError when it was not running."""
+        self._running.remove(path)
+        self._release(self._nodes[path], max(0, cpu_ns), now_ns)
+
+    def runnable(self, now_ns: int = 0) -> bool:
+        """Whether `pick` would find something."""
+        self._unthrottle(now_ns)
+        return _first(self._root) is not None
+
+    def next_release_ns(self) -> int | None:
+        """When to `pick` again although nothing else happens: the first node that its cap holds back may go on."""
+        while self._throttled and not self._throttled[0][2].throttled:
+            heapq.heappop(self._throttled)
+        return self._throttled[0][0] if self._throttled else None
+
+    def below(self, path: Path) -> tuple[Path, ...]:
+        """The children of a node."""
+        return tuple(self._nodes[path].children)
+
+    def is_empty(self, path: Path) -> bool:
+        """Whether nothing stands below the node."""
+        return not self._nodes[path].children
+
+    def share(self, path: Path) -> Share:
+        node = self._nodes[path]
+        return Share(path, node.weight, node.cap, node.ready > 0, node.throttled, node.running, node.cpu_ns)
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._nodes
+
+    def __iter__(self) -> Iterator[Path]:
+        return (path for path in self._nodes if path)
+
+    def __repr__(self) -> str:
+        return f"<Scheduler {len(self._nodes) - 1} nodes, {self.awake} leaves awake, {len(self._running)} running>"
+
+    def _parent(self, path: Path) -> _Node:
+        parent = self._nodes[path]
+        if path in self._running or (parent is not self._root and not parent.children and parent.ready):
+            raise ValueError(f"{path} is a leaf in use")
+        return parent
+
+    def _is_below(self, node: _Node | None, other: _Node) -> bool:
+        while node is not None and node is not other:
+            node = node.parent
+        return node is other
+
+    def _rouse(self, node: _Node | None) -> None:
+        """One thing more below this node, or itself, wants CPU."""
         woken = True
         while node is not None:
             if woken:
@@ -140,12 +294,8 @@ class Scheduler:
                 self._queue(node)
             node = node.parent
 
-    def sleep(self, path: Path) -> None:
-        """The leaf wants no CPU for now. Harmless when it sleeps."""
-        leaf = self._nodes[path]
-        if leaf.children or not leaf.ready:
-            return
-        node: _Node | None = leaf
+    def _rest(self, node: _Node | None) -> None:
+        """One thing less below this node, or itself, wants CPU."""
         asleep = True
         while node is not None:
             if asleep:
@@ -155,79 +305,62 @@ class Scheduler:
                 node.entry = 0
             node = node.parent
 
-    def pick(self, count: int = 1) -> list[Path]:
-        """Up to `count` leaves to run now, best first, each held as running until `charge`. O(depth · log children) each."""
-        picked: list[Path] = []
-        while len(picked) < count:
-            node = self._root
-            while (child := _first(node)) is not None:
-                node = child
-            if node is self._root:
-                break
-            picked.append(node.path)
-            self._hold(node)
-        return picked
-
-    def charge(self, path: Path, cpu_ns: int) -> None:
-        """The leaf gave its CPU back after `cpu_ns`. It stays awake until `sleep`. Raises KeyError when it was not running."""
-        if path not in self._estimates:
-            raise KeyError(path)
-        self._release(self._nodes[path], max(0, cpu_ns))
-
-    def runnable(self) -> bool:
-        """Whether `pick` would find something."""
-        return _first(self._root) is not None
-
-    def is_empty(self, path: Path) -> bool:
-        """Whether nothing stands below the node."""
-        return not self._nodes[path].children
-
-    def share(self, path: Path) -> Share:
-        node = self._nodes[path]
-        return Share(path, node.weight, node.ready > 0, node.running, node.cpu_ns)
-
-    def __contains__(self, path: object) -> bool:
-        return path in self._nodes
-
-    def __iter__(self) -> Iterator[Path]:
-        return (path for path in self._nodes if path)
-
-    def __repr__(self) -> str:
-        awake = sum(1 for node in self._nodes.values() if node.ready and not node.children and node is not self._root)
-        return f"<Scheduler {len(self._nodes) - 1} nodes, {awake} leaves awake, {len(self._estimates)} running>"
-
-    def _hold(self, leaf: _Node) -> None:
-        estimates: list[int] = []
-        node: _Node | None = leaf
+    def _hold(self, node: _Node | None, now_ns: int) -> None:
         while node is not None:
             node.running += 1
             if node.parent is not None:
-                estimate = self._quantum_ns * _SCALE // node.weight
-                estimates.append(estimate)
                 node.parent.now = max(node.parent.now, node.start)
-                node.finish = node.start + estimate
+                node.finish = node.start + self._quantum_ns * _SCALE // node.weight
                 node.start = node.finish
+                if node.bucket is not None:
+                    node.bucket.take(self._quantum_ns, now_ns)
+                    self._throttle(node, now_ns)
                 self._queue(node)
             node = node.parent
-        self._estimates[leaf.path] = tuple(estimates)
 
-    def _release(self, leaf: _Node, cpu_ns: int) -> None:
-        estimates = self._estimates.pop(leaf.path)
-        node: _Node | None = leaf
-        depth = 0
+    def _release(self, node: _Node | None, cpu_ns: int, now_ns: int) -> None:
         while node is not None:
             node.running -= 1
             node.cpu_ns += cpu_ns
             if node.parent is not None:
-                correction = cpu_ns * _SCALE // node.weight - estimates[depth]
+                correction = (cpu_ns - self._quantum_ns) * _SCALE // node.weight
                 node.finish += correction
                 # Who was held up by its width must not come back with a claim on the past beyond credit and one quantum.
                 floor = node.parent.now - (self._credit_ns + self._quantum_ns) * _SCALE // node.weight
                 node.start = max(node.start + correction, floor)
                 node.finish = max(node.finish, node.start)
+                if node.bucket is not None:
+                    node.bucket.take(cpu_ns - self._quantum_ns, now_ns)
+                    self._throttle(node, now_ns)
                 self._queue(node)
             node = node.parent
-            depth += 1
+
+    def _throttle(self, node: _Node, now_ns: int) -> None:
+        """Hold the node back until its cap covers a quantum, or no longer."""
+        wait_ns = 0 if node.bucket is None else node.bucket.wait_ns(self._quantum_ns, now_ns)
+        if wait_ns:
+            self._serial += 1
+            heapq.heappush(self._throttled, (now_ns + wait_ns, self._serial, node))
+        node.throttled = wait_ns > 0
+
+    def _unthrottle(self, now_ns: int) -> None:
+        throttled = self._throttled
+        while throttled and throttled[0][0] <= now_ns:
+            node = heapq.heappop(throttled)[2]
+            if not node.throttled:
+                continue
+            node.throttled = False
+            self._throttle(node, now_ns)  # what it was charged since may have put it off
+            if not node.throttled and node.parent is not None:
+                node.start = max(node.start, node.parent.now - self._credit_ns * _SCALE // node.weight)
+                node.finish = max(node.finish, node.start)
+                self._requeue(node)
+
+    def _requeue(self, node: _Node | None) -> None:
+        """Bring the entries from this node upwards up to date."""
+        while node is not None:
+            self._queue(node)
+            node = node.parent
 
     def _queue(self, node: _Node) -> None:
         """Give the node its one valid entry in its parent's heap, or none when it may not be picked."""
@@ -235,7 +368,7 @@ class Scheduler:
         if parent is None:
             return
         room = node.running < node.width and _first(node) is not None if node.children else not node.running
-        if not node.ready or not room:
+        if not node.ready or node.throttled or not room:
             node.entry = 0
             return
         self._serial += 1

@@ -18,6 +18,7 @@ from edgecache.control.registry import Registration, Registry, registration
 from edgecache.control.state import State
 from edgecache.policy.rule import CacheRule
 from edgecache.sites import ActiveVersion, GeneratorRoutes, Site, SiteTable
+from sandbox import SiteShare
 
 _log: Final = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class Publisher:
         async with self._changing:
             self._sites.pop(name, None)
             self._publish()
-            self._registry.want(name, 1, ())
+            self._registry.want(name, SiteShare(), ())
 
     async def _put(self, site: Site) -> Site:
         built = await self._built(site)
@@ -96,7 +97,7 @@ class Publisher:
         for generator, versions in await self._state.serving(site.name):
             routes.append(generator_routes(site, generator, versions))
             wanted.extend(registration(site, version) for version in versions)
-        self._registry.want(site.name, site.weight, wanted)
+        self._registry.want(site.name, SiteShare(site.weight), wanted)
         return replace(site, generators=tuple(routes))
 
     def _with_free_hosts(self, site: Site) -> Site:

@@ -18,6 +18,7 @@ from edgecache.control.words import within
 from edgecache.sites import Site
 from sandbox.limits import Limits
 from sandbox.program import Program
+from sandbox.shares import SiteShare
 
 _GRACE_SECONDS: Final = 10.0
 """A version that lost its traffic stays registered this long: requests that were routed to it may still be on their way."""
@@ -30,8 +31,8 @@ class Registrar(Protocol):
 
     def unregister(self, key: str) -> None: ...
 
-    def set_tenant_weight(self, tenant: str, weight: int) -> None:
-        """Raises KeyError where the tenant has nothing registered."""
+    def set_tenant_share(self, tenant: str, share: SiteShare) -> None:
+        """Raises KeyError where the tenant has nothing registered, or there is no such cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Registry:
         self._registrar = registrar
         self._bundles = bundles
         self._grace_seconds = grace_seconds
-        self._weights: dict[str, int] = {}
+        self._shares: dict[str, SiteShare] = {}
         self._keys: dict[str, set[str]] = {}
         """What is wanted of each site."""
         self._wanted: dict[str, Registration] = {}
@@ -66,9 +67,9 @@ class Registry:
         self._retiring: dict[str, asyncio.TimerHandle] = {}
         self._loading = asyncio.Lock()
 
-    def want(self, site: str, weight: int, registrations: Iterable[Registration]) -> None:
-        """Replace what is wanted of `site`, and its weight. What is wanted no longer is unregistered after a grace."""
-        self._weights[site] = weight
+    def want(self, site: str, share: SiteShare, registrations: Iterable[Registration]) -> None:
+        """Replace what is wanted of `site`, and its share. What is wanted no longer is unregistered after a grace."""
+        self._shares[site] = share
         wanted = {item.key: item for item in registrations}
         for key in self._keys.pop(site, set()) - wanted.keys():
             del self._wanted[key]
@@ -82,7 +83,7 @@ class Registry:
         if not self._registered.keys().isdisjoint(wanted):
             self._weigh(site)
         if not wanted:
-            self._weights.pop(site, None)
+            self._shares.pop(site, None)
 
     async def ensure(self, key: str) -> bool:
         """Whether the monitor knows `key` now; registers it if it is wanted and not yet known.
@@ -135,7 +136,7 @@ class Registry:
 
     def _weigh(self, tenant: str) -> None:
         with contextlib.suppress(KeyError):  # its last program is just leaving
-            self._registrar.set_tenant_weight(tenant, self._weights.get(tenant, 1))
+            self._registrar.set_tenant_share(tenant, self._shares.get(tenant, SiteShare()))
 
     def _retire(self, key: str) -> None:
         if key in self._registered and key not in self._retiring:

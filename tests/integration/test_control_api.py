@@ -492,7 +492,7 @@ async def test_a_ceiling_that_sinks_holds_for_what_runs(tmp_path: Path) -> None:
         assert api.sandbox.registered["shop/hello@1"][1] == DEFAULT_LIMITS
         await api.call("PATCH", "/v1/sites/shop", {"ceiling": {"memory": "8MiB"}, "weight": 7})
         assert api.sandbox.registered["shop/hello@1"][1] == replace(DEFAULT_LIMITS, memory_bytes=8 * MIB)
-        assert api.sandbox.weights["shop"] == 7
+        assert api.sandbox.shares["shop"].weight == 7
 
 
 def _any_json(pick: random.Random, depth: int = 0) -> object:

@@ -21,6 +21,7 @@ from sandbox import (
     MonitorPolicy,
     Program,
     SandboxError,
+    SiteShare,
 )
 from sandbox.limits import MILLISECOND_NS, SECOND_NS
 from tests.integration.monitor_support import (
@@ -296,7 +297,7 @@ class TestShares:
         async with Monitor(MonitorPolicy(dispatch=DispatchPolicy(slots=1))) as monitor:
             for tenant, weight in {"light": 100, "heavy": 300}.items():
                 monitor.register(tenant, resident(), limits(), tenant=tenant)
-                monitor.set_tenant_weight(tenant, weight)
+                monitor.set_tenant_share(tenant, SiteShare(weight))
                 assert await ask(monitor, "/ok", key=tenant) == b"ok"
             before = {status.key: status.cpu_ns for status in monitor.status().generators}
             calls = [begin(monitor, "/spin", key=key) for key in before]

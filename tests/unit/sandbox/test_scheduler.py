@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sandbox.policies import DispatchPolicy
 from sandbox.scheduler import MAX_WEIGHT, Path, Scheduler
 
 MS = 1_000_000
@@ -22,7 +23,7 @@ def tree(shape: dict[str, tuple[int, dict[str, int]]], *, width: int = 1, credit
     for site, (weight, generators) in shape.items():
         scheduler.add((site,), weight, width=width)
         for generator, share in generators.items():
-            scheduler.add((site, generator), share)
+            scheduler.add((site, generator), share, parent=(site,))
             if awake:
                 scheduler.wake((site, generator))
     return scheduler
@@ -119,14 +120,14 @@ class TestWorkConservation:
 
     def test_a_site_of_width_one_runs_one_generator_at_a_time(self) -> None:
         scheduler = tree({"a": (1000, {"x": 1, "y": 1}), "b": (1, {"z": 1})})
-        assert {path[0] for path in scheduler.pick(4)} == {"a", "b"}
+        assert {path[0] for path in scheduler.pick(count=4)} == {"a", "b"}
         assert scheduler.pick() == []
 
     def test_a_site_held_up_by_its_width_earns_no_claim_on_the_past(self) -> None:
         """On two CPUs a site in one worker gets one of them, whatever its weight; made light, it does not go on owning it."""
         scheduler = tree({"heavy": (1000, {"g": 1}), "b": (1, {"g": 1}), "c": (1, {"g": 1})})
         for _ in range(1000):
-            for path in scheduler.pick(2):
+            for path in scheduler.pick(count=2):
                 scheduler.charge(path, QUANTUM)
         scheduler.set_weight(("heavy",), 1)
         ran = run(scheduler, 300)
@@ -190,7 +191,7 @@ class TestLiveChanges:
         scheduler.remove(path)
         with pytest.raises(KeyError):
             scheduler.charge(path, 1)
-        assert len(scheduler.pick(5)) == 1
+        assert len(scheduler.pick(count=5)) == 1
         scheduler.remove(("a",))
         assert list(scheduler) == []
         assert scheduler.share(()).running == 0
@@ -210,7 +211,7 @@ class TestLiveChanges:
         for wrong in [
             lambda: scheduler.add(("a",), 1),
             lambda: scheduler.add(("b",), 1, width=0),
-            lambda: scheduler.add(("a", "g", "deeper"), 1),
+            lambda: scheduler.add(("a", "g", "deeper"), 1, parent=("a", "g")),
             lambda: scheduler.wake(("a",)),
             lambda: scheduler.remove(()),
             lambda: Scheduler(quantum_ns=0),
@@ -218,7 +219,7 @@ class TestLiveChanges:
             with pytest.raises(ValueError):
                 wrong()
         with pytest.raises(KeyError):
-            scheduler.add(("nobody", "g"), 1)
+            scheduler.add(("nobody", "g"), 1, parent=("nobody",))
         with pytest.raises(KeyError):
             scheduler.charge(("a", "g"), 1)
         assert "2 nodes, 1 leaves awake, 0 running" in repr(scheduler)
@@ -231,11 +232,11 @@ def test_ten_thousand_generators_are_served_by_their_shares() -> None:
     for site in range(2000):
         scheduler.add((f"s{site}",), 1 + site % 4)
         for generator in range(5):
-            scheduler.add((f"s{site}", f"g{generator}"), 1)
+            scheduler.add((f"s{site}", f"g{generator}"), 1, parent=(f"s{site}",))
             scheduler.wake((f"s{site}", f"g{generator}"))
     used: Counter[int] = Counter()
     for _ in range(8000):
-        picked = scheduler.pick(8)
+        picked = scheduler.pick(count=8)
         assert len(picked) == 8
         for path in picked:
             cost = rng.randint(QUANTUM // 2, QUANTUM)
@@ -248,3 +249,149 @@ def test_ten_thousand_generators_are_served_by_their_shares() -> None:
         assert used[weight] == pytest.approx((1 + weight) * used[0], rel=0.1)
     for node in scheduler._nodes.values():
         assert len(node.heap) <= 2 * len(node.children) + 65
+
+
+SECOND = 1_000 * MS
+
+
+class TestCaps:
+    @settings(max_examples=60)
+    @given(st.data())
+    def test_no_cap_is_ever_exceeded_and_nothing_else_idles(self, data: st.DataObject) -> None:
+        """Over every stretch of time: at most cap x time, a tenth of a second's worth and one quantum, on every level."""
+        scheduler = Scheduler(quantum_ns=QUANTUM, credit_ns=QUANTUM)
+        caps: dict[Path, int] = {}
+        for cluster in "ab":
+            scheduler.add((cluster,), 1, width=4)
+            for site in "xy":
+                scheduler.add((cluster, site), 1, parent=(cluster,), width=2)
+                for leaf in range(2):
+                    scheduler.add((cluster, site, str(leaf)), 1, parent=(cluster, site))
+                    scheduler.wake((cluster, site, str(leaf)))
+        for path in list(scheduler):
+            cap = data.draw(st.none() | st.integers(1, 150))
+            scheduler.set_cap(path, cap, 0)
+            if cap is not None:
+                caps[path] = cap
+        ran: list[tuple[int, Path, int]] = []
+        now = 0
+        running: dict[Path, int] = {}
+        for _ in range(data.draw(st.integers(10, 80))):
+            for path in scheduler.pick(now, 2 - len(running)):
+                running[path] = now
+            if len(running) < 2:
+                for leaf in (path for path in scheduler if len(path) == 3 and path not in running):
+                    full = sum(path[:2] == leaf[:2] for path in running) == 2
+                    assert full or any(scheduler.share(leaf[:depth]).throttled for depth in (1, 2, 3))
+            step = data.draw(st.integers(1, QUANTUM))
+            now += step
+            for path in list(running):
+                if data.draw(st.booleans()):
+                    cost = min(QUANTUM, now - running.pop(path))
+                    scheduler.charge(path, cost, now)
+                    ran.append((now, path, cost))
+            if not running and (release := scheduler.next_release_ns()) is not None and not scheduler.runnable(now):
+                now = max(now, release)
+        for capped, cap in caps.items():
+            mine = [(at, cost) for at, path, cost in ran if path[: len(capped)] == capped]
+            for first in range(len(mine)):
+                used = 0
+                for at, cost in mine[first:]:
+                    used += cost
+                    # a slice charged at `first` began up to one quantum of CPU earlier on each of the two CPUs
+                    since = mine[first][0] - 2 * QUANTUM
+                    assert used <= (at - since) * cap / 100 + SECOND * cap / 1000 + 3 * QUANTUM
+
+    def test_a_lone_capped_loop_gets_its_cap_and_no_more(self) -> None:
+        scheduler = tree({"a": (1, {"g": 1})})
+        scheduler.set_cap(("a",), 20, 0)
+        now = used = 0
+        while now < 10 * SECOND:
+            if picked := scheduler.pick(now):
+                now += QUANTUM
+                scheduler.charge(picked[0], QUANTUM, now)
+                used += QUANTUM
+            else:
+                release = scheduler.next_release_ns()
+                assert release is not None
+                assert release > now
+                now = release
+        assert used == pytest.approx(0.2 * now, rel=0.02)
+
+    def test_what_a_cap_leaves_goes_to_the_others_and_comes_back_when_it_is_lifted(self) -> None:
+        scheduler = tree({"capped": (9, {"g": 1}), "free": (1, {"g": 1})})
+        scheduler.set_cap(("capped",), 10, 0)
+        used: Counter[str] = Counter()
+        now = 0
+        for turn in range(4000):
+            if turn == 2000:
+                assert used["capped"] == pytest.approx(0.1 * now, rel=0.05)
+                scheduler.set_cap(("capped",), None, now)
+                used.clear()
+            (path,) = scheduler.pick(now)
+            now += QUANTUM
+            scheduler.charge(path, QUANTUM, now)
+            used[path[0]] += QUANTUM
+        assert used["capped"] == pytest.approx(9 * used["free"], rel=0.02)
+
+    @pytest.mark.parametrize("cap", [0, -1, 100_001])
+    def test_a_cap_has_bounds(self, cap: int) -> None:
+        with pytest.raises(ValueError, match="cap"):
+            tree({"a": (1, {})}).set_cap(("a",), cap, 0)
+        with pytest.raises(ValueError, match="root"):
+            tree({}).set_cap((), 10, 0)
+
+
+@given(st.integers(1, 64), st.integers(0, 10**6))
+def test_slices_shrink_with_competition_within_their_bounds(slots: int, competing: int) -> None:
+    policy = DispatchPolicy(slots=slots)
+    slice_ns = policy.slice_for(competing)
+    assert policy.least_slice_ns <= slice_ns <= policy.slice_ns
+    assert slice_ns == policy.slice_ns or slice_ns * competing >= policy.round_ns * slots - competing
+
+
+class TestMoving:
+    def test_a_site_moves_with_what_runs_in_it(self) -> None:
+        scheduler = Scheduler(quantum_ns=QUANTUM)
+        for cluster, weight in (("gold", 3), ("tin", 1)):
+            scheduler.add((cluster,), weight, width=2)
+        for site in ("a", "b", "c"):
+            scheduler.add((site,), 1, parent=("tin",))
+            scheduler.add((site, "g"), 1, parent=(site,))
+            scheduler.wake((site, "g"))
+        run(scheduler, 30)
+        (path,) = scheduler.pick()
+        moved = path[:1]
+        scheduler.move(moved, ("gold",))
+        assert scheduler.share(("gold",)).running == 1
+        assert scheduler.share(("tin",)).running == 0
+        scheduler.charge(path, QUANTUM)
+        ran = run(scheduler, 4000)
+        others = sum(ran[site,] for site in "abc" if (site,) != moved)
+        assert ran[moved] == pytest.approx(3 * others, rel=0.01)
+
+    def test_a_node_cannot_move_below_itself(self) -> None:
+        scheduler = tree({"a": (1, {"g": 1})})
+        with pytest.raises(ValueError, match="below"):
+            scheduler.move(("a",), ("a",))
+        with pytest.raises(ValueError, match="below"):
+            scheduler.move((), ("a",))
+
+
+@given(st.lists(WEIGHTS, min_size=2, max_size=5), st.lists(WEIGHTS, min_size=2, max_size=5), st.integers(0, 50))
+def test_a_live_weight_holds_from_the_moment_it_is_set(before: list[int], after: list[int], warm: int) -> None:
+    """The bound of the paper holds over what follows the change as it does from the beginning: one more slice each."""
+    count = min(len(before), len(after))
+    before, after = before[:count], after[:count]
+    scheduler = tree({"site": (1, {str(i): weight for i, weight in enumerate(before)})})
+    run(scheduler, warm)
+    for i, weight in enumerate(after):
+        scheduler.set_weight(("site", str(i)), weight)
+    used = [0] * count
+    for _ in range(100):
+        (path,) = scheduler.pick()
+        scheduler.charge(path, QUANTUM)
+        used[int(path[1])] += QUANTUM
+        for i, first in enumerate(after):
+            for j, second in enumerate(after):
+                assert abs(used[i] / first - used[j] / second) <= 2 * (QUANTUM / first + QUANTUM / second) + 1e-6
