@@ -20,6 +20,10 @@ _MAX_MEMBERS: Final = 64
 """Members of one gzip file (RFC 1952 section 2.2)."""
 _MAX_EXTENDED: Final = 64 * 1024
 """Bytes of one pax header or GNU long name."""
+_MAX_RECORDS: Final = 64
+"""Records of one pax header; tar programs write fewer than ten."""
+_MAX_IN_A_ROW: Final = 4
+"""Extended headers before one entry: a pax header, a long name, and as much again."""
 _REFUSED: Final = {
     b"1": "a hard link",
     b"2": "a symbolic link",
@@ -102,6 +106,7 @@ def _entries(content: bytes, limits: BundleLimits) -> Iterator[tuple[_Header, me
     position = 0
     name: str | None = None
     size: int | None = None
+    extended = 0
     for _ in range(4 * limits.files + 64):
         block = data[position : position + _BLOCK]
         if len(block) < _BLOCK:
@@ -117,6 +122,9 @@ def _entries(content: bytes, limits: BundleLimits) -> Iterator[tuple[_Header, me
             raise ArchiveError(f"the tar archive ends inside {_shown(header.name)}; send the whole file")
         body = data[position : position + size]
         position += -(-size // _BLOCK) * _BLOCK
+        extended = extended + 1 if header.kind in {b"x", b"g", b"L"} else 0
+        if extended > _MAX_IN_A_ROW:
+            raise ArchiveError(f"more than {_MAX_IN_A_ROW} extended headers stand in a row; pack the directory again")
         if header.kind in {b"x", b"L"}:
             long_name, long_size = _extended(header, bytes(body[: _MAX_EXTENDED + 1]))
             name, size = long_name or name, long_size
@@ -169,15 +177,20 @@ def _extended(header: _Header, body: bytes) -> tuple[str | None, int | None]:
 
 def _records(body: bytes) -> Iterator[tuple[bytes, bytes]]:
     """pax records: `LENGTH KEY=VALUE\\n`, the length counting all of it."""
-    while body:
-        digits, space, _ = body[:8].partition(b" ")
-        length = _decimal(digits) if space else 0
-        record = body[len(digits) + 1 : length]
+    position = 0
+    for _ in range(_MAX_RECORDS):
+        if position == len(body):
+            return
+        digits, space, _rest = body[position : position + 8].partition(b" ")
+        end = position + (_decimal(digits) if space else 0)
+        record = body[position + len(digits) + 1 : end]
         key, equals, value = record.partition(b"=")
-        if length > len(body) or not equals or not record.endswith(b"\n"):
+        if end > len(body) or not equals or not record.endswith(b"\n"):
             raise ArchiveError("a pax header is malformed; pack the directory again")
         yield key, value[:-1]
-        body = body[length:]
+        position = end
+    if position < len(body):
+        raise ArchiveError(f"a pax header has more than {_MAX_RECORDS} records; pack the directory again")
 
 
 def _decimal(digits: bytes) -> int:

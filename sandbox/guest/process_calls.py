@@ -119,7 +119,7 @@ def sigaltstack(process: Process, new: int, old: int, *_: int) -> int:
 
 
 def kill(process: Process, pid: int, signal: int, *_: int) -> int | Exit:
-    """kill(2) and tkill(2) of itself: the end, unless the signal is blocked, ignored or has a handler that cannot run."""
+    """kill(2) and tkill(2) of itself: the end, unless the signal is ignored. No handler ever runs, and no mask delays it."""
     if pid not in (0, _PID):
         raise CallError(errno.ESRCH)
     if signal > _SIGNALS:

@@ -201,3 +201,23 @@ def test_the_reader_agrees_with_tarfile_on_its_own_output() -> None:
     data = tar(GOOD, form=tarfile.GNU_FORMAT)
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         assert set(archive.getnames()) == set(read_archive(data, LIMITS))
+
+
+def extended(body: bytes, kind: bytes = b"x") -> bytes:
+    info = entry("x", kind)
+    info.size = len(body)
+    return info.tobuf(tarfile.USTAR_FORMAT)[:512] + body.ljust(-(-len(body) // 512) * 512, b"\0")
+
+
+def test_a_pax_header_of_thousands_of_records_is_refused() -> None:
+    """Each costs more than its five bytes: a bundle of them would keep a thread, and the interpreter, busy for a minute."""
+    assert read_archive(extended(b"5 a=\n" * 64) + tar({"y": b""}), LIMITS) == {"y": b""}
+    with pytest.raises(ArchiveError, match="more than 64 records"):
+        read_archive(extended(b"5 a=\n" * 65) + tar({"y": b""}), LIMITS)
+
+
+def test_extended_headers_without_an_entry_are_refused() -> None:
+    assert read_archive(extended(b"5 a=\n") * 4 + tar({"y": b""}), LIMITS) == {"y": b""}
+    for kind in (b"x", b"g", b"L"):
+        with pytest.raises(ArchiveError, match="in a row"):
+            read_archive(extended(b"5 a=\n", kind) * 5 + tar({"y": b""}), LIMITS)
