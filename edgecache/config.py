@@ -21,7 +21,7 @@ from edgecache.control.settings import ControlSettings
 from edgecache.observe.settings import LogSettings
 from edgecache.serve.certificates import CertificateError, CertificateFiles, server_context
 from edgecache.serve.settings import ServeSettings
-from edgecache.sites import ANY_HOST, Site
+from edgecache.sites import ANY_HOST, Cluster, Site
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.yamlform import Node, Problems, load_file
 from sandbox.monitor import MonitorPolicy
@@ -29,7 +29,7 @@ from sandbox.monitor import MonitorPolicy
 S = TypeVar("S")
 
 _NO_TLS: Final[tuple[Path | None, Path | None]] = (None, None)
-_SECTIONS: Final = ("listen", "state", "control", "tls", "sites", "cache", "sandbox", "serve", "upstream", "log")
+_SECTIONS: Final = ("listen", "state", "control", "tls", "clusters", "sites", "cache", "sandbox", "serve", "upstream", "log")
 
 _MAX_CERTIFICATES: Final = 10_000
 DEFAULT_STATE: Final = Path(".edgecache")
@@ -78,6 +78,7 @@ class Config:
     tls: TlsSettings | None = None
     state_dir: Path = DEFAULT_STATE
     control: ControlSettings = field(default_factory=lambda: ControlSettings(state_dir=DEFAULT_STATE))
+    clusters: tuple[Cluster, ...] = ()
     sites: tuple[Site, ...] = ()
     cache: CacheSettings = field(default_factory=CacheSettings)
     sandbox: MonitorPolicy = field(default_factory=MonitorPolicy)
@@ -132,6 +133,7 @@ def load(path: Path) -> Config:
         tls=problems.attempt(lambda: _client_tls(form["tls"], base), None) if "tls" in form else None,
         state_dir=state,
         control=_control(form.get("control"), ControlSettings(state_dir=state, config_file=path), base, control),
+        clusters=configsites.read_clusters(form["clusters"], problems) if "clusters" in form else (),
         sites=configsites.read_sites(form["sites"], problems) if "sites" in form and not form["sites"].null else (),
         cache=section("cache", CacheSettings(), configwords.CACHE),
         sandbox=_sandbox(form.get("sandbox"), MonitorPolicy(), problems),
@@ -143,6 +145,7 @@ def load(path: Path) -> Config:
         problems.check(lambda: _check_listeners(config, form.get("control", root)))
     if "sites" in form:
         _check_loops(config.listen, form["sites"], problems)
+        configsites.check_clusters(form["sites"], config.sites, config.clusters, problems)
     problems.raise_any()
     return config
 

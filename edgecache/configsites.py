@@ -15,15 +15,17 @@ from edgecache.control.manifest import NAME, NAME_WORDS
 from edgecache.policy.access import MAX_NETWORKS, MAX_RATE, OPEN, AccessRule
 from edgecache.policy.coding import Coding
 from edgecache.policy.rule import DEFAULT_RULE, CacheRule
-from edgecache.siteform import MAX_HOSTS, MAX_ORIGINS, MAX_WEIGHT, host_problem, network_problem, origin_problem
-from edgecache.sites import Site
+from edgecache.siteform import MAX_CAP, MAX_HOSTS, MAX_ORIGINS, MAX_WEIGHT, host_problem, network_problem, origin_problem
+from edgecache.sites import Cluster, Site
 from edgecache.yamlform import FormError, Node, Problem, Problems
 from sandbox.limits import DEFAULT_LIMITS, Limits
+from sandbox.shares import DEFAULT_CLUSTER
 
 MAX_SITES: Final = 10_000
+MAX_CLUSTERS: Final = 1_000
 
 _OPERATORS_CACHE_WORDS: Final = ("store_set_cookie", "honour_client_reload", "compress")
-_KEYS: Final = ("name", "hosts", "origins", "weight", "cache", "access", "limits")
+_KEYS: Final = ("name", "hosts", "origins", "weight", "cluster", "cap", "cache", "access", "limits")
 _ACCESS_KEYS: Final = ("deny", "allow", "client_rate", "client_burst")
 _NOTHING: Final[tuple[Node, ...]] = ()
 _REQUIRED: Final = ("name", "hosts", "origins")
@@ -35,6 +37,34 @@ def read_sites(node: Node, problems: Problems) -> tuple[Site, ...]:
     pairs = [(site_node, _read_site(site_node, problems)) for site_node in nodes]
     _check_unique([(n, site) for n, site in pairs if site is not None], problems)
     return tuple(site for _, site in pairs if site is not None)
+
+
+def read_clusters(node: Node, problems: Problems) -> tuple[Cluster, ...]:
+    """The clusters of the section."""
+    found: dict[str, Cluster] = {}
+    for item in problems.attempt(partial(node.sequence, 0, MAX_CLUSTERS), _NOTHING):
+        try:
+            form = item.mapping(("name", "weight", "cap"), ("name",))
+            name = form["name"].text(pattern=NAME, allowed=NAME_WORDS)
+            if name in found:
+                raise form["name"].error(f"{name!r} is declared twice")
+        except FormError as error:
+            problems.add(error)
+            continue
+        weight = problems.attempt(partial(form["weight"].integer, 1, MAX_WEIGHT), 1) if "weight" in form else 1
+        cap = problems.attempt(partial(form["cap"].integer, 1, MAX_CAP), 1) if "cap" in form else None
+        found[name] = Cluster(name, weight, cap, from_config=True)
+    return tuple(found.values())
+
+
+def check_clusters(node: Node, sites: tuple[Site, ...], clusters: tuple[Cluster, ...], problems: Problems) -> None:
+    """Every site's cluster must be declared beside it: one that only the API knows may not be there at the next start."""
+    known = {DEFAULT_CLUSTER, *(cluster.name for cluster in clusters)}
+    for site in sites:
+        if site.cluster not in known:
+            problems.add(
+                node.error(f"the site {site.name!r} is in the cluster {site.cluster!r}, which `clusters` does not declare")
+            )
 
 
 def _read_site(node: Node, problems: Problems) -> Site | None:
@@ -49,6 +79,8 @@ def _read_site(node: Node, problems: Problems) -> Site | None:
         hosts=_texts(form["hosts"], MAX_HOSTS, problems, host=True),
         origins=_texts(form["origins"], MAX_ORIGINS, problems, host=False),
         weight=problems.attempt(lambda: form["weight"].integer(1, MAX_WEIGHT), 1) if "weight" in form else 1,
+        cluster=problems.attempt(form["cluster"].text, DEFAULT_CLUSTER) if "cluster" in form else DEFAULT_CLUSTER,
+        cap=problems.attempt(lambda: form["cap"].integer(1, MAX_CAP), None) if "cap" in form else None,
         rule=problems.attempt(lambda: _rule(form.get("cache")), DEFAULT_RULE),
         access=problems.attempt(lambda: _access(form.get("access")), OPEN),
         ceiling=ceiling,

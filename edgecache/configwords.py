@@ -166,6 +166,7 @@ CONTROL: Final[Table] = {
     "rollback_depth": ("rollback_depth", _count(0, 1_000)),
     "generators_per_site": ("generators_per_site", _count(0, 100_000)),
     "sites": ("sites", _count(1, 1_000_000)),
+    "clusters": ("clusters", _count(1, 100_000)),
     "tokens": ("tokens", _count(1, 1_000_000)),
     "preload": ("preload", _count(0, 100_000)),
 }

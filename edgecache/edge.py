@@ -76,6 +76,7 @@ class Edge:
             sandbox=self._monitor,
             purge=self._pipeline.purge,
             config_sites=config.sites,
+            config_clusters=config.clusters,
             status_parts=lambda: board.snapshot(time.monotonic()).parts(),
             metrics=self._render_metrics,
         )

@@ -16,6 +16,7 @@ from functools import cached_property
 from edgecache.policy.access import OPEN, AccessRule
 from edgecache.policy.rule import DEFAULT_RULE, CacheRule
 from sandbox.limits import DEFAULT_LIMITS, Limits
+from sandbox.shares import DEFAULT_CLUSTER
 
 ANY_HOST = "*"
 
@@ -50,6 +51,18 @@ class GeneratorRoutes:
     on_error: tuple[OnError, ...] = (OnError.STALE, OnError.ORIGIN, OnError.ERROR)
 
 
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A group of sites that share a part of the machine's CPU time."""
+
+    name: str
+    weight: int = 1
+    cap: int | None = None
+    """Percent of one CPU that it never exceeds; None: no cap."""
+    from_config: bool = False
+    """Declared in the configuration file."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     """One owner's hosts, origins, rules and ceilings: the unit of tenancy."""
@@ -60,6 +73,10 @@ class Site:
     origins: tuple[str, ...]
     """Base URLs, tried in order."""
     weight: int = 1
+    """Its share of its cluster."""
+    cluster: str = DEFAULT_CLUSTER
+    cap: int | None = None
+    """Percent of one CPU that its generators never exceed; None: no cap."""
     rule: CacheRule = DEFAULT_RULE
     access: AccessRule = OPEN
     """Which clients may ask, and how often."""

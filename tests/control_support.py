@@ -18,7 +18,19 @@ from edgecache.control.service import Control
 from edgecache.control.settings import ControlSettings
 from edgecache.policy.purging import Purge
 from edgecache.sites import Site, SiteTable
-from sandbox import End, GuestFailed, GuestRequest, ImageError, Limits, Outcome, Program, SiteShare, Usage, Verification
+from sandbox import (
+    ClusterShare,
+    End,
+    GuestFailed,
+    GuestRequest,
+    ImageError,
+    Limits,
+    Outcome,
+    Program,
+    SiteShare,
+    Usage,
+    Verification,
+)
 
 _BASE = 0x400000
 _HEAD = 64 + 56
@@ -72,6 +84,7 @@ class TrialSandbox:
     refuse: Exception | None = None
     registered: dict[str, tuple[Program, Limits, str]] = field(default_factory=dict)
     shares: dict[str, SiteShare] = field(default_factory=dict)
+    clusters: dict[str, ClusterShare] = field(default_factory=dict)
     verified: list[tuple[Program, Limits, GuestRequest]] = field(default_factory=list)
 
     async def verify(self, program: Program, limits: Limits, sample: GuestRequest) -> Verification:
@@ -92,6 +105,12 @@ class TrialSandbox:
 
     def unregister(self, key: str) -> None:
         del self.registered[key]
+
+    def set_cluster(self, name: str, share: ClusterShare) -> None:
+        self.clusters[name] = share
+
+    def remove_cluster(self, name: str) -> None:
+        del self.clusters[name]
 
     def set_tenant_share(self, tenant: str, share: SiteShare) -> None:
         if all(owner != tenant for _, _, owner in self.registered.values()):

@@ -19,6 +19,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = {
     "check": ("edgecache.cli.serve", "check", "Check a configuration file."),
     "generator": ("edgecache.cli.generator", "generator", "Write, build, run, push and watch generators."),
     "site": ("edgecache.cli.sites", "site", "Add, list, change and remove sites."),
+    "cluster": ("edgecache.cli.clusters", "cluster", "Divide the CPU between groups of sites."),
     "token": ("edgecache.cli.tokens", "token", "Create, list and revoke tokens."),
     "purge": ("edgecache.cli.purge", "purge", "Remove from the cache, or mark stale."),
     "status": ("edgecache.cli.status", "status", "Show what the edge is and does."),

@@ -44,6 +44,9 @@ class ControlClient:
     def patch(self, *path: str, body: Json) -> Json:
         return self._call("PATCH", path, data=json.dumps(body).encode(), content_type="application/json")
 
+    def put(self, *path: str, body: Json) -> Json:
+        return self._call("PUT", path, data=json.dumps(body).encode(), content_type="application/json")
+
     def delete(self, *path: str) -> None:
         self._call("DELETE", path)
 

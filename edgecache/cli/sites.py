@@ -25,13 +25,23 @@ def site() -> None:
 @click.option(
     "--weight", type=click.IntRange(1, 1_000_000), default=1, show_default=True, help="Share of the CPU, against other sites"
 )
+@click.option("--cluster", help="Cluster whose share it shares; without, default")
 @json_option
 @with_client
 def add(
-    client: ControlClient, *, name: str, hosts: tuple[str, ...], origins: tuple[str, ...], weight: int, as_json: bool
+    client: ControlClient,
+    *,
+    name: str,
+    hosts: tuple[str, ...],
+    origins: tuple[str, ...],
+    weight: int,
+    cluster: str | None,
+    as_json: bool,
 ) -> None:
     """Add the site NAME."""
-    body = {"name": name, "hosts": list(hosts), "origins": list(origins), "weight": weight}
+    body: Json = {"name": name, "hosts": list(hosts), "origins": list(origins), "weight": weight}
+    if cluster is not None:
+        body["cluster"] = cluster
     found = client.post("sites", body=body)
     if as_json:
         print_json(found)
@@ -77,6 +87,8 @@ def show(client: ControlClient, name: str, as_json: bool) -> None:
 @click.option("--host", "hosts", multiple=True, metavar="NAME", help="Replace the host names; repeat it for more")
 @click.option("--origin", "origins", multiple=True, metavar="URL", help="Replace the origins; repeat it for more")
 @click.option("--weight", type=click.IntRange(1, 1_000_000), help="Share of the CPU, against other sites")
+@click.option("--cluster", help="Cluster whose share it shares")
+@click.option("--cap", type=click.IntRange(0, 100_000), help="Never more than this many percent of one CPU; 0 takes the cap away")
 @click.option("--cache", "cache", multiple=True, metavar="KEY=VALUE", help="A cache rule, such as default_ttl=60s")
 @click.option("--access", "access", multiple=True, metavar="KEY=VALUE", help="A rule for clients, such as client_rate=50")
 @click.option("--ceiling", "ceiling", multiple=True, metavar="KEY=VALUE", help="A limit's ceiling, such as cpu=100ms or vms=8")
@@ -89,6 +101,8 @@ def set_site(
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
     weight: int | None,
+    cluster: str | None,
+    cap: int | None,
     cache: tuple[str, ...],
     access: tuple[str, ...],
     ceiling: tuple[str, ...],
@@ -99,13 +113,18 @@ def set_site(
         "hosts": list(hosts),
         "origins": list(origins),
         "weight": weight,
+        "cluster": cluster,
         "cache": _settings(cache, "--cache"),
         "access": _settings(access, "--access"),
         "ceiling": _settings(ceiling, "--ceiling"),
     }
     body = {key: value for key, value in asked.items() if value}
+    if cap is not None:
+        body["cap"] = cap or None
     if not body:
-        raise click.UsageError("nothing to change: give --host, --origin, --weight, --cache, --access or --ceiling")
+        raise click.UsageError(
+            "nothing to change: give --host, --origin, --weight, --cluster, --cap, --cache, --access or --ceiling"
+        )
     found = client.patch("sites", name, body=body)
     if as_json:
         print_json(found)

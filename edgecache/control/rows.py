@@ -14,7 +14,7 @@ from edgecache.control.manifest import Manifest
 from edgecache.control.records import Draft, Generator, Split, Token, Verb, Verified, Version
 from edgecache.control.settings import StoredValueLimits
 from edgecache.control.state import Exists, Missing, TooMany
-from edgecache.sites import Site
+from edgecache.sites import Cluster, Site
 
 _NO_SPLIT: Final = b"[]"
 _SITE: Final = msgspec.json.Decoder(Site)
@@ -55,6 +55,19 @@ def put_site(connection: sqlite3.Connection, name: str, definition: bytes, *, ne
     """
     if connection.execute(insert, (name, definition)).rowcount == 0:
         raise Exists
+
+
+def all_clusters(connection: sqlite3.Connection) -> tuple[Cluster, ...]:
+    return tuple(Cluster(*row) for row in connection.execute("SELECT name, weight, cap FROM clusters ORDER BY name"))
+
+
+def put_cluster(connection: sqlite3.Connection, cluster: Cluster, limit: int) -> None:
+    others = "SELECT count(*) FROM clusters WHERE name <> ?"
+    _room(connection, others, (cluster.name,), limit, "clusters")
+    upsert = """
+        INSERT INTO clusters VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET weight = excluded.weight, cap = excluded.cap
+    """
+    connection.execute(upsert, (cluster.name, cluster.weight, cluster.cap))
 
 
 def all_tokens(connection: sqlite3.Connection) -> tuple[Token, ...]:

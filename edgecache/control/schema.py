@@ -58,6 +58,13 @@ _STEPS: Final[tuple[str, ...]] = (
         PRIMARY KEY (generator, key)
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE clusters (
+        name TEXT PRIMARY KEY,
+        weight INTEGER NOT NULL,
+        cap INTEGER                   -- percent of one CPU; NULL: none
+    ) WITHOUT ROWID;
+    """,
 )
 
 VERSION: Final = len(_STEPS)

@@ -16,6 +16,7 @@ from aiohttp.typedefs import Handler
 from edgecache.control.api.routes import build_control
 from edgecache.control.api.services import Services, StatusParts
 from edgecache.control.bundles import BundleStore
+from edgecache.control.clusters import Clusters, Scales
 from edgecache.control.deploy import Deployer, Verifier
 from edgecache.control.listener import check_bind
 from edgecache.control.logs import GuestLogs
@@ -27,7 +28,7 @@ from edgecache.control.state import Failure, StateError
 from edgecache.control.tokens import Tokens
 from edgecache.control.values import StoredValues
 from edgecache.policy.purging import Purge
-from edgecache.sites import Site, SiteTable
+from edgecache.sites import Cluster, Site, SiteTable
 
 _log: Final = logging.getLogger(__name__)
 _SHUTDOWN_SECONDS: Final = 10.0
@@ -35,7 +36,7 @@ _KEEPALIVE_SECONDS: Final = 75.0
 BUNDLES: Final = "bundles"
 
 
-class Sandbox(Verifier, Registrar, Protocol):
+class Sandbox(Verifier, Registrar, Scales, Protocol):
     """What is used of `sandbox.Monitor`."""
 
 
@@ -54,6 +55,7 @@ class Control:
         sandbox: Sandbox,
         purge: Callable[[Purge], Awaitable[int]],
         config_sites: Iterable[Site] = (),
+        config_clusters: Iterable[Cluster] = (),
         status_parts: StatusParts = _no_parts,
         metrics: Handler | None = None,
         now: Callable[[], float] = time.time,
@@ -64,6 +66,7 @@ class Control:
         self._bundles = BundleStore(settings.state_dir / BUNDLES)
         self._registry = Registry(sandbox, self._bundles)
         self._publisher = Publisher(self._state, table, self._registry, config_sites)
+        self._clusters = Clusters(self._state, sandbox, config_clusters)
         self._tokens = Tokens(self._state, now)
         self._runner: web.AppRunner | None = None
         self.logs: Final = GuestLogs(settings.logs, now)
@@ -78,6 +81,7 @@ class Control:
             state=self._state,
             tokens=self._tokens,
             publisher=self._publisher,
+            clusters=self._clusters,
             deployer=self._deployer,
             logs=self.logs,
             purge=purge,
@@ -101,6 +105,7 @@ class Control:
         Raises BindRefused, OSError (the port is taken), StateError (another edge runs with this state).
         """
         tls = check_bind(self._settings)
+        self._clusters.apply_declared()
         await self._load()
         runner = web.AppRunner(
             build_control(self._services),
@@ -140,6 +145,7 @@ class Control:
             self._bundles.prepare()
             await self._tokens.load()
             written = await self._tokens.ensure_operator(settings.state_dir)
+            await self._clusters.load()
             await self._publisher.load()
             await self._deployer.collect()
         except (StateError, OSError) as error:

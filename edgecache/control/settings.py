@@ -73,6 +73,7 @@ class ControlSettings:
     rollback_depth: int = 10
     generators_per_site: int = 1_000
     sites: int = 10_000
+    clusters: int = 1_000
     tokens: int = 10_000
     preload: int = 64
     """Active versions registered at start; the rest when they are first asked for."""

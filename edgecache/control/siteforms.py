@@ -17,7 +17,7 @@ from edgecache.control.problems import Code, Problem
 from edgecache.policy.access import MAX_NETWORKS, MAX_RATE, AccessRule
 from edgecache.policy.coding import Coding
 from edgecache.policy.rule import CacheRule
-from edgecache.siteform import MAX_HOSTS, MAX_ORIGINS, MAX_WEIGHT, host_problem, network_problem, origin_problem
+from edgecache.siteform import MAX_CAP, MAX_HOSTS, MAX_ORIGINS, MAX_WEIGHT, host_problem, network_problem, origin_problem
 from edgecache.sites import Site
 from sandbox.limits import Limits
 
@@ -68,11 +68,13 @@ class AccessForm(Struct, forbid_unknown_fields=True):
 
 
 class SiteChange(Struct, forbid_unknown_fields=True):
-    """What of a site is to be different."""
+    """What of a site is to be different; that its cluster exists is the caller's to check."""
 
     hosts: list[str] | UnsetType = UNSET
     origins: list[str] | UnsetType = UNSET
     weight: int | UnsetType = UNSET
+    cluster: Given = UNSET
+    cap: int | UnsetType | None = UNSET
     cache: CacheForm | UnsetType = UNSET
     access: AccessForm | UnsetType = UNSET
     ceiling: LimitsForm | UnsetType = UNSET
@@ -104,9 +106,11 @@ def changed_site(site: Site, form: SiteChange) -> Site:
         origins = [origin.removesuffix("/") for origin in form.origins]
         site = replace(site, origins=_listed("$.origins", origins, (0, MAX_ORIGINS), origin_problem))
     if form.weight is not UNSET:
-        if not 1 <= form.weight <= MAX_WEIGHT:
-            raise _wrong("$.weight", f"must be from 1 to {MAX_WEIGHT}, not {form.weight}")
-        site = replace(site, weight=form.weight)
+        site = replace(site, weight=checked_weight(form.weight))
+    if form.cluster is not UNSET:
+        site = replace(site, cluster=form.cluster)
+    if form.cap is not UNSET:
+        site = replace(site, cap=checked_cap(form.cap))
     if form.cache is not UNSET:
         site = replace(site, rule=_rule(form.cache, site.rule))
     if form.access is not UNSET:
@@ -114,6 +118,20 @@ def changed_site(site: Site, form: SiteChange) -> Site:
     if form.ceiling is not UNSET:
         site = replace(site, ceiling=_ceiling(form.ceiling, site.ceiling))
     return site
+
+
+def checked_weight(weight: int) -> int:
+    """Raises Problem."""
+    if not 1 <= weight <= MAX_WEIGHT:
+        raise _wrong("$.weight", f"must be from 1 to {MAX_WEIGHT}, not {weight}")
+    return weight
+
+
+def checked_cap(cap: int | None) -> int | None:
+    """Raises Problem."""
+    if cap is not None and not 1 <= cap <= MAX_CAP:
+        raise _wrong("$.cap", f"must be from 1 to {MAX_CAP} percent of one CPU, or null, not {cap}")
+    return cap
 
 
 def _rule(form: CacheForm, base: CacheRule) -> CacheRule:

@@ -23,7 +23,7 @@ from edgecache.control.records import Draft, Generator, Split, Token, Verified, 
 from edgecache.control.schema import NewerSchema, migrate
 from edgecache.control.settings import ControlSettings
 from edgecache.control.state import Failure, Missing, StateError
-from edgecache.sites import Site
+from edgecache.sites import Cluster, Site
 
 T = TypeVar("T")
 
@@ -82,6 +82,15 @@ class SqliteState:
 
     async def remove_site(self, name: str) -> None:
         await self._write(lambda c: rows.changed(c.execute("DELETE FROM sites WHERE name = ?", (name,))))
+
+    async def clusters(self) -> tuple[Cluster, ...]:
+        return await self._read(rows.all_clusters)
+
+    async def put_cluster(self, cluster: Cluster) -> None:
+        await self._write(lambda c: rows.put_cluster(c, cluster, self._settings.clusters))
+
+    async def remove_cluster(self, name: str) -> None:
+        await self._write(lambda c: rows.changed(c.execute("DELETE FROM clusters WHERE name = ?", (name,))))
 
     async def tokens(self) -> tuple[Token, ...]:
         return await self._read(rows.all_tokens)

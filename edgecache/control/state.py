@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from edgecache.control.records import Draft, Generator, Split, Token, Verified, Version
-from edgecache.sites import Site
+from edgecache.sites import Cluster, Site
 
 
 class Failure(enum.StrEnum):
@@ -66,6 +66,15 @@ class State(Protocol):
 
     async def remove_site(self, name: str) -> None:
         """With all that belongs to it. Raises Missing."""
+
+    async def clusters(self) -> tuple[Cluster, ...]:
+        """Those that were added or changed through the API, by name."""
+
+    async def put_cluster(self, cluster: Cluster) -> None:
+        """Add or change it. Raises TooMany."""
+
+    async def remove_cluster(self, name: str) -> None:
+        """Raises Missing."""
 
     async def tokens(self) -> tuple[Token, ...]: ...
 

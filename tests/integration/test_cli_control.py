@@ -152,3 +152,25 @@ async def test_status_and_top_tell_what_the_rooms_say(tmp_path: Path) -> None:
         assert "cache: entries 3  memory_bytes 2.0 KiB" in out
         out, _ = await shell(api).run("top", "--times", "2", "--every", "0.2")
         assert "shop.test" in out
+
+
+async def test_a_cluster_from_its_first_weight_to_its_removal(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        operator = shell(api)
+        out, _ = await operator.run("cluster", "set", "gold", "--weight", "3")
+        assert out == "cluster gold: weight 3\n"
+        out, _ = await operator.run("cluster", "set", "gold", "--cap", "50")
+        assert out == "cluster gold: weight 3, at most 50 % of one CPU\n"
+        await operator.run("site", "add", "shop", "--host", "shop.test", "--origin", "http://127.0.0.1:8090")
+        await operator.run("site", "set", "shop", "--cluster", "gold", "--cap", "20")
+        shown = await operator.json("site", "show", "shop")
+        assert (shown["cluster"], shown["cap"]) == ("gold", 20)
+        listed = await operator.json("cluster", "list")
+        gold = next(cluster for cluster in listed["clusters"] if cluster["name"] == "gold")
+        assert gold == {"name": "gold", "weight": 3, "cap": 50, "from_config": False, "sites": ["shop"]}
+        _, err = await operator.run("cluster", "remove", "gold", code=1)
+        assert "shop" in err
+        await operator.run("site", "set", "shop", "--cluster", "default", "--cap", "0")
+        await operator.run("cluster", "set", "gold", "--no-cap")
+        await operator.run("cluster", "remove", "gold")
+        await operator.run("cluster", "set", "gold", "--cap", "1", "--no-cap", code=2)

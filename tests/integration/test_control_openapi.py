@@ -104,6 +104,15 @@ async def test_what_the_api_answers_is_what_the_document_says(tmp_path: Path) ->
         await call("GET", "/v1/sites", status=200)
         await call("GET", "/v1/sites/shop", status=200)
         await call("GET", "/v1/sites/none", status=404)
+        await call("PUT", "/v1/clusters/gold", {"weight": 3}, status=201)
+        await call("PUT", "/v1/clusters/gold", {"weight": 4, "cap": 150}, status=200)
+        await call("PATCH", "/v1/clusters/gold", {"cap": None}, status=200)
+        await call("PATCH", "/v1/clusters/tin", {"weight": 2}, status=404)
+        await call("PATCH", "/v1/clusters/gold", {"cap": 0}, status=400)
+        await call("GET", "/v1/clusters", status=200)
+        await call("GET", "/v1/clusters/gold", status=200)
+        await call("PATCH", "/v1/sites/shop", {"cluster": "gold", "cap": 50}, status=200)
+        await call("DELETE", "/v1/clusters/gold", status=409)
         await call(
             "PATCH",
             "/v1/sites/shop",
@@ -142,6 +151,7 @@ async def test_what_the_api_answers_is_what_the_document_says(tmp_path: Path) ->
         await call("DELETE", base, status=204)
         await call("DELETE", f"/v1/tokens/{made.json['id']}", status=204)
         await call("DELETE", "/v1/sites/shop", status=204)
+        await call("DELETE", "/v1/clusters/gold", status=204)
 
 
 async def test_the_served_document_is_the_file(tmp_path: Path) -> None:

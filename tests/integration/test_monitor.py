@@ -9,6 +9,8 @@ from dataclasses import replace
 import pytest
 
 from sandbox import (
+    DEFAULT_CLUSTER,
+    ClusterShare,
     Convention,
     DispatchPolicy,
     EdgeCallRefused,
@@ -359,3 +361,33 @@ class TestRegistration:
                 monitor.register(key, resident(), replace(limits(), vms=1), tenant="shop")
                 assert await ask(monitor, "/ok", key=key) == b"ok"
             assert len({worker.pid for worker in monitor.status().workers}) == 2
+
+    async def test_clusters_divide_the_machine_and_a_cap_holds_while_everything_runs(self) -> None:
+        async with Monitor(MonitorPolicy(dispatch=DispatchPolicy(slots=1))) as monitor:
+            monitor.set_cluster("gold", ClusterShare(3))
+            for tenant, cluster in {"light": DEFAULT_CLUSTER, "heavy": "gold"}.items():
+                monitor.register(tenant, resident(), limits(), tenant=tenant)
+                monitor.set_tenant_share(tenant, SiteShare(1, cluster))
+                assert await ask(monitor, "/ok", key=tenant) == b"ok"
+            calls = [begin(monitor, "/spin", key=key) for key in ("light", "heavy")]
+
+            def used() -> dict[str, int]:
+                return {status.key: status.cpu_ns for status in monitor.status().generators}
+
+            async def gained(cpu_ns: int) -> dict[str, int]:
+                before = used()
+                await until(lambda: sum(used().values()) - sum(before.values()) > cpu_ns)
+                return {key: value - before[key] for key, value in used().items()}
+
+            got = await gained(SECOND_NS)
+            assert got["heavy"] == pytest.approx(3 * got["light"], rel=0.3)
+            monitor.set_cluster("gold", ClusterShare(3, cap=5))
+            started = asyncio.get_running_loop().time()
+            got = await gained(SECOND_NS)
+            passed_s = asyncio.get_running_loop().time() - started
+            assert got["heavy"] <= (0.05 * passed_s + 0.005 + 4 * 0.005) * SECOND_NS
+            monitor.remove_cluster("gold")
+            got = await gained(SECOND_NS)
+            assert got["heavy"] == pytest.approx(got["light"], rel=0.3)
+            for call in calls:
+                await call.aclose()

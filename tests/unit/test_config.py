@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from edgecache import config, configwords, siteform
 from edgecache.config import Address, Config, from_origin, load, read_address
 from edgecache.control import words
+from edgecache.sites import Cluster
 from edgecache.yamlform import FormError, Node
 from sandbox.jail import Layer
 from sandbox.lane import Isolation
@@ -323,3 +324,24 @@ def test_the_production_example_explains_every_key() -> None:
         assert any(
             re.match(rf"[ #-]*{key}: .*#|[ #-]*{key}:( *|.*  )#", line) or line.strip(" #-") == f"{key}:" for line in lines
         ), key
+
+
+class TestClusters:
+    def test_a_site_names_one_that_is_declared(self, tmp_path: Path) -> None:
+        (tmp_path / "edge.yaml").write_text(
+            "clusters: [{name: gold, weight: 3, cap: 150}]\n"
+            "sites: [{name: a, hosts: [a.test], origins: ['http://127.0.0.1:1'], cluster: gold, cap: 20}]\n"
+        )
+        config = load(tmp_path / "edge.yaml")
+        assert config.clusters == (Cluster("gold", 3, 150, from_config=True),)
+        assert (config.sites[0].cluster, config.sites[0].cap) == ("gold", 20)
+
+    def test_what_is_wrong_is_named(self, tmp_path: Path) -> None:
+        found = problems(
+            tmp_path,
+            "clusters: [{name: a, cap: 0}, {name: a}]\n"
+            "sites: [{name: b, hosts: [b.test], origins: ['http://127.0.0.1:1'], cluster: none}]\n",
+        )
+        assert len(found) == 3
+        assert any("'a' is declared twice" in line for line in found)
+        assert any("'none'" in line and "does not declare" in line for line in found)

@@ -6,13 +6,14 @@ from typing import Final
 
 from aiohttp import web
 
-from edgecache.control.api import generators, purge, sites, status, tokens
+from edgecache.control.api import clusters, generators, purge, sites, status, tokens
 from edgecache.control.api.endpoint import SERVICES, Endpoint
 from edgecache.control.api.messages import errors
 from edgecache.control.api.services import Services
 
 ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *status.ENDPOINTS,
+    *clusters.ENDPOINTS,
     *sites.ENDPOINTS,
     *generators.ENDPOINTS,
     *tokens.ENDPOINTS,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from aiohttp.typedefs import Handler
 
+from edgecache.control.clusters import Clusters
 from edgecache.control.deploy import Deployer
 from edgecache.control.logs import GuestLogs
 from edgecache.control.publisher import Publisher
@@ -27,6 +28,7 @@ class Services:
     state: State
     tokens: Tokens
     publisher: Publisher
+    clusters: Clusters
     deployer: Deployer
     logs: GuestLogs
     purge: Callable[[Purge], Awaitable[int]]

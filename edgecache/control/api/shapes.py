@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from edgecache.control import words
 from edgecache.control.logs import LogPage
 from edgecache.control.records import Generator, Split, Token, Verb, Version
-from edgecache.sites import Site
+from edgecache.sites import Cluster, Site
 
 
 def time(seconds: float) -> str:
@@ -22,6 +22,8 @@ def site(value: Site, generators: Iterable[Generator]) -> dict[str, object]:
         "hosts": list(value.hosts),
         "origins": list(value.origins),
         "weight": value.weight,
+        "cluster": value.cluster,
+        "cap": value.cap,
         "cache": words.show_rule(value.rule),
         "access": {
             "deny": list(value.access.deny),
@@ -32,6 +34,16 @@ def site(value: Site, generators: Iterable[Generator]) -> dict[str, object]:
         "ceiling": words.show_limits(value.ceiling),
         "from_config": value.from_config,
         "generators": [generator.name for generator in generators],
+    }
+
+
+def cluster(value: Cluster, sites: Iterable[str]) -> dict[str, object]:
+    return {
+        "name": value.name,
+        "weight": value.weight,
+        "cap": value.cap,
+        "from_config": value.from_config,
+        "sites": list(sites),
     }
 
 

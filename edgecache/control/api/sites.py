@@ -33,6 +33,7 @@ async def create_site(call: Call) -> web.Response:
         if call.services.publisher.site(site.name) is not None:
             raise _exists(site)
         _check_hosts(call, site)
+        _check_cluster(call, site)
         try:
             await call.services.state.put_site(site, new=True)
         except Exists as error:
@@ -55,6 +56,7 @@ async def change_site(call: Call) -> web.Response:
     async with call.services.publisher.editing:
         site = changed_site(_changeable(call), form)
         _check_hosts(call, site)
+        _check_cluster(call, site)
         try:
             await call.services.state.put_site(site, new=False)
         except Missing as error:
@@ -95,6 +97,12 @@ def _check_hosts(call: Call, site: Site) -> None:
         host, owner = taken
         where = f"$.hosts[{site.hosts.index(host)}]"
         raise Problem(Code.HOST_TAKEN, f"{host} is a host of the site {owner}", "take it from there first", where=where)
+
+
+def _check_cluster(call: Call, site: Site) -> None:
+    if call.services.clusters.get(site.cluster) is None:
+        detail = f"$.cluster: there is no cluster {site.cluster[:70]!r}"
+        raise Problem(Code.BAD_REQUEST, detail, "add it with PUT /v1/clusters/NAME first", where="$.cluster")
 
 
 def _exists(site: Site) -> Problem:
