@@ -73,7 +73,7 @@ async def measure(count: int) -> Figures:
         purged = await pipeline.purge(Purge(tag="all", site="shop"))
         answered = time.perf_counter() - started
         for number in range(0, count, max(1, count // 1000)):
-            if store.at(f"http://shop.test/products/{number}", "") is not None:
+            if store.at((f"http://shop.test/products/{number}", "")) is not None:
                 raise RuntimeError(f"entry {number} answers after its purge")
             await asyncio.sleep(0)
         while store.stats().entries:  # noqa: ASYNC110 - polled from outside, as a client would

@@ -100,10 +100,12 @@ def decide(
     *,
     known: Terms | None = None,
     marked_stale: bool = False,
+    renewing: bool = False,
 ) -> Decision:
     """What to do with `request`.
 
-    `known` are the terms of `stored`, if the caller kept them; `marked_stale` says that it was purged softly.
+    `known` are the terms of `stored`, if the caller kept them; `marked_stale` says that it was purged softly or is
+    to be refreshed, and `renewing` that it is only to be refreshed: within its lifetime nothing forbids it to answer meanwhile.
     """
     if request.method not in ("GET", "HEAD"):
         return Bypass(BypassReason.METHOD)
@@ -116,7 +118,7 @@ def decide(
     if "Authorization" in request.headers and not known.directives.allows_authorized:
         # Stricter than RFC 9111 section 3.5: an origin that forgot Vary would otherwise show one client's view to another.
         return Unsatisfiable() if asked.only_if_cached else Bypass(BypassReason.AUTHORIZATION)
-    return _with_stored(stored.response, asked, rule, known, _Moment.of(known, now, marked_stale))
+    return _with_stored(stored.response, asked, rule, known, _Moment.of(known, now, marked_stale, renewing))
 
 
 def _without_stored(request: Request, asked: RequestDirectives, rule: CacheRule) -> Decision:
@@ -146,16 +148,17 @@ class _Moment:
     age: float
     left: float
     fresh: bool
+    renewing: bool
 
     @property
     def staleness(self) -> float:
         return max(0.0, -self.left)
 
     @staticmethod
-    def of(known: Terms, now: float, marked_stale: bool) -> _Moment:
+    def of(known: Terms, now: float, marked_stale: bool, renewing: bool) -> _Moment:
         age = known.age(now)
         left = known.lifetime.seconds - age
-        return _Moment(age, left, left > 0 and not marked_stale)
+        return _Moment(age, left, left > 0 and not marked_stale, left > 0 and renewing)
 
 
 def _with_stored(response: Response, asked: RequestDirectives, rule: CacheRule, known: Terms, moment: _Moment) -> Decision:
@@ -164,7 +167,7 @@ def _with_stored(response: Response, asked: RequestDirectives, rule: CacheRule, 
     if not refused and not directives.no_cache:
         if moment.fresh:
             return Fresh(moment.age, moment.left)
-        if _may_answer_stale(asked, directives, rule, moment):
+        if moment.renewing or _may_answer_stale(asked, directives, rule, moment):
             return StaleWhileRevalidate(moment.age)
     if asked.only_if_cached:
         return Unsatisfiable()

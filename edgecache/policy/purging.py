@@ -28,10 +28,14 @@ class Purge:
     everything: bool = False
     soft: bool = False
     """Mark as stale instead of removing: the entry may still answer as stale content may."""
+    refresh: bool = False
+    """Fetch anew instead of removing: the entry answers as before meanwhile, for as long as it would have been fresh."""
 
     def __post_init__(self) -> None:
         if not (self.urls or self.tag or self.prefix or self.site or self.host or self.everything):
             raise ValueError("a purge needs urls, a tag, a prefix, a site, a host, or everything")
+        if self.soft and self.refresh:
+            raise ValueError("a purge is soft or refreshes, not both")
         object.__setattr__(self, "urls", tuple(map(purge_uri, self.urls)))
         if self.prefix is not None:
             object.__setattr__(self, "prefix", purge_uri(self.prefix))

@@ -24,6 +24,8 @@ _KEY_LIMIT_CHARS = 256
 _MEMO_LIMIT_CHARS = 256
 """Longer values are normalised each time, so that a hostile client cannot fill the memo with them."""
 
+_CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization"})
+
 _Reader = Callable[[tuple[str, ...]], str]
 
 
@@ -49,6 +51,28 @@ def variant_key(request: Request, vary_names: tuple[str, ...], rule: CacheRule) 
     if len(key) <= _KEY_LIMIT_CHARS:
         return key
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def selected_fields(key: str) -> tuple[tuple[str, str], ...] | None:
+    """The fields of a request that has this key, if the key tells: not where it is a digest or holds a client's credentials.
+
+    Whoever uses them compares the key of the request that they make: some normalised values do not read as what they stand for.
+    """
+    found: list[tuple[str, str]] = []
+    while key:
+        name, equals, rest = key.partition("=")
+        if not equals:
+            return None
+        if rest[:1] == "-":
+            size, start = 0, 1
+        else:
+            digits, _, value = rest.partition(":")
+            if not digits.isascii() or not digits.isdigit() or name in _CREDENTIALS:
+                return None
+            size, start = int(digits), len(digits) + 1
+            found.append((name, value[:size]))
+        key = rest[start + size :].removeprefix(",")
+    return tuple(found)
 
 
 def normalise(name: str, lines: list[str]) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Hashable
@@ -35,11 +36,13 @@ from edgecache.serve.fast_lane import FastLane
 from edgecache.serve.fetching import Call, Fetcher, Selected, coded
 from edgecache.serve.gate import Gate, Refused
 from edgecache.serve.reclaiming import Reclaimer
+from edgecache.serve.refreshing import Refresher, request_for
+from edgecache.serve.request_id import next_request_id
 from edgecache.serve.respond import Outcome, Responder
 from edgecache.serve.settings import ServeSettings
 from edgecache.sites import OnError, Route, Site, SiteTable
 from edgecache.source import UNREACHABLE, Body, Culprit, Interim, Source, SourceError
-from edgecache.store import Entry, MemoryStore
+from edgecache.store import Entry, MemoryStore, Purging
 from edgecache.upstream.background import Background
 from edgecache.upstream.collapse import Flights, Private, Released, Settled, Stream
 from edgecache.upstream.predictor import Predictor
@@ -94,7 +97,8 @@ class Pipeline:
         self._gate = Gate()
         self.flights = Flights(upstream)
         self._background = Background(upstream.background_limit)
-        self._reclaimer = Reclaimer(store)
+        self._refresher = Refresher(store, self._refetch)
+        self._reclaimer = Reclaimer(store, self._refresher.wake)
         self.respond = Responder(self.settings, clock)
         lane = partial(
             FastLane,
@@ -151,15 +155,20 @@ class Pipeline:
         """
         if not purge.urls:
             await self._reclaimer.room()
+        return await self._reclaimer.counted(self._put_in_force(purge))
+
+    def _put_in_force(self, purge: Purge) -> Purging[tuple[str, str]]:
         self._fetcher.purges.note(purge)
         purging = self._store.purge(purge)
         if not purging.done:
             self._reclaimer.wake()
-        return await self._reclaimer.counted(purging)
+        self._refresher.wake()
+        return purging
 
     async def close(self, timeout: float = 0.0) -> None:  # noqa: ASYNC109 - shared out between the owners of tasks
         """End background work and flights, giving them up to `timeout` seconds."""
         await self._reclaimer.close()
+        await self._refresher.close()
         await self._background.close(timeout)
         await self.flights.close(timeout)
 
@@ -185,7 +194,8 @@ class Pipeline:
         stored = None if entry is None else entry.timed
         known = None if entry is None else entry.terms
         marked = entry is not None and entry.marked_stale
-        decision = decide(request, stored, route.rule, now, known=known, marked_stale=marked)
+        renewing = entry is not None and entry.renewing
+        decision = decide(request, stored, route.rule, now, known=known, marked_stale=marked, renewing=renewing)
         try:
             return await self._act(call, decision, entry)
         except Loop:
@@ -203,7 +213,7 @@ class Pipeline:
                 return self.respond.hit(call, entry, age, left)
             case StaleWhileRevalidate() if entry is not None:
                 self._revalidate_later(call, entry)
-                return self.respond.stale(call, entry, "stale-while-revalidate")
+                return self.respond.stale(call, entry, "refresh" if entry.renewing else "stale-while-revalidate")
             case Unsatisfiable():
                 text = "Nothing stored answers this only-if-cached request."
                 return self.respond.refused(call, 504, text, outcome=Outcome("none", "only-if-cached"))
@@ -242,7 +252,7 @@ class Pipeline:
         """A successful unsafe request makes what is stored untrustworthy (RFC 9111 section 4.4)."""
         for uri in targets(call.request, response):
             try:
-                await self.purge(Purge(urls=(uri,)))
+                self._put_in_force(Purge(urls=(uri,)))
             except ValueError:
                 self._store.remove(uri)
 
@@ -323,13 +333,25 @@ class Pipeline:
             return None
         return self.respond.stale(call, entry, error.reason)
 
-    def _revalidate_later(self, call: Call, entry: Entry) -> None:
+    def _refetch(self, entry: Entry) -> asyncio.Task[None] | None:
+        """Fetch `entry` anew in the background, unless that is under way, or its keys do not tell what to ask."""
+        request = request_for(entry)
+        route = None if request is None else self._route(request)
+        if request is None or route is None or route.site.name != entry.site:
+            return None
+        if variant_key(request, entry.vary, route.rule) != entry.variant:
+            return None
+        return self._revalidate_later(
+            Call(request=request, body=None, client_ip="", request_id=next_request_id(), route=route), entry
+        )
+
+    def _revalidate_later(self, call: Call, entry: Entry) -> asyncio.Task[None] | None:
         """RFC 5861 section 3: one revalidation a key, in the background."""
         decision = Validate(conditions(entry.timed.response), stale_if_error=True, stale_if_unreachable=True, must=False)
         quiet = Call(
             request=_as_plain_get(call.request), body=None, client_ip=call.client_ip, request_id=call.request_id, route=call.route
         )
-        self._background.start(self._key(quiet, None), self._revalidate(quiet, decision, entry))
+        return self._background.start(self._key(quiet, None), self._revalidate(quiet, decision, entry))
 
     async def _revalidate(self, call: Call, decision: Validate, entry: Entry) -> None:
         try:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from edgecache.store import MemoryStore, Purging
@@ -18,8 +19,9 @@ _PAUSE_SECONDS = 0.005
 class Reclaimer:
     """The task over one store."""
 
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: MemoryStore, after_slice: Callable[[], None]) -> None:
         self._store = store
+        self._after_slice = after_slice
         self._task: asyncio.Task[None] | None = None
 
     def wake(self) -> None:
@@ -45,5 +47,6 @@ class Reclaimer:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _work(self) -> None:
-        while self._store.reclaim(_SLICE):  # noqa: ASYNC110 - not a wait: the slice is the work
+        while self._store.reclaim(_SLICE):
+            self._after_slice()
             await asyncio.sleep(0)

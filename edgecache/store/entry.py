@@ -33,7 +33,9 @@ class Entry:
     """What `timed` says about its reuse, read once."""
     tags: frozenset[str] = frozenset()
     marked_stale: bool = False
-    """Purged softly: may answer only as stale content may."""
+    """Purged softly, or to be refreshed: is not fresh."""
+    renewing: bool = False
+    """Only to be refreshed: answers meanwhile, within its lifetime."""
     head: bytes = b""
     """The prepared header block of its writer's choice; opaque here."""
     size_bytes: int = field(init=False)

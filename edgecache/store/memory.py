@@ -129,7 +129,7 @@ class MemoryStore:
         return sum(self._forget((uri, variant)) for variant in list(primary.variants))
 
     def purge(self, purge: Purge) -> Purging[_Key]:
-        """Put `purge` in force; soft purges mark entries stale. It is done already unless there are many entries to visit."""
+        """Put `purge` in force; others than hard ones mark entries. It is done already unless there are many entries to visit."""
         if purge.urls:
             purging = self._log.begin(purge, deque(), None)
             for uri in dict.fromkeys(purge.urls):
@@ -146,6 +146,20 @@ class MemoryStore:
             self._sweep(self._log.pending[0], limit)
             return True
         return self._log.tidy(limit) > 0
+
+    @property
+    def renewals(self) -> int:
+        """How many keys wait to be fetched anew."""
+        return len(self._log.renewals)
+
+    def next_renewal(self) -> Entry | None:
+        """Take the next key from those that wait, and say what is to be fetched anew there: None where nothing is any more."""
+        if not self._log.renewals:
+            return None
+        uri, variant = self._log.renewals.popleft()
+        primary = self._living(uri)
+        entry = None if primary is None else primary.variants.get(variant)
+        return entry if entry is not None and entry.marked_stale else None
 
     @property
     def crowded(self) -> bool:

@@ -18,6 +18,9 @@ _FREED_AT_ONCE = 100_000
 """Notes whose memory is given back in one go (1 ms)."""
 
 
+_MAX_RENEWALS = 100_000
+
+
 @dataclass(slots=True)
 class Members(Generic[K]):
     """Keys that one sweep is to visit, and what is to be told when all have been."""
@@ -52,6 +55,8 @@ class PurgeLog(Generic[K]):
 
     def __init__(self) -> None:
         self.pending: list[Purging[K]] = []
+        self.renewals: deque[K] = deque()
+        """What is to be fetched anew; more than so many are fetched when they are next asked for."""
         self.touched = 0
         """Entries that purges have concerned, since the start."""
         self._number = 0
@@ -92,9 +97,12 @@ class PurgeLog(Generic[K]):
             if purging.number > since and matches(purging.purge, entry):
                 purging.touched += 1
                 self.touched += 1
-                if not purging.purge.soft:
+                if not (purging.purge.soft or purging.purge.refresh):
                     return None
-                entry = replace(entry, marked_stale=True)
+                renewing = purging.purge.refresh and (entry.renewing or not entry.marked_stale)
+                entry = replace(entry, marked_stale=True, renewing=renewing)
+                if purging.purge.refresh and len(self.renewals) < _MAX_RENEWALS:
+                    self.renewals.append(key)
         self._judged[key] = self._number
         return entry
 

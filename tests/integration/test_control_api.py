@@ -114,9 +114,15 @@ async def test_a_purge_by_a_sites_token_stays_in_its_site(tmp_path: Path) -> Non
         await api.site()
         await api.site("other")
         token = await api.token_for("shop", "purge")
-        for body in ({"tag": "t"}, {"urls": ["http://other.test/"]}, {"everything": True, "soft": True}, {"site": "shop"}):
+        for body in (
+            {"tag": "t"},
+            {"urls": ["http://other.test/"]},
+            {"everything": True, "soft": True},
+            {"site": "shop"},
+            {"tag": "t", "refresh": True},
+        ):
             answer = await api.call("POST", "/v1/purge", body, token=token)
-            assert answer.json == {"purged": 3, "soft": body.get("soft", False)}
+            assert answer.json == {"purged": 3, "soft": body.get("soft", False), "refresh": body.get("refresh", False)}
         assert all(purge.site == "shop" for purge in api.purges)
         assert (await api.call("POST", "/v1/purge", {"site": "other"}, token=token)).code == "not-found"
         assert (await api.call("POST", "/v1/purge", {"everything": True})).status == 200
@@ -131,6 +137,7 @@ BAD_PURGES = (
     {"urls": ["/relative"]},
     {"urls": ["http://a/"] * 1001},
     {"tag": ""},
+    {"tag": "a", "soft": True, "refresh": True},
     {"tags": ["a"]},
     {"everything": "yes"},
     {"prefix": "x" * 9000},

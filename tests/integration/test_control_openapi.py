@@ -147,6 +147,7 @@ async def test_what_the_api_answers_is_what_the_document_says(tmp_path: Path) ->
         await call("GET", base + "/logs?lines=0", status=400)
         await call("GET", "/v1/status", status=200)
         await call("POST", "/v1/purge", {"tag": "a", "soft": True}, status=200)
+        await call("POST", "/v1/purge", {"tag": "a", "refresh": True}, status=200)
         await call("POST", "/v1/purge", {}, status=400)
         await call("DELETE", base, status=204)
         await call("DELETE", f"/v1/tokens/{made.json['id']}", status=204)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from aiohttp import web
 
 from edgecache.policy.purging import Purge
@@ -54,3 +55,95 @@ async def test_more_large_purges_than_are_kept_wait_for_their_turn() -> None:
         counts = await asyncio.gather(*(edge.pipeline.purge(Purge(tag="a")) for _ in range(200)))
         assert sum(counts) == 1
         assert not edge.store.crowded
+
+
+class Versions:
+    """An origin whose answers carry a number that goes up, and which counts how many it is asked for at once."""
+
+    def __init__(self, cache_control: str = "max-age=60, must-revalidate") -> None:
+        self.version = 1
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.most_at_once = 0
+        self._cache_control = cache_control
+        self._at_once = 0
+
+    async def __call__(self, request: web.BaseRequest) -> web.Response:
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        version = self.version
+        try:
+            await self.gate.wait()
+        finally:
+            self._at_once -= 1
+        fields = {"Cache-Control": self._cache_control, "Cache-Tag": "t", "Vary": "Accept-Language, Accept-Encoding, Cookie"}
+        if request.path.startswith("/plain"):
+            del fields["Vary"]
+        return web.Response(text=f"{version} {request.headers.get('Accept-Language')}", headers=fields)
+
+
+@pytest.mark.parametrize("at_once", [0, 500])
+async def test_a_refresh_answers_on_while_everything_is_fetched_anew(at_once: int) -> None:
+    answer = Versions()
+    async with origin_of(answer) as origin, edge_for(origin.url, purge_at_once=at_once) as edge:
+        paths = [f"/plain{number}" for number in range(30)]
+        for path in paths:
+            await edge.fetch(path)
+        answer.version, answer.most_at_once = 2, 0
+        answer.gate.clear()
+        assert await edge.pipeline.purge(Purge(tag="t", refresh=True)) == 30
+        await until(lambda: origin.count == 38)
+        meanwhile = await asyncio.gather(*(edge.fetch("/plain29") for _ in range(20)), edge.fetch("/plain0"))
+        assert {(got.body, got.cache) for got in meanwhile} == {(b"1 None", "edgecache; hit; ttl=60; detail=refresh")}
+        answer.gate.set()
+        await until(lambda: origin.count == 60)
+        await until(lambda: not edge.pipeline._background)
+        assert answer.most_at_once <= 9, "eight by itself, and the one that a client asked for"
+        for path in paths:
+            got = await edge.fetch(path)
+            assert (got.body, got.cache) == (b"2 None", "edgecache; hit; ttl=60")
+        assert origin.count == 60
+
+
+async def test_a_refresh_asks_as_the_variant_does_and_never_with_a_clients_credentials() -> None:
+    answer = Versions()
+    async with origin_of(answer) as origin, edge_for(origin.url) as edge:
+        for fields in ({"Accept-Language": "de"}, {"Accept-Language": "en"}, {"Accept-Language": "fr", "Cookie": "id=1"}):
+            await edge.fetch("/a", headers=fields)
+        answer.version = 2
+        assert await edge.pipeline.purge(Purge(tag="t", refresh=True)) == 3
+        assert (await edge.fetch("/a", headers={"Accept-Language": "fr", "Cookie": "id=1"})).body == b"1 fr"
+        await until(lambda: origin.count == 6)
+        await until(lambda: not edge.pipeline._background)
+        for language, cookie in (("de", {}), ("en", {}), ("fr", {"Cookie": "id=1"})):
+            got = await edge.fetch("/a", headers={"Accept-Language": language} | cookie)
+            assert (got.body.decode(), got.cache) == (f"2 {language}", "edgecache; hit; ttl=60")
+        asked = [seen.headers["Accept-Language"] for seen in origin.seen[3:]]
+        assert sorted(asked) == ["de", "en", "fr"]
+        assert [seen.headers.get("Cookie") for seen in origin.seen].count("id=1") == 2, "the client's own two requests"
+
+
+async def test_what_expired_before_its_refresh_does_not_answer() -> None:
+    answer = Versions()
+    async with origin_of(answer) as origin, edge_for(origin.url) as edge:
+        await edge.fetch("/plain")
+        origin_down = answer.gate
+        origin_down.clear()
+        await edge.pipeline.purge(Purge(tag="t", refresh=True))
+        await until(lambda: origin.count == 2)
+        edge.clock.advance(61)
+        waiting = asyncio.create_task(edge.fetch("/plain"))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        origin_down.set()
+        assert not (await waiting).cache.startswith("edgecache; hit")
+
+
+async def test_a_soft_purge_is_not_undone_by_a_refresh() -> None:
+    answer = Versions("max-age=60")
+    async with origin_of(answer) as origin, edge_for(origin.url) as edge:
+        await edge.fetch("/plain")
+        await edge.pipeline.purge(Purge(tag="t", soft=True))
+        answer.version = 2
+        await edge.pipeline.purge(Purge(tag="t", refresh=True))
+        assert (await edge.fetch("/plain")).body == b"2 None"

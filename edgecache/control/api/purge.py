@@ -27,6 +27,7 @@ class PurgeRequest(Struct, forbid_unknown_fields=True):
     site: str | None = None
     everything: bool = False
     soft: bool = False
+    refresh: bool = False
 
 
 async def purge(call: Call) -> web.Response:
@@ -43,10 +44,11 @@ async def purge(call: Call) -> web.Response:
             host=form.host,
             everything=form.everything,
             soft=form.soft,
+            refresh=form.refresh,
         )
     except ValueError as error:
         raise Problem(Code.BAD_REQUEST, str(error), "correct the body; /v1/openapi.json says what is right") from error
-    return answer({"purged": await call.services.purge(wanted), "soft": form.soft})
+    return answer({"purged": await call.services.purge(wanted), "soft": form.soft, "refresh": form.refresh})
 
 
 def _site(call: Call, form: PurgeRequest) -> str | None:

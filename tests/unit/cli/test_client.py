@@ -176,18 +176,22 @@ def test_token_create_needs_a_site_with_verbs_or_operator(run: Run, api: PlayedA
     [
         (("http://a.test/x", "http://a.test/y"), {"urls": ["http://a.test/x", "http://a.test/y"]}),
         (("--tag", "t", "--soft"), {"tag": "t", "soft": True}),
+        (("--tag", "t", "--refresh"), {"tag": "t", "refresh": True}),
         (("--prefix", "http://a.test/", "--site", "s"), {"prefix": "http://a.test/", "site": "s"}),
         (("--site", "s"), {"site": "s"}),
         (("--all",), {"everything": True}),
     ],
 )
 def test_purge_sends_one_choice(run: Run, api: PlayedApi, arguments: tuple[str, ...], body: dict[str, object]) -> None:
-    api.will_answer(200, {"purged": 1, "soft": False})
+    api.will_answer(200, {"purged": 1, "soft": False, "refresh": False})
     assert run("purge", *arguments, *api.arguments).out.endswith(": 1 entry\n")
     assert json.loads(api.asked[0][3]) == body
 
 
-@pytest.mark.parametrize("arguments", [(), ("--soft",), ("--tag", "t", "--all"), ("http://a.test/", "--tag", "t")])
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("--soft",), ("--tag", "t", "--all"), ("--tag", "t", "--soft", "--refresh"), ("http://a.test/", "--tag", "t")],
+)
 def test_purge_of_nothing_or_of_two_things_is_a_usage_error(run: Run, api: PlayedApi, arguments: tuple[str, ...]) -> None:
     assert run("purge", *arguments, *api.arguments).code == 2
     assert api.asked == []

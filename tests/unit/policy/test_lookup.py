@@ -219,6 +219,14 @@ def test_soft_purge_makes_stale_at_once() -> None:
     assert decide(request(), cached(), rule, NOW + 1, marked_stale=True) == StaleWhileRevalidate(1)
 
 
+def test_a_refresh_lets_what_is_within_its_lifetime_answer_whatever_forbids_stale() -> None:
+    stored = cached("max-age=60, must-revalidate, proxy-revalidate")
+    found = decide(request(), stored, DEFAULT_RULE, NOW + 1, marked_stale=True, renewing=True)
+    assert found == StaleWhileRevalidate(1)
+    for asked, now in ((request(), NOW + 61), (request(Cache_Control="no-cache"), NOW + 1)):
+        assert isinstance(decide(asked, stored, DEFAULT_RULE, now, marked_stale=True, renewing=True), Validate)
+
+
 PAIRS = st.lists(
     st.tuples(
         st.sampled_from(["Cache-Control", "CDN-Cache-Control", "Age", "Expires", "Date", "ETag", "Last-Modified", "Pragma"]),

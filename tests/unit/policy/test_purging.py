@@ -53,6 +53,11 @@ def test_an_empty_purge_is_refused() -> None:
         Purge(soft=True)
 
 
+def test_soft_and_refresh_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="not both"):
+        Purge(tag="a", soft=True, refresh=True)
+
+
 @pytest.mark.parametrize("text", ["", "/a", "shop.test/a", "ftp://shop.test/", "http://", "http:///a", "http://u:p@shop.test/"])
 def test_impossible_urls_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not an absolute"):

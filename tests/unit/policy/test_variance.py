@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from edgecache.policy.message import Request
 from edgecache.policy.rule import DEFAULT_RULE, CacheRule
-from edgecache.policy.variance import normalise, variant_key, vary_names
+from edgecache.policy.variance import normalise, selected_fields, variant_key, vary_names
 from tests.unit.policy.values import FIELD_TEXT, headers, request, response
 
 
@@ -101,3 +101,20 @@ def test_keys_are_equal_if_and_only_if_the_normalised_fields_are(
 @given(FIELD_TEXT, st.sampled_from(NAMES))
 def test_whitespace_around_a_value_never_matters(value: str, name: str) -> None:
     assert normalise(name, [value]) == normalise(name, [f" {value}\t"])
+
+
+@given(st.dictionaries(st.sampled_from(["a", "accept-encoding", "accept-language", "x-v"]), FIELD_TEXT, max_size=4))
+def test_a_key_that_tells_its_fields_tells_them_all_or_can_be_seen_not_to(fields: dict[str, str]) -> None:
+    names = ("a", "accept-encoding", "accept-language", "x-v")
+    key = variant_key(request(**fields), names, DEFAULT_RULE)
+    told = selected_fields(key)
+    if told is not None:
+        assert {name for name, _ in told} == set(fields)
+        assert all(value == normalise(name, [fields[name]]) for name, value in told)
+
+
+def test_credentials_are_not_told() -> None:
+    names = ("accept-language", "cookie")
+    assert selected_fields(variant_key(request(Accept_Language="de"), names, DEFAULT_RULE)) == (("accept-language", "de"),)
+    assert selected_fields(variant_key(request(Cookie="id=1"), names, DEFAULT_RULE)) is None
+    assert selected_fields("0" * 64) is None

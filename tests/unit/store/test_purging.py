@@ -48,14 +48,21 @@ class Look:
 entries = st.builds(
     entry, st.sampled_from(URIS), st.sampled_from(VARIANTS), st.sampled_from(SITES), st.frozensets(st.sampled_from(TAGS))
 )
-scope = {"site": st.none() | st.sampled_from(SITES), "soft": st.booleans()}
+modes = st.sampled_from(["hard", "soft", "refresh"])
+
+
+def purge_of(mode: str, **selector: object) -> Purge:
+    return Purge(**selector, soft=mode == "soft", refresh=mode == "refresh")  # type: ignore[arg-type]
+
+
+scope = {"mode": modes, "site": st.none() | st.sampled_from(SITES)}
 purges = st.one_of(
-    st.builds(Purge, tag=st.sampled_from(TAGS), **scope),
-    st.builds(Purge, host=st.sampled_from(["a", "a:81", "b"]), **scope),
-    st.builds(Purge, prefix=st.sampled_from(["http://a/", "http://a/x", "http://b/z"]), **scope),
-    st.builds(Purge, urls=st.lists(st.sampled_from(URIS), min_size=1, max_size=3).map(tuple), **scope),
-    st.builds(Purge, site=st.sampled_from(SITES), soft=st.booleans()),
-    st.builds(Purge, everything=st.just(True), **scope),
+    st.builds(purge_of, tag=st.sampled_from(TAGS), **scope),
+    st.builds(purge_of, host=st.sampled_from(["a", "a:81", "b"]), **scope),
+    st.builds(purge_of, prefix=st.sampled_from(["http://a/", "http://a/x", "http://b/z"]), **scope),
+    st.builds(purge_of, urls=st.lists(st.sampled_from(URIS), min_size=1, max_size=3).map(tuple), **scope),
+    st.builds(purge_of, site=st.sampled_from(SITES), mode=modes),
+    st.builds(purge_of, everything=st.just(True), **scope),
 )
 looks = st.builds(
     Look, st.sampled_from(URIS), st.sampled_from(VARIANTS), st.sampled_from(["get", "at", "vary", "remove", "discard"])
@@ -72,8 +79,11 @@ class Model:
     def purge(self, purge: Purge) -> int:
         found = [key for key, held in self.held.items() if matches(purge, held)]
         for key in found:
+            held = self.held[key]
             if purge.soft:
-                self.held[key] = replace(self.held[key], marked_stale=True)
+                self.held[key] = replace(held, marked_stale=True, renewing=False)
+            elif purge.refresh:
+                self.held[key] = replace(held, marked_stale=True, renewing=held.renewing or not held.marked_stale)
             else:
                 del self.held[key]
         return len(found)
@@ -187,3 +197,17 @@ def test_too_many_large_purges_at_a_time_are_said_to_be() -> None:
     while store.reclaim(10):
         pass
     assert not store.crowded
+
+
+def test_a_refresh_lists_what_is_still_there_to_be_fetched() -> None:
+    store = MemoryStore(1 << 20, purge_at_once=0)
+    first, second, third = (entry(uri, "-", "s", frozenset({"t"})) for uri in URIS[:3])
+    for one in (first, second, third):
+        store.put(one)
+    store.purge(Purge(tag="t", refresh=True))
+    while store.reclaim(1):
+        pass
+    store.put(first)
+    store.purge(Purge(urls=(second.uri,)))
+    found = {held.uri for _ in range(store.renewals) if (held := store.next_renewal())}
+    assert (found, store.renewals) == ({third.uri}, 0)
