@@ -67,7 +67,12 @@ class Edge:
             settings=config.serve,
             upstream=config.upstream,
         )
-        sources = Sources(recorder=self._recorder, store=store.stats, monitor=self._monitor.status)
+        sources = Sources(
+            recorder=self._recorder,
+            store=store.stats,
+            monitor=self._monitor.status,
+            fast_hits=lambda: self._pipeline.fast_hits,
+        )
         self._metrics = Metrics(sources)
         board = StatusBoard(sources, time.monotonic())
         self._control = Control(

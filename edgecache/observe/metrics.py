@@ -45,6 +45,8 @@ class Sources:
     recorder: Recorder
     store: Callable[[], StoreFigures] | None = None
     monitor: Callable[[], MonitorStatus] | None = None
+    fast_hits: Callable[[], int] | None = None
+    """Requests answered by the fast lane since the start."""
 
 
 class Metrics:
@@ -53,6 +55,8 @@ class Metrics:
     def __init__(self, sources: Sources) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(_Traffic(sources.recorder))
+        if sources.fast_hits is not None:
+            self.registry.register(_FastLane(sources.fast_hits))
         if sources.store is not None:
             self.registry.register(_Store(sources.store))
         if sources.monitor is not None:
@@ -96,6 +100,14 @@ class _Traffic(Collector):
         dropped = self._recorder.log_lines_dropped
         lost = CounterMetricFamily("edgecache_access_log_dropped", "Lines that were not written.", value=dropped)
         return (requests, sent, collapsed, truncated, durations, calls, cpu, lost)
+
+
+class _FastLane(Collector):
+    def __init__(self, hits: Callable[[], int]) -> None:
+        self._hits = hits
+
+    def collect(self) -> Iterable[Metric]:
+        return (CounterMetricFamily("edgecache_fast_lane_requests", "Hits of remembered request heads.", value=self._hits()),)
 
 
 class _Store(Collector):

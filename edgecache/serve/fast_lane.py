@@ -73,7 +73,7 @@ class Known:
 
 
 class FastLane:
-    """At most `heads` heads, which take `limit_bytes` with all that is kept about them."""
+    """At most `heads` heads of one scheme, which take `limit_bytes` with all that is kept about them."""
 
     def __init__(
         self, *, sites: SiteTable, store: MemoryStore, clock: Callable[[], float], member: bytes, heads: int, limit_bytes: int
@@ -86,6 +86,7 @@ class FastLane:
         # One more than it may hold: it must not drop by itself what is counted in bytes.
         self._known: LRU[bytes, Known] = LRU(heads + 1)
         self._used_bytes = 0
+        self.answered = 0
 
     @property
     def used_bytes(self) -> int:
@@ -110,6 +111,7 @@ class FastLane:
         answer = b"%b%b%b%b%b" % (
             entry.head, known.fields, request_id.encode(), known.tail, entry.body if known.whole else b""
         )  # fmt: skip
+        self.answered += 1
         known.report.on_request(now, request_id, client, self._clock() - now)
         return answer
 

@@ -112,6 +112,11 @@ class Pipeline:
         # The bytes of a head do not say over what they came, and the two schemes share no entry.
         self.fast_lane, self.secure_lane = lane(), lane()
 
+    @property
+    def fast_hits(self) -> int:
+        """Requests that the fast lanes have answered since the start."""
+        return self.fast_lane.answered + self.secure_lane.answered
+
     def hit(self, request: Request) -> Hit | None:
         """The fresh stored response that answers `request`, if there is one: without waiting for anybody."""
         route = self._route(request)

@@ -89,6 +89,11 @@ def test_store_and_monitor_are_asked_at_the_scrape() -> None:
     assert ("process_open_fds",) in found
 
 
+def test_the_fast_lanes_share_can_be_told() -> None:
+    found = samples(Metrics(Sources(recorder=Recorder(), fast_hits=lambda: 7)))
+    assert found["edgecache_fast_lane_requests_total",] == 7
+
+
 def test_labels_are_bounded_whatever_comes() -> None:
     recorder = Recorder()
     for number in range(figures.MAX_SITES + 50):
