@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.bucket import TokenBucket
@@ -12,6 +12,7 @@ SECOND = 10**9
 NUMBERS = st.integers(1, 10**6)
 
 
+@settings(deadline=None)
 @given(NUMBERS, NUMBERS, st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 3 * SECOND)), max_size=50))
 def test_who_waits_as_told_never_passes_the_rate(rate: int, burst: int, wants: list[tuple[int, int]]) -> None:
     bucket = TokenBucket(rate, burst, 0)
@@ -30,6 +31,7 @@ def test_who_waits_as_told_never_passes_the_rate(rate: int, burst: int, wants: l
             assert sum(tokens for _, tokens in taken[first : last + 1]) <= burst + rate * passed / SECOND
 
 
+@settings(deadline=None)
 @given(NUMBERS, NUMBERS, st.integers(0, 10**7))
 def test_a_wait_is_no_longer_than_it_must_be(rate: int, burst: int, debt: int) -> None:
     bucket = TokenBucket(rate, burst, 0)

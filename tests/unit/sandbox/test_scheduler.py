@@ -40,6 +40,7 @@ def run(scheduler: Scheduler, slices: int, cost: int = QUANTUM) -> Counter[Path]
 
 
 class TestFairness:
+    @settings(deadline=None)
     @given(st.lists(WEIGHTS, min_size=2, max_size=6), st.lists(COSTS, min_size=20, max_size=200), st.randoms())
     def test_two_backlogged_leaves_never_differ_by_more_than_one_slice_each(
         self, weights: list[int], costs: list[int], rng: random.Random
@@ -75,6 +76,7 @@ class TestFairness:
             used[site] += cost
         assert abs(used["short"] - used["long"]) <= 2 * QUANTUM
 
+    @settings(deadline=None)
     @given(st.lists(st.tuples(WEIGHTS, WEIGHTS), min_size=1, max_size=8))
     def test_nobody_starves(self, shares: list[tuple[int, int]]) -> None:
         """Between two turns of a leaf the others get at most what their weights entitle them to, and one slice each."""
@@ -86,7 +88,7 @@ class TestFairness:
 
 
 class TestWorkConservation:
-    @settings(max_examples=200)
+    @settings(max_examples=200, deadline=None)
     @given(st.data())
     def test_a_pick_finds_somebody_exactly_when_somebody_may_run(self, data: st.DataObject) -> None:
         scheduler = tree({str(s): (s + 1, {str(g): g + 1 for g in range(3)}) for s in range(3)}, width=2, awake=False)
@@ -255,7 +257,7 @@ SECOND = 1_000 * MS
 
 
 class TestCaps:
-    @settings(max_examples=60)
+    @settings(max_examples=60, deadline=None)
     @given(st.data())
     def test_no_cap_is_ever_exceeded_and_nothing_else_idles(self, data: st.DataObject) -> None:
         """Over every stretch of time: at most cap x time, a tenth of a second's worth and one quantum, on every level."""
@@ -342,6 +344,7 @@ class TestCaps:
             tree({}).set_cap((), 10, 0)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 64), st.integers(0, 10**6))
 def test_slices_shrink_with_competition_within_their_bounds(slots: int, competing: int) -> None:
     policy = DispatchPolicy(slots=slots)
@@ -378,6 +381,7 @@ class TestMoving:
             scheduler.move((), ("a",))
 
 
+@settings(deadline=None)
 @given(st.lists(WEIGHTS, min_size=2, max_size=5), st.lists(WEIGHTS, min_size=2, max_size=5), st.integers(0, 50))
 def test_a_live_weight_holds_from_the_moment_it_is_set(before: list[int], after: list[int], warm: int) -> None:
     """The bound of the paper holds over what follows the change as it does from the beginning: one more slice each."""
