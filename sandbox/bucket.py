@@ -1,6 +1,6 @@
 """A token bucket: what may be used now, and how long to wait for more. Pure: integers, and time as an argument.
 
-CPU caps (`scheduler.py`) and I/O rates (`rates.py`) are made of it.
+CPU caps (`scheduler.py`) are made of it.
 """
 
 from __future__ import annotations
