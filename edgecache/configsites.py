@@ -26,7 +26,7 @@ MAX_CLUSTERS: Final = 1_000
 
 _OPERATORS_CACHE_WORDS: Final = ("store_set_cookie", "honour_client_reload", "compress")
 _KEYS: Final = ("name", "hosts", "origins", "weight", "cluster", "cap", "cache", "access", "limits")
-_ACCESS_KEYS: Final = ("deny", "allow", "client_rate", "client_burst")
+_ACCESS_KEYS: Final = ("deny", "allow", "purge", "client_rate", "client_burst")
 _NOTHING: Final[tuple[Node, ...]] = ()
 _REQUIRED: Final = ("name", "hosts", "origins")
 
@@ -125,6 +125,7 @@ def _access(node: Node | None) -> AccessRule:
     rule = AccessRule(
         deny=networks("deny"),
         allow=networks("allow"),
+        purge=networks("purge"),
         client_rate=count("client_rate"),
         client_burst=count("client_burst"),
     )

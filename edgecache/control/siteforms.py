@@ -63,6 +63,7 @@ class AccessForm(Struct, forbid_unknown_fields=True):
 
     deny: list[str] | UnsetType = UNSET
     allow: list[str] | UnsetType = UNSET
+    purge: list[str] | UnsetType = UNSET
     client_rate: int | UnsetType = UNSET
     client_burst: int | UnsetType = UNSET
 
@@ -168,6 +169,8 @@ def _access(form: AccessForm, base: AccessRule) -> AccessRule:
         rule = replace(rule, deny=_listed("$.access.deny", form.deny, (0, MAX_NETWORKS), network_problem))
     if form.allow is not UNSET:
         rule = replace(rule, allow=_listed("$.access.allow", form.allow, (0, MAX_NETWORKS), network_problem))
+    if form.purge is not UNSET:
+        rule = replace(rule, purge=_listed("$.access.purge", form.purge, (0, MAX_NETWORKS), network_problem))
     if form.client_rate is not UNSET:
         rule = replace(rule, client_rate=_rate("$.access.client_rate", form.client_rate))
     if form.client_burst is not UNSET:

@@ -31,6 +31,8 @@ class AccessRule:
     """Goes before `allow`."""
     allow: tuple[str, ...] = ()
     """Empty: everybody."""
+    purge: tuple[str, ...] = ()
+    """Who may use the method PURGE; empty: nobody."""
     client_rate: int = 0
     """Requests a second of one client, in the long run; 0: as many as it likes."""
     client_burst: int = 0
@@ -66,6 +68,11 @@ def permits(rule: AccessRule, client_ip: str) -> bool:
     if _within(address, rule.deny):
         return False
     return not rule.allow or _within(address, rule.allow)
+
+
+def may_purge(rule: AccessRule, client_ip: str) -> bool:
+    """Whether this address may use the method PURGE."""
+    return _within(_address(client_ip), rule.purge)
 
 
 def client_of(client_ip: str) -> str:

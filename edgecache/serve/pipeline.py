@@ -13,7 +13,7 @@ from functools import partial
 from typing import NamedTuple, assert_never
 
 from edgecache.observe.record import NullObserver, Observer
-from edgecache.policy.access import Refusal, retry_after
+from edgecache.policy.access import Refusal, may_purge, retry_after
 from edgecache.policy.fields import freeze, names, without
 from edgecache.policy.forwarding import CONDITIONAL_FIELDS, HopsExhausted, Loop
 from edgecache.policy.invalidation import targets
@@ -162,6 +162,20 @@ class Pipeline:
             await self._reclaimer.room()
         return await self._reclaimer.counted(self._put_in_force(purge))
 
+    async def _purge_asked(self, call: Call) -> Answer:
+        """The method PURGE: the URL it names, every variant, of the site that it is asked of."""
+        access = call.route.site.access
+        if not access.purge:
+            return self.respond.not_allowed(call)
+        if not may_purge(access, call.client_ip):
+            text = "This site does not let this client purge."
+            return self.respond.refused(call, 403, text, outcome=Outcome("none", "purge-denied"))
+        try:
+            wanted = Purge(urls=(call.request.uri,), site=call.route.site.name)
+        except ValueError as error:
+            return self.respond.refused(call, 400, f"This is no URL to purge: {error}.", outcome=Outcome("none", "purge"))
+        return self.respond.purged(call, await self.purge(wanted))
+
     def _put_in_force(self, purge: Purge) -> Purging[tuple[str, str]]:
         self._fetcher.purges.note(purge)
         purging = self._store.purge(purge)
@@ -192,6 +206,8 @@ class Pipeline:
             return self.respond.refused(call, 501, text, outcome=Outcome("none", "method"))
         if request.method == "TRACE":
             return self.respond.not_allowed(call)
+        if request.method == "PURGE":
+            return await self._purge_asked(call)
         if request.target == "*":
             return self.respond.own_options(call)
         entry = self._stored(route, request)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
@@ -117,6 +118,19 @@ class Responder:
     def not_allowed(self, call: Call) -> Answer:
         text = f"{call.request.method} is not answered here."
         return self.refused(call, HTTPStatus.METHOD_NOT_ALLOWED, text, (("Allow", _ALLOWED),), outcome=Outcome("none", "method"))
+
+    def purged(self, call: Call, count: int) -> Answer:
+        """What the method PURGE did."""
+        body = json.dumps({"purged": count}).encode() + b"\n"
+        fields = (("Content-Type", "application/json"), ("Content-Length", str(len(body))), ("Cache-Control", "no-store"))
+        return Answer(
+            response=Response(200, "OK", freeze(fields)),
+            body=body,
+            length=len(body),
+            extra=_request_id(call.request_id),
+            reason="purge",
+            site=call.route.site.name,
+        )
 
     def own_options(self, call: Call) -> Answer:
         """OPTIONS meant for this edge (RFC 9110 sections 7.6.2 and 9.3.7)."""

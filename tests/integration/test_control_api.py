@@ -553,3 +553,14 @@ async def test_the_same_site_made_twice_at_once_is_made_once(tmp_path: Path) -> 
     async with running(tmp_path) as api:
         answers = await asyncio.gather(*(api.site() for _ in range(8)))
         assert sorted(answer.status for answer in answers) == [201] + [409] * 7
+
+
+async def test_who_may_use_the_method_purge_is_the_operators_to_say(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        await api.site()
+        changed = await api.call("PATCH", "/v1/sites/shop", {"access": {"purge": ["127.0.0.1", "2001:db8::/32"]}})
+        assert changed.json["access"]["purge"] == ["127.0.0.1", "2001:db8::/32"]  # type: ignore[index]
+        site = api.table.snapshot.site_of("shop.test")
+        assert site is not None and site.access.purge == ("127.0.0.1", "2001:db8::/32")
+        bad = await api.call("PATCH", "/v1/sites/shop", {"access": {"purge": ["everybody"]}})
+        assert (bad.status, bad.json["where"]) == (400, "$.access.purge[0]")

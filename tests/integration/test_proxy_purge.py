@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
 
+from edgecache.policy.access import AccessRule
+from edgecache.policy.fields import freeze
+from edgecache.policy.message import Request
 from edgecache.policy.purging import Purge
-from tests.integration.proxy_support import edge_for, origin_of, until
+from tests.integration.proxy_support import Edge, edge_for, origin_of, until
 
 
 async def _tagged(request: web.BaseRequest) -> web.Response:
@@ -147,3 +151,44 @@ async def test_a_soft_purge_is_not_undone_by_a_refresh() -> None:
         answer.version = 2
         await edge.pipeline.purge(Purge(tag="t", refresh=True))
         assert (await edge.fetch("/plain")).body == b"2 None"
+
+
+def _let_purge(edge: Edge, *networks: str) -> None:
+    (site,) = edge.sites.snapshot.sites
+    edge.sites.replace([replace(site, access=AccessRule(purge=networks))])
+
+
+async def test_the_method_purge_is_not_allowed_unless_a_site_names_who_may() -> None:
+    async with origin_of(_tagged) as origin, edge_for(origin.url) as edge:
+        await edge.fetch("/a")
+        got = await edge.fetch("/a", "PURGE")
+        assert (got.status, got.headers["Content-Type"]) == (405, "application/problem+json")
+        _let_purge(edge, "192.0.2.0/24", "::1")
+        assert (await edge.fetch("/a", "PURGE")).status == 403
+        assert edge.records[-1].reason == "purge-denied"
+        assert (await edge.fetch("/a")).cache.startswith("edgecache; hit")
+        assert [seen.method for seen in origin.seen] == ["GET"], "no PURGE reaches the origin"
+
+
+async def test_the_method_purge_removes_all_variants_of_its_url_and_nothing_else() -> None:
+    async with origin_of(Versions()) as origin, edge_for(origin.url) as edge:
+        _let_purge(edge, "127.0.0.0/8")
+        for path, language in (("/a", "de"), ("/a", "en"), ("/a?b", "de")):
+            await edge.fetch(path, headers={"Accept-Language": language})
+        got = await edge.fetch("/a", "PURGE")
+        assert (got.status, got.body, got.headers["Cache-Control"]) == (200, b'{"purged": 2}\n', "no-store")
+        assert edge.store.stats().entries == 1
+        assert (await edge.fetch("/a?b", headers={"Accept-Language": "de"})).cache.startswith("edgecache; hit")
+        assert (await edge.fetch("/none", "PURGE")).body == b'{"purged": 0}\n'
+        assert origin.count == 3
+
+
+async def test_a_generators_sub_request_cannot_purge() -> None:
+    async with origin_of(_tagged) as origin, edge_for(origin.url) as edge:
+        _let_purge(edge, "0.0.0.0/0", "::/0")
+        await edge.fetch("/a")
+        (site,) = edge.sites.snapshot.sites
+        authority = edge.uri("/").split("/")[2]
+        asked = Request("PURGE", "http", authority, "/a", freeze([("Host", authority)]))
+        assert (await edge.pipeline.fetch_through(site, asked)).response.status == 403
+        assert edge.store.stats().entries == 1

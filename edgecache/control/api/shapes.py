@@ -28,6 +28,7 @@ def site(value: Site, generators: Iterable[Generator]) -> dict[str, object]:
         "access": {
             "deny": list(value.access.deny),
             "allow": list(value.access.allow),
+            "purge": list(value.access.purge),
             "client_rate": value.access.client_rate,
             "client_burst": value.access.client_burst,
         },

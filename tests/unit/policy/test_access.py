@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecache.policy.access import OPEN, AccessRule, Bucket, client_of, network, permits, retry_after, take
+from edgecache.policy.access import OPEN, AccessRule, Bucket, client_of, may_purge, network, permits, retry_after, take
 
 _V6 = "2001:db8:1:2:3:4:5:6"
 
@@ -70,3 +70,18 @@ def test_never_more_than_the_burst_and_the_rate(rate: int, burst: int, pauses: l
 @pytest.mark.parametrize(("seconds", "value"), [(0.001, "1"), (1.0, "1"), (1.2, "2")])
 def test_retry_after_is_whole_seconds_rounded_up(seconds: float, value: str) -> None:
     assert retry_after(seconds) == value
+
+
+@pytest.mark.parametrize(
+    ("purge", "client", "may"),
+    [
+        ((), "192.0.2.1", False),
+        (("192.0.2.0/24",), "192.0.2.1", True),
+        (("192.0.2.0/24",), "::ffff:192.0.2.1", True),
+        (("192.0.2.0/24",), "198.51.100.1", False),
+        (("0.0.0.0/0", "::/0"), "unix", False),
+        (("0.0.0.0/0", "::/0"), "", False),
+    ],
+)
+def test_only_addresses_that_are_named_may_purge(purge: tuple[str, ...], client: str, may: bool) -> None:
+    assert may_purge(AccessRule(purge=purge), client) is may
