@@ -13,8 +13,9 @@ from typing import Final
 from sandbox.guest.calls import CALLS
 from sandbox.limits import MIB, MILLISECOND_NS
 from sandbox.outcome import End
-from sandbox.paging import GDT_ADDRESS, STUB_ADDRESS, USER_TOP
+from sandbox.paging import USER_TOP
 from sandbox.program import Convention
+from sandbox.supervisor import GDT_ADDRESS, STUB_ADDRESS
 from tests.unit.sandbox.machine_code import (
     DATA,
     DATA_BYTES,
@@ -99,8 +100,10 @@ def path_call(path: bytes, number: int, *args: int) -> Hostile:
 
 PATH: Final = -1000
 
+# Under a nested hypervisor the gate that refuses `int n` may be reported as another fault: see `only`.
+SOFT_INTERRUPTS: Final = {"int 0x80", "int 8", "int 14"}
 INSTRUCTIONS: Final[dict[str, Hostile]] = {
-    name: fault(text, detail)
+    name: fault(text, detail, only={"kvm": (End.FAULT, "")} if name in SOFT_INTERRUPTS else {})
     for name, text, detail in (
         ("cli", b"\xfa", "protection"),
         ("sti", b"\xfb", "protection"),

@@ -174,7 +174,7 @@ async def test_twenty_loops_take_no_more_than_their_share_from_a_neighbour() -> 
     busy = Program(image(serve(work), PAGE), Convention.RESIDENT)
     spinner = Program(image(loop(b"")), Convention.CGI)
     policy = DispatchPolicy(slots=1)
-    async with Monitor(MonitorPolicy(dispatch=policy)) as monitor:
+    async with Monitor(MonitorPolicy(engine="unicorn", dispatch=policy)) as monitor:  # slow enough to be sliced everywhere
         monitor.register("neighbour", busy, LIMITS, tenant="neighbour")
         assert (await ended(monitor, "neighbour"))[1] == PAGE  # loaded and booted
         for n in range(20):
