@@ -86,7 +86,7 @@ class Monitor:
         if self._dispatcher is not None:
             raise RuntimeError("the monitor has been started")
         engine = choose(self._policy.engine)
-        self._spawner = Spawner(replace(self._policy.jail, engine=engine))
+        self._spawner.run_on(engine)
         try:
             probe = await self._spawner.spawn()
         except BaseException:

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -180,6 +181,10 @@ class Spawner:
                 return handle
         except TimeoutError:
             raise WorkerLost(f"no worker within {SPAWN_TIMEOUT_S:g} s") from None
+
+    def run_on(self, engine: str) -> None:
+        """What workers spawned from here on are let run guests on: unicorn or kvm."""
+        self._policy = replace(self._policy, engine=engine)
 
     async def close(self) -> None:
         """End the zygote; it takes every worker with it."""
