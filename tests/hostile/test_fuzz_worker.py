@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sandbox import End, Monitor, Outcome, Usage, wire
+from sandbox import End, Monitor, MonitorPolicy, Outcome, Usage, wire
 from sandbox.jail import JailReport
 from sandbox.spawner import Spawner, WorkerHandle
 from tests.integration.monitor_support import ask, begin, ending, limits, resident
@@ -89,7 +89,7 @@ async def converse(impostor: Impostor, chance: random.Random) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_a_worker_that_says_anything_harms_its_own_site_alone(seed: int) -> None:
     chance = random.Random(seed)
-    monitor, spawner = Monitor(), Mixed()
+    monitor, spawner = Monitor(MonitorPolicy(engine="unicorn")), Mixed()
     monitor._spawner = spawner
     problems: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: problems.append(context))
