@@ -128,6 +128,8 @@ def main() -> int:
         return 0
     if shutil.which("nginx") is None:
         print("bench: nginx is not installed, so there is nobody to compare with (Debian: apt-get install nginx-light)")
+    # As an exception, so that the servers are stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with tempfile.TemporaryDirectory(prefix="edgecache-bench-") as folder:
             figures = _measure(Path(folder), rows, options.runs, options.seconds, options.connections)
