@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import signal
+import sys
 import time
 from contextlib import suppress
 from typing import Final
@@ -40,6 +41,8 @@ from edgecache.upstream.origin import OriginClient
 from sandbox import End, Monitor, Usage
 
 _log: Final = logging.getLogger(__name__)
+_SWITCH_SECONDS: Final = 0.0005
+"""How long the access log's thread may keep the event loop from running; Python's default of 5 ms shows in p99 of hits."""
 _BACKGROUND_SECONDS: Final = 5.0
 """For background revalidations and flights without clients, once all connections are closed."""
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -182,6 +185,7 @@ async def run(config: Config) -> int:
     """
     level = logging.DEBUG if os.environ.get("EDGECACHE_DEBUG") else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    sys.setswitchinterval(_SWITCH_SECONDS)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in _STOP_SIGNALS:
