@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from abc import abstractmethod
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Final
@@ -47,8 +48,9 @@ class _Raw(web.StreamResponse):
     async def write_eof(self, data: bytes = b"") -> None:
         del data
 
+    @abstractmethod
     async def _write(self, writer: _Writer) -> None:
-        raise NotImplementedError
+        """All that is sent."""
 
 
 class Broken(_Raw):
