@@ -35,14 +35,14 @@ from edgecache.serve.answer import Answer, HeldBody
 from edgecache.serve.fast_lane import FastLane
 from edgecache.serve.fetching import Call, Fetcher, Selected, coded
 from edgecache.serve.gate import Gate, Refused
-from edgecache.serve.reclaiming import Reclaimer
-from edgecache.serve.refreshing import Refresher, request_for
+from edgecache.serve.purger import Purger
+from edgecache.serve.refreshing import request_for
 from edgecache.serve.request_id import next_request_id
 from edgecache.serve.respond import Outcome, Responder
 from edgecache.serve.settings import ServeSettings
 from edgecache.sites import OnError, Route, Site, SiteTable
 from edgecache.source import UNREACHABLE, Body, Culprit, Interim, Source, SourceError
-from edgecache.store import Entry, MemoryStore, Purging
+from edgecache.store import Entry, MemoryStore
 from edgecache.upstream.background import Background
 from edgecache.upstream.collapse import Flights, Private, Released, Settled, Stream
 from edgecache.upstream.predictor import Predictor
@@ -97,8 +97,8 @@ class Pipeline:
         self._gate = Gate()
         self.flights = Flights(upstream)
         self._background = Background(upstream.background_limit)
-        self._refresher = Refresher(store, self._refetch)
-        self._reclaimer = Reclaimer(store, self._refresher.wake)
+        self._purger = Purger(store, self._fetcher.purges, self._refetch)
+        self.purge = self._purger.purge
         self.respond = Responder(self.settings, clock)
         lane = partial(
             FastLane,
@@ -153,15 +153,6 @@ class Pipeline:
         call = Call(request=request, body=body, client_ip="", request_id=request_id, route=Route(site, None), prepared=False)
         return await self._answer(call)
 
-    async def purge(self, purge: Purge) -> int:
-        """Apply to what is stored, and to what is on its way to the store. Returns how many entries it concerns.
-
-        It is in force from the moment when it is accepted: at once, unless too many large ones are under way.
-        """
-        if not purge.urls:
-            await self._reclaimer.room()
-        return await self._reclaimer.counted(self._put_in_force(purge))
-
     async def _purge_asked(self, call: Call) -> Answer:
         """The method PURGE: the URL it names, every variant, of the site that it is asked of."""
         access = call.route.site.access
@@ -174,20 +165,11 @@ class Pipeline:
             wanted = Purge(urls=(call.request.uri,), site=call.route.site.name)
         except ValueError as error:
             return self.respond.refused(call, 400, f"This is no URL to purge: {error}.", outcome=Outcome("none", "purge"))
-        return self.respond.purged(call, await self.purge(wanted))
-
-    def _put_in_force(self, purge: Purge) -> Purging[tuple[str, str]]:
-        self._fetcher.purges.note(purge)
-        purging = self._store.purge(purge)
-        if not purging.done:
-            self._reclaimer.wake()
-        self._refresher.wake()
-        return purging
+        return self.respond.purged(call, await self._purger.purge(wanted))
 
     async def close(self, timeout: float = 0.0) -> None:  # noqa: ASYNC109 - shared out between the owners of tasks
         """End background work and flights, giving them up to `timeout` seconds."""
-        await self._reclaimer.close()
-        await self._refresher.close()
+        await self._purger.close()
         await self._background.close(timeout)
         await self.flights.close(timeout)
 
@@ -272,10 +254,7 @@ class Pipeline:
     async def _invalidate(self, call: Call, response: Response) -> None:
         """A successful unsafe request makes what is stored untrustworthy (RFC 9111 section 4.4)."""
         for uri in targets(call.request, response):
-            try:
-                self._put_in_force(Purge(urls=(uri,)))
-            except ValueError:
-                self._store.remove(uri)
+            self._purger.invalidate(uri)
 
     async def _fly(
         self,

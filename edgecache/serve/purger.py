@@ -1,0 +1,54 @@
+"""Puts purges in force: on what is stored, on what is on its way to the store, and on what is to be fetched anew.
+
+`pipeline` hands it the API's purges, the method PURGE and invalidations; what takes long is `reclaiming`'s and `refreshing`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from edgecache.policy.purging import Purge
+from edgecache.serve.purges import RecentPurges
+from edgecache.serve.reclaiming import Reclaimer
+from edgecache.serve.refreshing import Refresher
+from edgecache.store import Entry, MemoryStore, Purging
+
+
+class Purger:
+    """Everything that one purge reaches in one process."""
+
+    def __init__(self, store: MemoryStore, recent: RecentPurges, refetch: Callable[[Entry], asyncio.Task[None] | None]) -> None:
+        """`recent`: where responses on their way look before they are stored. `refetch`: fetches one entry in the background."""
+        self._store = store
+        self._recent = recent
+        self._refresher = Refresher(store, refetch)
+        self._reclaimer = Reclaimer(store, self._refresher.wake)
+
+    async def purge(self, purge: Purge) -> int:
+        """Returns how many entries it concerns.
+
+        It is in force from the moment when it is accepted: at once, unless too many large ones are under way.
+        """
+        if not purge.urls:
+            await self._reclaimer.room()
+        return await self._reclaimer.counted(self._put_in_force(purge))
+
+    def invalidate(self, uri: str) -> None:
+        """Forget every variant of `uri`, without waiting."""
+        try:
+            self._put_in_force(Purge(urls=(uri,)))
+        except ValueError:
+            self._store.remove(uri)
+
+    async def close(self) -> None:
+        await self._reclaimer.close()
+        await self._refresher.close()
+
+    def _put_in_force(self, purge: Purge) -> Purging[tuple[str, str]]:
+        self._recent.note(purge)
+        purging = self._store.purge(purge)
+        if not purging.done:
+            self._reclaimer.wake()
+        self._refresher.wake()
+        return purging
