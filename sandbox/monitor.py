@@ -97,7 +97,7 @@ class Monitor:
         for missing in self.jail.missing:
             _log.warning("workers run without %s: %s", missing.layer, missing.reason)
         self._dispatcher = Dispatcher(self._spawner, self._policy.dispatch, engine, self._clock)
-        self._dispatcher.set_cluster(_VERIFY_CLUSTER, ClusterShare())
+        self._dispatcher.shares.set_cluster(_VERIFY_CLUSTER, ClusterShare(), self._dispatcher.now_ns())
         self._sweeper = asyncio.create_task(self._sweep(self._dispatcher))
 
     async def close(self) -> None:
@@ -143,19 +143,28 @@ class Monitor:
 
     def set_weight(self, key: str, weight: int, cap: int | None = None) -> None:
         """A generator's share inside its tenant, and its cap in percent of one CPU. Raises KeyError, ValueError."""
-        self._running().set_generator(self._generators[key], weight, cap)
+        dispatcher, generator = self._running(), self._generators[key]
+        dispatcher.shares.set_generator(generator.path, weight, cap, dispatcher.now_ns())
+        generator.weight = weight
+        dispatcher.shares_changed()
 
     def set_tenant_share(self, tenant: str, share: SiteShare) -> None:
         """A tenant's cluster and its share in it; kept while it has a generator. Raises KeyError, ValueError."""
-        self._running().set_site(tenant, share)
+        dispatcher = self._running()
+        dispatcher.shares.set_site(tenant, share, dispatcher.now_ns())
+        dispatcher.shares_changed()
 
     def set_cluster(self, name: str, share: ClusterShare) -> None:
         """Add a cluster or change its share of the machine. Raises ValueError."""
-        self._running().set_cluster(name, share)
+        dispatcher = self._running()
+        dispatcher.shares.set_cluster(name, share, dispatcher.now_ns())
+        dispatcher.shares_changed()
 
     def remove_cluster(self, name: str) -> None:
         """Its tenants go to the default cluster. Raises KeyError, ValueError for the default."""
-        self._running().remove_cluster(name)
+        dispatcher = self._running()
+        dispatcher.shares.remove_cluster(name, dispatcher.now_ns())
+        dispatcher.shares_changed()
 
     def call(self, key: str, request: GuestRequest, *, edge: EdgeCalls, log: Callable[[bytes], None]) -> GuestCall:
         """Begin a request. Raises nothing for a request that cannot be: iterating it raises GuestFailed with the reason."""
