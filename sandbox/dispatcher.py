@@ -17,10 +17,11 @@ from sandbox.edge import answer_edge_call
 from sandbox.fleet import Fleet
 from sandbox.lane import Generator, Lane, Running, Stage
 from sandbox.limits import SECOND_NS
+from sandbox.nodes import Path
 from sandbox.outcome import End, Outcome, Usage
 from sandbox.policies import DispatchPolicy
 from sandbox.request import GuestRequest
-from sandbox.scheduler import Path, Scheduler
+from sandbox.scheduler import Scheduler
 from sandbox.shares import DEFAULT_CLUSTER
 from sandbox.sharetree import ShareTree
 from sandbox.spawner import Spawner
@@ -34,7 +35,7 @@ _TIMER_SLACK_S = 0.000_1
 class Dispatcher:
     def __init__(self, spawner: Spawner, policy: DispatchPolicy, engine: str, clock: Callable[[], float]) -> None:
         self._policy = policy
-        self._engine = engine
+        self.engine = engine
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks()
@@ -225,7 +226,7 @@ class Dispatcher:
         match lane.stages.get(generator.number):
             case None:
                 running.slice_ns = SECOND_NS
-                worker.load(generator.number, generator.program, generator.limits, self._engine)
+                worker.load(generator.number, generator.program, generator.limits, self.engine)
             case Stage.LOADED:
                 worker.send(wire.Boot(generator.number, slice_ns))
             case Stage.SERVING:
@@ -279,7 +280,7 @@ class Dispatcher:
         """After the generator's wish has been brought up to date: who sleeps is charged in half the time."""
         generator.cpu_ns += used_ns
         if generator.path in self.scheduler:
-            self.scheduler.charge(generator.path, used_ns, self.now_ns())
+            self.shares.charge(generator.path, used_ns, self.now_ns())
 
     def _program_slice(self, generator: Generator, message: wire.BootSlice | wire.Loaded | wire.Rejected) -> None:
         match message:

@@ -5,7 +5,11 @@ Requests, slices and workers are `dispatcher.py`'s, which asks this tree who run
 
 from __future__ import annotations
 
-from sandbox.scheduler import Path, Scheduler
+from collections.abc import Mapping
+
+from sandbox.ledger import Ledger, Standing
+from sandbox.nodes import Path, Share
+from sandbox.scheduler import Scheduler
 from sandbox.shares import DEFAULT_CLUSTER, ClusterShare, SiteShare, cluster_path
 
 
@@ -16,6 +20,8 @@ class ShareTree:
         """`slots`: how many slices run at once, which is as wide as a cluster can be."""
         self.scheduler = scheduler
         self._slots = slots
+        self._ledger = Ledger(scheduler, slots)
+        self._clusters: dict[str, Path] = {}
         self.set_cluster(DEFAULT_CLUSTER, ClusterShare(), 0)
 
     def enter(self, path: Path, weight: int, width: int, cluster: str = DEFAULT_CLUSTER) -> None:
@@ -38,6 +44,7 @@ class ShareTree:
     def leave(self, path: Path, now_ns: int) -> bool:
         """Forget a generator; whether its site went with it, for it was the last. Raises KeyError."""
         site = path[:1]
+        self._ledger.book(now_ns)
         self.scheduler.remove(path, now_ns)
         if not self.scheduler.is_empty(site):
             return False
@@ -49,6 +56,7 @@ class ShareTree:
         path = cluster_path(name)
         if path not in self.scheduler:
             self.scheduler.add(path, share.weight, width=self._slots)
+            self._clusters[name] = path
         self._set(path, share.weight, share.cap, now_ns)
 
     def remove_cluster(self, name: str, now_ns: int) -> None:
@@ -56,12 +64,15 @@ class ShareTree:
         path = cluster_path(name)
         if name == DEFAULT_CLUSTER:
             raise ValueError("the default cluster stays")
+        self._ledger.book(now_ns)
         for site in self.scheduler.below(path):
             self.scheduler.move(site, cluster_path(DEFAULT_CLUSTER), now_ns)
         self.scheduler.remove(path, now_ns)
+        del self._clusters[name]
 
     def set_site(self, site: str, share: SiteShare, now_ns: int) -> None:
         """Raises KeyError where the site has nothing registered or there is no such cluster, ValueError for a bad number."""
+        self._ledger.book(now_ns)
         self.scheduler.move((site,), cluster_path(share.cluster), now_ns)
         self._set((site,), share.weight, share.cap, now_ns)
 
@@ -69,6 +80,20 @@ class ShareTree:
         """Raises KeyError, ValueError for a bad number."""
         self._set(path, weight, cap, now_ns)
 
+    def charge(self, path: Path, cpu_ns: int, now_ns: int) -> None:
+        """A generator gave its CPU back after so much. Raises KeyError when it was not running."""
+        self.scheduler.charge(path, cpu_ns, now_ns)
+        self._ledger.charge(path, cpu_ns, now_ns)
+
+    def standings(self, now_ns: int) -> Mapping[Path, Standing]:
+        """What everybody who competed in the last ten seconds was promised, and what it received."""
+        return self._ledger.standings(now_ns)
+
+    def clusters(self) -> dict[str, tuple[Share, tuple[Path, ...]]]:
+        """Each cluster's share, and its sites, by name."""
+        return {name: (self.scheduler.share(path), self.scheduler.below(path)) for name, path in self._clusters.items()}
+
     def _set(self, path: Path, weight: int, cap: int | None, now_ns: int) -> None:
+        self._ledger.book(now_ns)
         self.scheduler.set_weight(path, weight)
         self.scheduler.set_cap(path, cap, now_ns)
