@@ -17,11 +17,13 @@ from sandbox.edge import answer_edge_call
 from sandbox.fleet import Fleet
 from sandbox.lane import Generator, Lane, Running, Stage
 from sandbox.limits import SECOND_NS
+from sandbox.nodes import Path
 from sandbox.outcome import End, Outcome, Usage
 from sandbox.policies import DispatchPolicy
 from sandbox.request import GuestRequest
-from sandbox.scheduler import Path, Scheduler
-from sandbox.shares import DEFAULT_CLUSTER, ClusterShare, SiteShare, cluster_path
+from sandbox.scheduler import Scheduler
+from sandbox.shares import DEFAULT_CLUSTER
+from sandbox.sharetree import ShareTree
 from sandbox.spawner import Spawner
 from sandbox.tasks import Tasks
 
@@ -33,7 +35,7 @@ _TIMER_SLACK_S = 0.000_1
 class Dispatcher:
     def __init__(self, spawner: Spawner, policy: DispatchPolicy, engine: str, clock: Callable[[], float]) -> None:
         self._policy = policy
-        self._engine = engine
+        self.engine = engine
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks()
@@ -42,19 +44,16 @@ class Dispatcher:
         self._closed = False
         self.fleet = Fleet(spawner, policy.fleet, self._tasks, self)
         self.scheduler = Scheduler(quantum_ns=policy.slice_ns, credit_ns=policy.credit_ns)
+        self.shares = ShareTree(self.scheduler, policy.slots)
         self.generators: dict[Path, Generator] = {}
         self._pump_timer: asyncio.TimerHandle | None = None
-        self.set_cluster(DEFAULT_CLUSTER, ClusterShare())
 
     def add(self, generator: Generator, width: int, cluster: str = DEFAULT_CLUSTER) -> None:
         """Take a generator into its lane and into the share tree; a site that is not there yet goes into `cluster`.
 
         Raises ValueError for a bad weight, KeyError where there is no such cluster.
         """
-        tenant = generator.path[:1]
-        if tenant not in self.scheduler:
-            self.scheduler.add(tenant, SiteShare().weight, parent=cluster_path(cluster), width=width)
-        self.scheduler.add(generator.path, generator.weight, parent=tenant)
+        self.shares.enter(generator.path, generator.weight, width, cluster)
         generator.lane.generators[generator.path] = generator
         self.fleet.lanes[generator.lane.name] = generator.lane
         self.generators[generator.path] = generator
@@ -74,10 +73,7 @@ class Dispatcher:
         lane = generator.lane
         if lane.running is not None and lane.running.generator is generator:
             return
-        tenant = generator.path[:1]
-        self.scheduler.remove(generator.path, self._now_ns())
-        if self.scheduler.is_empty(tenant):
-            self.scheduler.remove(tenant)
+        self.shares.leave(generator.path, self.now_ns())
         del self.generators[generator.path], lane.generators[generator.path]
         lane.retired.discard(generator)
         if not lane.generators:
@@ -85,38 +81,8 @@ class Dispatcher:
         elif lane.worker is not None and lane.stages.pop(generator.number, None) is not None:
             lane.worker.send(wire.Unload(generator.number))
 
-    # Shares, from the operator's side. Each counts from the next pick on.
-
-    def set_cluster(self, name: str, share: ClusterShare) -> None:
-        """Add or change a cluster. Raises ValueError for a bad number."""
-        path = cluster_path(name)
-        if path not in self.scheduler:
-            self.scheduler.add(path, share.weight, width=self._policy.slots)
-        self._set_share(path, share.weight, share.cap)
-
-    def remove_cluster(self, name: str) -> None:
-        """Its sites go to the default cluster. Raises KeyError where there is none, ValueError for the default."""
-        path = cluster_path(name)
-        if name == DEFAULT_CLUSTER:
-            raise ValueError("the default cluster stays")
-        for site in self.scheduler.below(path):
-            self.scheduler.move(site, cluster_path(DEFAULT_CLUSTER), self._now_ns())
-        self.scheduler.remove(path)
-        self._pump()
-
-    def set_site(self, tenant: str, share: SiteShare) -> None:
-        """Raises KeyError where the site has nothing registered or there is no such cluster, ValueError for a bad number."""
-        self.scheduler.move((tenant,), cluster_path(share.cluster), self._now_ns())
-        self._set_share((tenant,), share.weight, share.cap)
-
-    def set_generator(self, generator: Generator, weight: int, cap: int | None) -> None:
-        """Raises ValueError for a bad number."""
-        self._set_share(generator.path, weight, cap)
-        generator.weight = weight
-
-    def _set_share(self, path: Path, weight: int, cap: int | None) -> None:
-        self.scheduler.set_weight(path, weight)
-        self.scheduler.set_cap(path, cap, self._now_ns())
+    def shares_changed(self) -> None:
+        """Somebody may run now who could not before."""
         self._pump()
 
     # Requests, from the reader's side.
@@ -226,12 +192,13 @@ class Dispatcher:
         else:
             self.scheduler.sleep(generator.path)
 
-    def _now_ns(self) -> int:
+    def now_ns(self) -> int:
+        """The event loop's clock, which shares go by."""
         return int(self._loop.time() * SECOND_NS)
 
     def _pump(self) -> None:
         while self._free > 0 and not self._closed:
-            picked = self.scheduler.pick(self._now_ns())
+            picked = self.scheduler.pick(self.now_ns())
             if not picked:
                 self._pump_later()
                 return
@@ -259,7 +226,7 @@ class Dispatcher:
         match lane.stages.get(generator.number):
             case None:
                 running.slice_ns = SECOND_NS
-                worker.load(generator.number, generator.program, generator.limits, self._engine)
+                worker.load(generator.number, generator.program, generator.limits, self.engine)
             case Stage.LOADED:
                 worker.send(wire.Boot(generator.number, slice_ns))
             case Stage.SERVING:
@@ -313,7 +280,7 @@ class Dispatcher:
         """After the generator's wish has been brought up to date: who sleeps is charged in half the time."""
         generator.cpu_ns += used_ns
         if generator.path in self.scheduler:
-            self.scheduler.charge(generator.path, used_ns, self._now_ns())
+            self.shares.charge(generator.path, used_ns, self.now_ns())
 
     def _program_slice(self, generator: Generator, message: wire.BootSlice | wire.Loaded | wire.Rejected) -> None:
         match message:

@@ -9,7 +9,7 @@ import asyncio
 import errno
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from sandbox.call import EdgeCallRefused, EdgeCalls, GuestCall, refused
@@ -19,15 +19,18 @@ from sandbox.errors import GuestFailed, ImageError, SandboxError
 from sandbox.images import Images
 from sandbox.jail import JailReport
 from sandbox.lane import Generator, Lane
+from sandbox.ledger import NOTHING, Standing
 from sandbox.limits import KIB, SECOND_NS, Limits
+from sandbox.nodes import Path, Share
 from sandbox.outcome import End, Outcome, Usage
 from sandbox.policies import Isolation, MonitorPolicy
 from sandbox.program import Program
 from sandbox.quarantine import Record
 from sandbox.request import GuestRequest
 from sandbox.shares import DEFAULT_CLUSTER, ClusterShare, SiteShare
+from sandbox.sharetree import ShareTree
 from sandbox.spawner import Spawner
-from sandbox.status import GeneratorStatus, MonitorStatus, Verification, WorkerStatus
+from sandbox.status import GeneratorStatus, MonitorStatus, ShareStatus, Verification, WorkerStatus
 
 __all__ = ["Monitor", "MonitorPolicy", "NoEdge"]
 
@@ -37,6 +40,8 @@ _SWEEP_S = 0.25
 _VERIFY_TENANT = "\0verify"
 _VERIFY_CLUSTER = "\0verify"
 """Programs that are tried share one cluster's weight: however many are pushed, the sites' share is as large."""
+VERIFYING = "(verifying)"
+"""How status names that cluster, once it has used CPU time."""
 _VERIFY_EXTRA_S = 30.0
 """For starting a worker and loading, beside the program's own boot and wall limits."""
 _OUTPUT_HEAD = 64 * KIB
@@ -97,7 +102,7 @@ class Monitor:
         for missing in self.jail.missing:
             _log.warning("workers run without %s: %s", missing.layer, missing.reason)
         self._dispatcher = Dispatcher(self._spawner, self._policy.dispatch, engine, self._clock)
-        self._dispatcher.set_cluster(_VERIFY_CLUSTER, ClusterShare())
+        self._dispatcher.shares.set_cluster(_VERIFY_CLUSTER, ClusterShare(), self._dispatcher.now_ns())
         self._sweeper = asyncio.create_task(self._sweep(self._dispatcher))
 
     async def close(self) -> None:
@@ -143,19 +148,28 @@ class Monitor:
 
     def set_weight(self, key: str, weight: int, cap: int | None = None) -> None:
         """A generator's share inside its tenant, and its cap in percent of one CPU. Raises KeyError, ValueError."""
-        self._running().set_generator(self._generators[key], weight, cap)
+        dispatcher, generator = self._running(), self._generators[key]
+        dispatcher.shares.set_generator(generator.path, weight, cap, dispatcher.now_ns())
+        generator.weight = weight
+        dispatcher.shares_changed()
 
     def set_tenant_share(self, tenant: str, share: SiteShare) -> None:
         """A tenant's cluster and its share in it; kept while it has a generator. Raises KeyError, ValueError."""
-        self._running().set_site(tenant, share)
+        dispatcher = self._running()
+        dispatcher.shares.set_site(tenant, share, dispatcher.now_ns())
+        dispatcher.shares_changed()
 
     def set_cluster(self, name: str, share: ClusterShare) -> None:
         """Add a cluster or change its share of the machine. Raises ValueError."""
-        self._running().set_cluster(name, share)
+        dispatcher = self._running()
+        dispatcher.shares.set_cluster(name, share, dispatcher.now_ns())
+        dispatcher.shares_changed()
 
     def remove_cluster(self, name: str) -> None:
         """Its tenants go to the default cluster. Raises KeyError, ValueError for the default."""
-        self._running().remove_cluster(name)
+        dispatcher = self._running()
+        dispatcher.shares.remove_cluster(name, dispatcher.now_ns())
+        dispatcher.shares_changed()
 
     def call(self, key: str, request: GuestRequest, *, edge: EdgeCalls, log: Callable[[bytes], None]) -> GuestCall:
         """Begin a request. Raises nothing for a request that cannot be: iterating it raises GuestFailed with the reason."""
@@ -198,6 +212,8 @@ class Monitor:
 
     def status(self) -> MonitorStatus:
         dispatcher = self._running()
+        standings = dispatcher.shares.standings(dispatcher.now_ns())
+        clusters, tenants = _share_statuses(dispatcher.shares, standings)
         return MonitorStatus(
             jail=self.jail,
             workers=tuple(
@@ -212,15 +228,18 @@ class Monitor:
                 for lane in dispatcher.fleet.lanes.values()
                 if lane.worker is not None
             ),
-            generators=tuple(self._generator_status(generator) for generator in self._generators.values()),
+            generators=tuple(self._generator_status(generator, standings) for generator in self._generators.values()),
             workers_started=dispatcher.fleet.started,
             workers_lost=dispatcher.fleet.lost,
             hot_bytes=dispatcher.fleet.hot_bytes,
             hot_budget_bytes=self._policy.dispatch.fleet.hot_bytes,
             parked=dispatcher.fleet.parked,
+            engine=dispatcher.engine,
+            clusters=clusters,
+            tenants=tenants,
         )
 
-    def _generator_status(self, generator: Generator) -> GeneratorStatus:
+    def _generator_status(self, generator: Generator, standings: Mapping[Path, Standing]) -> GeneratorStatus:
         return GeneratorStatus(
             key=generator.key,
             tenant=generator.path[0],
@@ -232,6 +251,8 @@ class Monitor:
             active=len(generator.active),
             vms=len(generator.active) + generator.warm,
             quarantined_s=max(0.0, generator.record.until - self._clock()),
+            cap=self._running().scheduler.share(generator.path).cap,
+            standing=standings.get(generator.path, NOTHING),
         )
 
     def _running(self) -> Dispatcher:
@@ -243,3 +264,22 @@ class Monitor:
         while True:
             await asyncio.sleep(_SWEEP_S)
             dispatcher.sweep()
+
+
+def _share_statuses(
+    tree: ShareTree, standings: Mapping[Path, Standing]
+) -> tuple[tuple[ShareStatus, ...], tuple[ShareStatus, ...]]:
+    """Clusters and tenants; programs that are tried count as one cluster without tenants."""
+
+    def shown(name: str, share: Share, cluster: str = "") -> ShareStatus:
+        return ShareStatus(name, share.weight, share.cap, share.cpu_ns, standings.get(share.path, NOTHING), cluster)
+
+    clusters: list[ShareStatus] = []
+    tenants: list[ShareStatus] = []
+    for name, (share, below) in tree.clusters().items():
+        if name != _VERIFY_CLUSTER:
+            clusters.append(shown(name, share))
+            tenants.extend(shown(path[0], tree.scheduler.share(path), name) for path in below)
+        elif share.cpu_ns:
+            clusters.append(shown(VERIFYING, share))
+    return tuple(clusters), tuple(tenants)

@@ -6,15 +6,12 @@ Called by the monitor's dispatcher, and by simulations.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 from sandbox.bucket import TokenBucket
+from sandbox.nodes import ROOT, Claim, Path, Share
 
-Path = tuple[str, ...]
-"""A node's name. It says nothing of where the node stands, so that a site keeps its name when it changes its cluster."""
-ROOT: Path = ()
-"""The whole machine."""
+__all__ = ["MAX_CAP", "MAX_WEIGHT", "ROOT", "Path", "Scheduler", "Share"]
 
 MAX_WEIGHT = 1_000_000
 MAX_CAP = 100_000
@@ -27,21 +24,6 @@ _CAP_PERIOD_NS = 100_000_000
 """A capped node may use its cap of so much time at once, and one quantum: bursts pass, the average holds."""
 _PERCENT_NS = 10_000_000
 """One percent of one CPU, in nanoseconds a second."""
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A node as seen from outside."""
-
-    path: Path
-    weight: int
-    cap: int | None
-    """Percent of one CPU; None: none."""
-    runnable: bool
-    throttled: bool
-    """Its cap holds it back."""
-    running: int
-    cpu_ns: int
 
 
 class _Node:
@@ -108,8 +90,7 @@ class Scheduler:
         self._throttled: list[tuple[int, int, _Node]] = []
         """When a node that its cap holds back may go on; nodes that left meanwhile are skipped."""
         self._serial = 0
-        self.awake = 0
-        """Leaves that want CPU or have it."""
+        self._awake: set[_Node] = set()
 
     def add(self, path: Path, weight: int, *, parent: Path = ROOT, width: int = 1) -> None:
         """Add a sleeping node. Raises KeyError when its parent is unknown, ValueError when it exists or a number is wrong.
@@ -208,14 +189,14 @@ class Scheduler:
         if leaf.children:
             raise ValueError(f"{path} is not a leaf")
         if not leaf.ready:
-            self.awake += 1
+            self._awake.add(leaf)
             self._rouse(leaf)
 
     def sleep(self, path: Path) -> None:
         """The leaf wants no CPU for now. Harmless when it sleeps."""
         leaf = self._nodes[path]
         if not leaf.children and leaf.ready:
-            self.awake -= 1
+            self._awake.discard(leaf)
             self._rest(leaf)
 
     def pick(self, now_ns: int = 0, count: int = 1) -> list[Path]:
@@ -261,6 +242,39 @@ class Scheduler:
         node = self._nodes[path]
         return Share(path, node.weight, node.cap, node.ready > 0, node.throttled, node.running, node.cpu_ns)
 
+    @property
+    def awake(self) -> int:
+        """Leaves that want CPU."""
+        return len(self._awake)
+
+    def claims(self, used: Mapping[Path, float]) -> list[Claim]:
+        """Everybody who competes, parents first: leaves that are awake or run, and of those in `used` the others, which got what
+        they asked for: that part of the CPU time given out.
+        """
+        busy = self._awake | {self._nodes[path] for path in self._running}
+        found: dict[_Node, Claim] = {}
+
+        def claim(node: _Node, wants: float | None) -> None:
+            parent = node.parent
+            if parent is None or node in found:
+                return
+            claim(parent, None)
+            found[node] = Claim(node.path, parent.path, node.weight, node.width, node.cap, wants)
+
+        for node in busy:
+            claim(node, None)
+        for path, part in used.items():
+            if path in self._nodes:
+                claim(self._nodes[path], part)
+        return list(found.values())
+
+    def lineage(self, path: Path) -> Iterator[Path]:
+        """The node, its parent and so on, without the root. Of an unknown node: nothing."""
+        node: _Node | None = self._nodes.get(path)
+        while node is not None and node.parent is not None:
+            yield node.path
+            node = node.parent
+
     def __contains__(self, path: object) -> bool:
         return path in self._nodes
 
@@ -268,7 +282,7 @@ class Scheduler:
         return (path for path in self._nodes if path)
 
     def __repr__(self) -> str:
-        return f"<Scheduler {len(self._nodes) - 1} nodes, {self.awake} leaves awake, {len(self._running)} running>"
+        return f"<Scheduler {len(self._nodes) - 1} nodes, {len(self._awake)} leaves awake, {len(self._running)} running>"
 
     def _parent(self, path: Path) -> _Node:
         parent = self._nodes[path]

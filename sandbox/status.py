@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sandbox.jail import JailReport
+from sandbox.ledger import NOTHING, Standing
 from sandbox.outcome import End, Outcome
 
 
@@ -38,6 +39,23 @@ class GeneratorStatus:
     """VMs that exist: active and warm."""
     quarantined_s: float
     """Seconds until it may run again; 0 when it may."""
+    cap: int | None = None
+    """Percent of one CPU; None: none."""
+    standing: Standing = NOTHING
+    """Of the CPU time given out in the last ten seconds: promised and received."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShareStatus:
+    """A cluster, or a tenant in its cluster."""
+
+    name: str
+    weight: int
+    cap: int | None
+    cpu_ns: int
+    standing: Standing
+    cluster: str = ""
+    """Of a tenant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +70,11 @@ class MonitorStatus:
     hot_budget_bytes: int = 0
     parked: int = 0
     """Idle workers that were ended to make room in the memory budget."""
+    engine: str = ""
+    """What runs the VMs: never `auto`, but what that found."""
+    clusters: tuple[ShareStatus, ...] = ()
+    tenants: tuple[ShareStatus, ...] = ()
+    """Those that have something registered."""
     jail: JailReport = field(default_factory=lambda: JailReport((), ()))
     """Of the worker that was tried at start: what holds also while there is none."""
 

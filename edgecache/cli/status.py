@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _MAX_ROWS: Final = 40
+_GROUPS: Final = ("clusters", "sites", "generators")
+_PARTS_OF_CPU: Final = frozenset({"promised", "received"})
+_STEADY: Final = _PARTS_OF_CPU | {"weight", "cap"}
+"""What does not add up, and so has no rate."""
 
 
 @click.command()
@@ -46,7 +50,11 @@ def status(client: ControlClient, as_json: bool) -> None:
 @click.option("--times", type=click.IntRange(1), help="Stop after so many looks")
 @with_client
 def top(client: ControlClient, every: float, times: int | None) -> None:
-    """Watch the edge, live: sites, generators, VMs, CPU, memory, hits. Ctrl-C ends."""
+    """Watch the edge, live: sites, generators, VMs, CPU, memory, hits. Ctrl-C ends.
+
+    PROMISED and RECEIVED are parts of the CPU time given out in the last ten seconds: what weights and caps entitle to, among
+    those that competed, and what came of it.
+    """
     from rich.console import Console  # noqa: PLC0415 (slow to import, and only needed here)
     from rich.live import Live  # noqa: PLC0415
 
@@ -87,7 +95,7 @@ def _flat(part: object) -> Iterator[tuple[str, object]]:
         return
     for key, value in part.items():
         if isinstance(value, dict):
-            if key not in {"sites", "generators"}:
+            if key not in _GROUPS:
                 yield from ((f"{key}.{inner}", fact) for inner, fact in _flat(value))
         elif not isinstance(value, list) or all(not isinstance(item, dict) for item in value):
             yield key, _figure(key, value)
@@ -118,7 +126,7 @@ def _part_table(name: str, part: object, before: object, seconds: float) -> Tabl
 
 
 def _grouped_tables(name: str, part: object, before: object, seconds: float) -> Iterator[Table]:
-    for group in ("sites", "generators"):
+    for group in _GROUPS:
         members = part.get(group) if isinstance(part, dict) else None
         if not isinstance(members, dict) or not members:
             continue
@@ -146,7 +154,7 @@ def _numbers(part: object) -> Iterator[tuple[str, float | int]]:
 
 def _rate(key: str, value: float | None, old: dict[str, float | int], seconds: float) -> str:
     """Growth a second of what grew since the last look; CPU time as a part of one core."""
-    if value is None or key not in old or seconds <= 0 or value <= old[key]:
+    if value is None or key in _STEADY or key not in old or seconds <= 0 or value <= old[key]:
         return ""
     growth = (value - old[key]) / seconds
     return f"{growth / 1e7:.1f} %" if key.endswith("_ns") else f"{growth:,.0f}" if growth >= 10 else f"{growth:.1f}"
@@ -158,6 +166,10 @@ def _figure(key: str, value: object) -> object:
         return value
     if key.endswith("_ns"):
         return f"{value / 1e9:.3f} s"
+    if key in _PARTS_OF_CPU:
+        return f"{value:.1%}"
+    if key == "cap":
+        return f"{value} %"
     if key.endswith("_bytes") or key == "bytes":
         return _size(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"

@@ -14,9 +14,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from edgecache.observe.figures import BUCKETS, Durations
+from edgecache.observe.figures import BUCKETS, MAX_SITES, OTHER, Durations
 from edgecache.observe.recorder import Recorder
-from sandbox.status import MonitorStatus
+from sandbox.status import MonitorStatus, ShareStatus
 
 
 class StoreFigures(Protocol):
@@ -149,7 +149,27 @@ class _Sandbox(Collector):
             GaugeMetricFamily("edgecache_workers", "Worker processes.", value=len(status.workers)),
             CounterMetricFamily("edgecache_workers_started", "Worker processes started.", value=status.workers_started),
             CounterMetricFamily("edgecache_workers_lost", "Workers that died or were killed.", value=status.workers_lost),
+            *_shares("cluster", status.clusters),
+            *_shares("site", status.tenants),
         )
+
+
+def _shares(label: str, nodes: Iterable[ShareStatus]) -> tuple[Metric, ...]:
+    """Promised and received by node; those beyond MAX_SITES, by CPU time, are added up under OTHER."""
+    promised = GaugeMetricFamily(
+        f"edgecache_{label}_cpu_promised_ratio", "Part of the CPU time given out in 10 s that was promised.", labels=(label,)
+    )
+    received = GaugeMetricFamily(
+        f"edgecache_{label}_cpu_received_ratio", "Part of the CPU time given out in 10 s that was received.", labels=(label,)
+    )
+    ordered = sorted(nodes, key=lambda node: -node.cpu_ns)
+    for node in ordered[:MAX_SITES]:
+        promised.add_metric((node.name,), node.standing.promised)
+        received.add_metric((node.name,), node.standing.received)
+    if rest := ordered[MAX_SITES:]:
+        promised.add_metric((OTHER,), sum(node.standing.promised for node in rest))
+        received.add_metric((OTHER,), sum(node.standing.received for node in rest))
+    return promised, received
 
 
 def _cumulative(histogram: Durations) -> list[tuple[str, float]]:

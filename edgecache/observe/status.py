@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from edgecache.observe.figures import Figures
 from edgecache.observe.metrics import Sources
-from sandbox.status import GeneratorStatus, MonitorStatus
+from sandbox.status import GeneratorStatus, MonitorStatus, ShareStatus
 
 MAX_ROWS: Final = 200
 """Sites and generators that a snapshot names: those with most requests or CPU time."""
@@ -57,10 +57,28 @@ class GeneratorRow:
     active: int
     vms: int
     quarantined_seconds: float
+    weight: int
+    cap: int | None
+    promised: float
+    """Of the CPU time given out in the last ten seconds, 0 to 1."""
+    received: float
+
+
+@dataclass(frozen=True, slots=True)
+class ShareRow:
+    """A cluster, or a site in its cluster: its share, and what came of it in the last ten seconds."""
+
+    weight: int
+    cap: int | None
+    cpu_ns: int
+    promised: float
+    received: float
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxState:
+    engine: str
+    """What runs the VMs: what `auto` found."""
     workers: int
     workers_started: int
     workers_lost: int
@@ -72,6 +90,9 @@ class SandboxState:
     """Layers in force in every worker."""
     jail_missing: tuple[str, ...]
     """Layers that could not be applied, each with its reason."""
+    clusters: Mapping[str, ShareRow]
+    sites: Mapping[str, ShareRow]
+    """Those with a program registered."""
     generators: Mapping[str, GeneratorRow]
     hot_bytes: int = 0
     hot_budget_bytes: int = 0
@@ -160,11 +181,12 @@ def _traffic(
 
 
 def _sandbox(status: MonitorStatus) -> SandboxState:
-    busiest = sorted(status.generators, key=lambda generator: -generator.cpu_ns)[:MAX_ROWS]
+    busiest = sorted(status.generators, key=lambda generator: (-generator.standing.received, -generator.cpu_ns))[:MAX_ROWS]
     reports = [worker.jail for worker in status.workers] or [status.jail]
     missing = {f"{gap.layer} ({gap.reason})" for report in reports for gap in report.missing}
     in_force = set.intersection(*({str(layer) for layer in report.active} for report in reports))
     return SandboxState(
+        engine=status.engine,
         workers=len(status.workers),
         workers_started=status.workers_started,
         workers_lost=status.workers_lost,
@@ -174,11 +196,25 @@ def _sandbox(status: MonitorStatus) -> SandboxState:
         cpu_ns=sum(generator.cpu_ns for generator in status.generators),
         jail=tuple(sorted(in_force)),
         jail_missing=tuple(sorted(missing)),
+        clusters=_shares(status.clusters),
+        sites=_shares(status.tenants),
         generators={generator.key: _row(generator) for generator in busiest},
         hot_bytes=status.hot_bytes,
         hot_budget_bytes=status.hot_budget_bytes,
         workers_parked=status.parked,
     )
+
+
+def _shares(nodes: Iterable[ShareStatus]) -> dict[str, ShareRow]:
+    busiest = sorted(nodes, key=lambda node: (-node.standing.received, -node.cpu_ns))[:MAX_ROWS]
+    return {
+        node.name: ShareRow(node.weight, node.cap, node.cpu_ns, _part(node.standing.promised), _part(node.standing.received))
+        for node in busiest
+    }
+
+
+def _part(value: float) -> float:
+    return round(value, 4)
 
 
 def _row(generator: GeneratorStatus) -> GeneratorRow:
@@ -190,4 +226,8 @@ def _row(generator: GeneratorStatus) -> GeneratorRow:
         active=generator.active,
         vms=generator.vms,
         quarantined_seconds=round(generator.quarantined_s, 3),
+        weight=generator.weight,
+        cap=generator.cap,
+        promised=_part(generator.standing.promised),
+        received=_part(generator.standing.received),
     )

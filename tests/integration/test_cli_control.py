@@ -145,13 +145,21 @@ async def test_a_sites_token_does_not_reach_another_site(tmp_path: Path) -> None
 
 
 async def test_status_and_top_tell_what_the_rooms_say(tmp_path: Path) -> None:
-    parts = {"cache": {"entries": 3, "memory_bytes": 2048}}
+    row = {"weight": 3, "cap": 50, "cpu_ns": 5, "promised": 0.75, "received": 0.5}
+    groups = {"clusters": {"gold": row}, "sites": {"shop": row}, "generators": {"shop/hello@1": row}}
+    parts = {"cache": {"entries": 3, "memory_bytes": 2048}, "sandbox": {"engine": "unicorn", **groups}}
     async with running(tmp_path, status_parts=parts) as api:
         await shell(api).run("site", "add", "shop", "--host", "shop.test")
         out, _ = await shell(api).run("status")
         assert "cache: entries 3  memory_bytes 2.0 KiB" in out
+        assert "sandbox: engine unicorn\n" in out
+        assert (await shell(api).json("status"))["parts"]["sandbox"]["clusters"]["gold"]["promised"] == 0.75
         out, _ = await shell(api).run("top", "--times", "2", "--every", "0.2")
         assert "shop.test" in out
+        for name in ("gold", "shop", "shop/hello@1"):
+            (line,) = (line for line in out.splitlines() if line.split()[:1] == [name] and "75.0%" in line)
+            assert line.split()[1:4] == ["3", "50", "%"]
+            assert line.split()[-2:] == ["75.0%", "50.0%"]
 
 
 async def test_a_cluster_from_its_first_weight_to_its_removal(tmp_path: Path) -> None:

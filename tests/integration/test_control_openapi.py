@@ -91,7 +91,9 @@ class Checked:
 
 
 async def test_what_the_api_answers_is_what_the_document_says(tmp_path: Path) -> None:
-    parts = {"sandbox": {"generators": {"shop/hello@1": {"calls": 3}}}, "cache": {"bytes": 1}}
+    row = {"weight": 1, "cap": None, "cpu_ns": 5, "promised": 0.5, "received": 0.25}
+    sandbox = {"engine": "unicorn", "clusters": {"default": row}, "sites": {"shop": row}, "generators": {"shop/hello@1": row}}
+    parts = {"sandbox": sandbox, "cache": {"bytes": 1}}
     async with running(tmp_path, status_parts=parts) as api:
         call = Checked(api)
         base = "/v1/sites/shop/generators/hello"

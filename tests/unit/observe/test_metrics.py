@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 
+import pytest
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -14,8 +16,9 @@ from edgecache.observe.recorder import Recorder
 from edgecache.observe.status import StatusBoard
 from edgecache.store.memory import MemoryStore
 from sandbox.jail import JailReport, Layer, Missing
+from sandbox.ledger import Standing
 from sandbox.outcome import End, Usage
-from sandbox.status import GeneratorStatus, MonitorStatus, WorkerStatus
+from sandbox.status import GeneratorStatus, MonitorStatus, ShareStatus, WorkerStatus
 
 RECORD = Record(
     time=1.0,
@@ -35,7 +38,9 @@ def monitor_status() -> MonitorStatus:
     report = JailReport((Layer.SECCOMP,), (Missing(Layer.LANDLOCK, "not in this kernel"),))
     worker = WorkerStatus(1, "shop", report, 1, 1, 5)
     generator = GeneratorStatus("shop/hello@1", "shop", 1, 4, {End.FINISHED: 3, End.FAULT: 1}, 9, 2, 1, 3, 1.5)
-    return MonitorStatus((worker,), (generator,), 2, 1)
+    clusters = (ShareStatus("default", 2, None, 9, Standing(0.75, 0.5)),)
+    tenants = (ShareStatus("shop", 3, 50, 9, Standing(0.75, 0.5), "default"),)
+    return MonitorStatus((worker,), (generator,), 2, 1, clusters=clusters, tenants=tenants)
 
 
 def sources(recorder: Recorder) -> Sources:
@@ -87,6 +92,21 @@ def test_store_and_monitor_are_asked_at_the_scrape() -> None:
     assert found["edgecache_generators_quarantined",] == 1
     assert found["edgecache_access_log_dropped_total",] == 0
     assert ("process_open_fds",) in found
+
+
+def test_promised_and_received_are_told_by_cluster_and_site() -> None:
+    found = samples(Metrics(sources(Recorder())))
+    assert found["edgecache_cluster_cpu_promised_ratio", "default"] == 0.75
+    assert found["edgecache_site_cpu_received_ratio", "shop"] == 0.5
+
+
+def test_sites_beyond_a_thousand_share_one_label() -> None:
+    many = tuple(ShareStatus(f"s{n}", 1, None, n, Standing(0.001, 0.001)) for n in range(figures.MAX_SITES + 50))
+    status = dataclasses.replace(monitor_status(), tenants=many)
+    found = samples(Metrics(Sources(recorder=Recorder(), monitor=lambda: status)))
+    labels = [key[1] for key in found if key[0] == "edgecache_site_cpu_received_ratio"]
+    assert len(labels) == figures.MAX_SITES + 1
+    assert found["edgecache_site_cpu_received_ratio", figures.OTHER] == pytest.approx(0.05)
 
 
 def test_the_fast_lanes_share_can_be_told() -> None:

@@ -1,0 +1,43 @@
+"""The share tree's nodes as values: their names, what is seen of one, and what one that competes may claim.
+
+`scheduler.py` makes them; `promise.py` and whoever shows shares read them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Path = tuple[str, ...]
+"""A node's name. It says nothing of where the node stands, so that a site keeps its name when it changes its cluster."""
+ROOT: Path = ()
+"""The whole machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A node as seen from outside."""
+
+    path: Path
+    weight: int
+    cap: int | None
+    """Percent of one CPU; None: none."""
+    runnable: bool
+    throttled: bool
+    """Its cap holds it back."""
+    running: int
+    cpu_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A node of the share tree that competes, or below which somebody does."""
+
+    path: Path
+    parent: Path
+    weight: int
+    width: int = 1
+    """How many of the leaves below it can run at once."""
+    cap: int | None = None
+    """Percent of one CPU."""
+    wants: float | None = None
+    """Of a leaf that got all it asked for: that, as a part of what was given out. None: it takes whatever it gets."""

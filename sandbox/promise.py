@@ -1,0 +1,72 @@
+"""What everybody who competes for CPU time is promised, as a part of what is given out. Pure: values in, numbers out.
+
+Weighted max-min fairness over the share tree: each node gets its weight's part among its siblings, never more than it can or may
+use, and what it leaves goes to the others by their weights. Called by `ledger.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sandbox.nodes import ROOT, Claim, Path
+
+
+def promises(claims: Sequence[Claim], *, cpus: float, slots: int) -> dict[Path, float]:
+    """Each node's part, 0 to 1, of the CPU time given out.
+
+    `claims`: parents before their children; `cpus`: how many CPUs' time was given out; `slots`: how many leaves run at once. The
+    parts of the leaves sum to 1, unless caps hold them all back.
+    """
+    children: dict[Path, list[Claim]] = {ROOT: []}
+    for claim in claims:
+        children[claim.path] = []
+        children[claim.parent].append(claim)
+    usable = max(1, min(slots, _widths(claims, children)[ROOT]))
+    most = _ceilings(claims, children, cpus, usable)
+    found = {ROOT: 1.0}
+    for path in (ROOT, *(claim.path for claim in claims)):
+        if children[path]:
+            found.update(divide(found[path], {child.path: (child.weight, most[child.path]) for child in children[path]}))
+    del found[ROOT]
+    return found
+
+
+def divide(amount: float, among: Mapping[Path, tuple[int, float]]) -> dict[Path, float]:
+    """`amount` divided by weight among those that may have at most their ceiling each: weights and ceilings by path.
+
+    What the ceilings keep from all of them is left over.
+    """
+    found: dict[Path, float] = {}
+    # Whose ceiling is least for its weight reaches it first, and then the others' parts only grow.
+    left, weights = amount, sum(weight for weight, _ in among.values())
+    for path, (weight, ceiling) in sorted(among.items(), key=lambda item: item[1][1] / item[1][0]):
+        found[path] = min(ceiling, left * weight / weights)
+        left = max(0.0, left - found[path])
+        weights -= weight
+    return found
+
+
+def _widths(claims: Sequence[Claim], children: Mapping[Path, Sequence[Claim]]) -> dict[Path, int]:
+    """How many leaves of those that take whatever they get can run at once, by node."""
+    widths: dict[Path, int] = dict.fromkeys(children, 0)
+    for claim in reversed(claims):
+        own = min(claim.width, widths[claim.path]) if children[claim.path] else int(claim.wants is None)
+        widths[claim.path] = own
+        widths[claim.parent] += own
+    return widths
+
+
+def _ceilings(claims: Sequence[Claim], children: Mapping[Path, Sequence[Claim]], cpus: float, usable: int) -> dict[Path, float]:
+    """The largest part that each node can or may use: its slots, its cap, its wish, and what those below it can use."""
+    most: dict[Path, float] = {}
+    for claim in reversed(claims):
+        below = children[claim.path]
+        bounds = [1.0, (claim.width if below else 1) / usable]
+        if below:
+            bounds.append(sum(most[child.path] for child in below))
+        if claim.cap is not None and cpus > 0:
+            bounds.append(claim.cap / 100 / cpus)
+        if claim.wants is not None:
+            bounds.append(claim.wants)
+        most[claim.path] = min(bounds)
+    return most
