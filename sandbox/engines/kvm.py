@@ -7,19 +7,19 @@ which ends KVM_RUN; the host returns to ring 3 by writing registers, so that rin
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import signal
 import struct
 import threading
-import time
+from collections.abc import Callable
 from typing import Final
 
 from sandbox.engines import kvm_api as api
 from sandbox.engines.base import CpuState, Preempted, Stop, SystemCall
 from sandbox.engines.cpuid import LEAVES
 from sandbox.engines.processor import CR0, CR4, EFER, EXCEPTIONS, PAGE_FAULT, RFLAGS_FIXED, RFLAGS_KEPT
-from sandbox.engines.watchdog import Alarm, watchdog
+from sandbox.engines.selectors import reader
+from sandbox.engines.sliced import SlicedVcpu
 from sandbox.errors import EngineUnavailable
 from sandbox.memory import GuestMemory
 from sandbox.outcome import Fault, FaultKind
@@ -52,7 +52,13 @@ _INTERRUPTS: Final = 1 << 9
 """RFLAGS.IF."""
 _CPUID: Final = dict.fromkeys((*range(2, 0x20), *range(0x8000_0002, 0x8000_0008)), (0, 0, 0, 0)) | LEAVES
 """Zeros are said openly: past the highest leaf KVM answers with that one's values. Some KVMs cannot trap `cpuid` at all."""
-_RAX, _RCX, _R11 = 0, 2, 11
+_RAX, _RCX, _RSP, _R11 = 0, 2, 6, 11
+_STATE: Final = struct.Struct("<18Q")
+"""struct kvm_regs."""
+_RIP_OFFSET: Final = api.REGS_OFFSET + 16 * 8
+_STATE_AREA: Final = slice(api.REGS_OFFSET, api.SREGS_OFFSET + api.SREGS_BYTES)
+_CS_AREA: Final = slice(api.SREGS_OFFSET + api.SpecialRegisters.cs.offset, api.SREGS_OFFSET + api.SpecialRegisters.ds.offset)
+_SS_AREA: Final = slice(api.SREGS_OFFSET + api.SpecialRegisters.ss.offset, api.SREGS_OFFSET + api.SpecialRegisters.tr.offset)
 _ORDER: Final = (0, 1, 2, 3, 4, 5, 7, 6, *range(8, 16))
 """KVM's order of registers from `CpuState.gprs`'s and back: rsp and rbp change places."""
 _ERROR_CODE: Final = frozenset({8, 10, 11, 12, 13, 14, 17, 21})
@@ -68,11 +74,14 @@ _SCRUB_TRIES: Final = 1000
 """Signals may cut the few instructions short, but not for ever."""
 _MASK: Final = (1 << 64) - 1
 
-_opened: list[api.Kvm] = []
+_opened: list[tuple[api.Kvm, Callable[[], int]]] = []
 
 
-def prepare() -> api.Kvm:
-    """Open what the engine needs while this process may: at the first vCPU at the latest. Raises EngineUnavailable."""
+def prepare() -> tuple[api.Kvm, Callable[[], int]]:
+    """Open what the engine needs while this process may: at the first vCPU at the latest. Raises EngineUnavailable.
+
+    The device, and what reads the thread's own selectors.
+    """
     if not _opened:
         device = api.Kvm()
         try:
@@ -80,7 +89,7 @@ def prepare() -> api.Kvm:
                 signal.signal(api.KICK, _ignore)  # not SIG_IGN, which would not end KVM_RUN
         except ValueError as error:
             raise EngineUnavailable("the kvm engine has to be used first by the main thread") from error
-        _opened.append(device)
+        _opened.append((device, reader()))
     return _opened[0]
 
 
@@ -88,41 +97,40 @@ def _ignore(_number: int, _frame: object) -> None:
     """The signal has done its work when KVM_RUN has ended."""
 
 
-class KvmVcpu:
+class KvmVcpu(SlicedVcpu):
     """One virtual CPU over one guest's memory. After a Fault it is good for nothing but `close`."""
 
     def __init__(self, memory: GuestMemory) -> None:
+        super().__init__()
         self._memory = memory
         self._layout = memory.layout
-        self._alarm: Alarm | None = None
         self._thread = 0
-        self._entered = False
-        self._loaded: CpuState | None = None
         self._closed = False
-        kvm = prepare()
+        kvm, self._selectors = prepare()
         self._machine = api.Machine(kvm, memory.address, memory.layout.total_bytes)
         try:
             self._machine.set_cpuid(_CPUID)
             self._machine.set_msrs(_MSRS)
-            self._fresh = bytes(_special(self._machine.special_registers(), self._layout.root))
+            fresh = _special(self._machine.special_registers(), self._layout.root)
         except BaseException:
             self._machine.close()
             raise
+        self._fresh, self._user_cs, self._user_ss = bytes(fresh), bytes(fresh.cs), bytes(fresh.ss)
         self._run = self._machine.run
-        self._regs = self._run.regs
-        self._sregs = self._run.sregs
-        self._user_cs = bytes(api.SpecialRegisters.from_buffer_copy(self._fresh).cs)
-        self._user_ss = bytes(api.SpecialRegisters.from_buffer_copy(self._fresh).ss)
-        self._fpu = ctypes.create_string_buffer(api.XSAVE_BYTES)
+        self._page = self._machine.page
+        self._image = b""
+        """Registers and special registers of the state that was loaded last, as they stand in struct kvm_run."""
+        self._fpu = bytearray(api.XSAVE_BYTES)
+        """Its struct kvm_xsave."""
 
     def run(self, slice_ns: int) -> Stop:
-        """See `base.Vcpu`. Raises nothing for anything that a guest does."""
+        """See `base.Vcpu`. Raises EngineUnavailable when what another guest left in this thread cannot be removed."""
         run, enter = self._run, self._machine.enter
-        clock = time.pthread_getcpuclockid(threading.get_ident())
         self._thread = threading.get_ident()
+        if self._selectors():
+            self._scrub()
         run.immediate_exit = 0
-        alarm = watchdog().arm(clock, time.clock_gettime_ns(clock) + slice_ns, self._stop)
-        self._alarm = alarm
+        alarm = self._begin(slice_ns, self._stop)
         self._entered = True
         try:
             while True:
@@ -132,58 +140,36 @@ class KvmVcpu:
                     if alarm.fired:
                         return Preempted()
                 elif error:
-                    return Fault(FaultKind.ENGINE, self._regs.rip)
+                    return Fault(FaultKind.ENGINE, run.regs.rip)
                 else:
                     return self._told()
         finally:
-            self._alarm = None
-            watchdog().disarm(alarm)
+            self._finish(alarm)
 
     def complete(self, result: int) -> None:
-        self._regs.gprs[_RAX] = result & _MASK
+        self._run.regs.gprs[_RAX] = result & _MASK
         self._run.dirty_regs |= api.REGS
 
     def read_bases(self) -> tuple[int, int]:
-        return self._sregs.fs.base, self._sregs.gs.base
+        sregs = self._run.sregs
+        return sregs.fs.base, sregs.gs.base
 
     def write_bases(self, fs_base: int, gs_base: int) -> None:
-        self._sregs.fs.base, self._sregs.gs.base = fs_base, gs_base
+        sregs = self._run.sregs
+        sregs.fs.base, sregs.gs.base = fs_base, gs_base
         self._run.dirty_regs |= api.SREGS
 
-    def interrupt(self) -> None:
-        alarm = self._alarm
-        if alarm is not None:
-            alarm.fire()
-            self._stop()
-
-    def save(self) -> CpuState:
-        """The state to load into a fork; what was loaded, if no instruction has run since."""
-        if not self._entered:
-            if self._loaded is None:
-                raise RuntimeError("save before load")
-            return self._loaded
-        fs_base, gs_base = self.read_bases()
-        self._machine.transfer(api.GET_XSAVE, self._fpu)
-        gprs = self._regs.gprs
-        return CpuState(
-            gprs=tuple(gprs[i] for i in _ORDER),
-            rip=self._regs.rip,
-            rflags=self._regs.rflags & RFLAGS_KEPT,
-            fs_base=fs_base,
-            gs_base=gs_base,
-            fpu=self._fpu.raw[:_FXSAVE_BYTES],
-        )
-
     def load(self, state: CpuState) -> None:
-        """Take on `state`. Raises EngineUnavailable when the vCPU cannot be cleaned of what ran before."""
-        if self._entered:
-            self._scrub()
-        self._loaded = state
-        for index, source in enumerate(_ORDER):
-            self._regs.gprs[index] = state.gprs[source]
-        self._start(state.rip, state.rflags & RFLAGS_KEPT | RFLAGS_FIXED)
-        self.write_bases(state.fs_base, state.gs_base)
-        self._fpu.raw = (state.fpu + _X87_SSE).ljust(api.XSAVE_BYTES, b"\0")
+        """Take on `state`. Raises OSError when KVM refuses it."""
+        if state is not self._loaded:
+            self._loaded = state
+            self._fpu[:] = (state.fpu + _X87_SSE).ljust(api.XSAVE_BYTES, b"\0")
+            rflags = state.rflags & RFLAGS_KEPT | RFLAGS_FIXED
+            sregs = api.SpecialRegisters.from_buffer_copy(self._fresh)
+            sregs.fs.base, sregs.gs.base = state.fs_base, state.gs_base
+            self._image = _STATE.pack(*(state.gprs[i] for i in _ORDER), state.rip, rflags) + bytes(sregs)
+        self._page[_STATE_AREA] = self._image
+        self._run.dirty_regs = api.REGS | api.SREGS
         self._machine.transfer(api.SET_XSAVE, self._fpu)
 
     def memory_changed(self) -> None:
@@ -193,22 +179,39 @@ class KvmVcpu:
         """Idempotent; after it the memory may be unmapped."""
         if not self._closed:
             self._closed = True
-            del self._run, self._regs, self._sregs
+            self._page.release()
+            del self._run, self._page
             self._machine.close()
 
-    def _start(self, rip: int, rflags: int) -> None:
-        self._regs.rip, self._regs.rflags = rip, rflags
-        ctypes.memmove(ctypes.addressof(self._sregs), self._fresh, api.SREGS_BYTES)
-        self._run.dirty_regs = api.REGS | api.SREGS
+    def _state(self) -> CpuState:
+        fs_base, gs_base = self.read_bases()
+        fpu = bytearray(api.XSAVE_BYTES)
+        self._machine.transfer(api.GET_XSAVE, fpu)
+        *gprs, rip, rflags = _STATE.unpack_from(self._page, api.REGS_OFFSET)
+        return CpuState(
+            gprs=tuple(gprs[i] for i in _ORDER),
+            rip=rip,
+            rflags=rflags & RFLAGS_KEPT,
+            fs_base=fs_base,
+            gs_base=gs_base,
+            fpu=bytes(fpu[:_FXSAVE_BYTES]),
+        )
 
     def _scrub(self) -> None:
-        """Have ring 3 itself load null selectors: kvm_pvm leaves in the processor what the guest loaded last."""
-        self._start(SCRUB_ADDRESS, RFLAGS_FIXED)
+        """Have ring 3 itself load null selectors, on a thread that has others: some guest's. This vCPU's state stays as it is.
+
+        Raises EngineUnavailable when that fails: no guest may run on this thread any more.
+        """
+        kept = bytes(self._page[_STATE_AREA])
+        self._page[_STATE_AREA] = _STATE.pack(*bytes(16), SCRUB_ADDRESS, RFLAGS_FIXED) + self._fresh
+        self._run.dirty_regs = api.REGS | api.SREGS
         self._run.immediate_exit = 0
         for _ in range(_SCRUB_TRIES):
             error = self._machine.enter()
             self._run.dirty_regs = 0
             if not error and self._run.exit_reason == api.EXIT_IO and self._run.io_port == SYSTEM_CALL_PORT:
+                self._page[_STATE_AREA] = kept
+                self._run.dirty_regs = api.REGS | api.SREGS
                 return
             if error != errno.EINTR and self._run.exit_reason != api.EXIT_INTR:
                 break
@@ -220,36 +223,37 @@ class KvmVcpu:
         signal.pthread_kill(self._thread, api.KICK)
 
     def _told(self) -> Stop:
-        run, regs = self._run, self._regs
+        run = self._run
+        *gprs, rip, rflags = _STATE.unpack_from(self._page, api.REGS_OFFSET)
         # Ring 3 runs with interrupts enabled and cannot change that: SFMASK and the gates do, on the way to the landing page.
         # That, and not the privilege level, tells an arrival from a jump: see supervisor._permissions.
-        arrived = run.exit_reason == api.EXIT_IO and not regs.rflags & _INTERRUPTS
-        if arrived and run.io_port == SYSTEM_CALL_PORT:
-            return self._system_call()
-        if arrived and run.io_port == EXCEPTION_PORT:
-            return self._exception(gate_vector(regs.rip))
-        return Fault(FaultKind.INTERRUPT if run.exit_reason == api.EXIT_IO else FaultKind.ENGINE, regs.rip)
+        is_out = run.exit_reason == api.EXIT_IO
+        if is_out and not rflags & _INTERRUPTS:
+            port = run.io_port
+            if port == SYSTEM_CALL_PORT:
+                return self._system_call(gprs)
+            if port == EXCEPTION_PORT:
+                return self._exception(gate_vector(rip), rip, gprs[_RSP])
+        return Fault(FaultKind.INTERRUPT if is_out else FaultKind.ENGINE, rip)
 
-    def _system_call(self) -> SystemCall:
+    def _system_call(self, gprs: list[int]) -> SystemCall:
         """Step back to ring 3 as `sysret` does: RCX holds the return address, R11 the flags."""
-        regs, sregs = self._regs, self._sregs
-        gprs = regs.gprs[:]
-        regs.rip, regs.rflags = gprs[_RCX], gprs[_R11] & RFLAGS_KEPT | RFLAGS_FIXED
-        ctypes.memmove(ctypes.addressof(sregs.cs), self._user_cs, len(self._user_cs))
-        ctypes.memmove(ctypes.addressof(sregs.ss), self._user_ss, len(self._user_ss))
+        page = self._page
+        struct.pack_into("<QQ", page, _RIP_OFFSET, gprs[_RCX], gprs[_R11] & RFLAGS_KEPT | RFLAGS_FIXED)
+        page[_CS_AREA], page[_SS_AREA] = self._user_cs, self._user_ss
         self._run.dirty_regs = api.REGS | api.SREGS
         return SystemCall(gprs[_RAX], (gprs[5], gprs[4], gprs[3], gprs[10], gprs[8], gprs[9]))
 
-    def _exception(self, vector: int) -> Fault:
+    def _exception(self, vector: int, landed: int, stack: int) -> Fault:
         """Read what the processor has pushed (SDM vol. 3, 6.14.2): an error code for some vectors, then RIP."""
-        at = self._layout.supervisor_offset + (self._regs.gprs[6] - KERNEL_BASE)
+        at = self._layout.supervisor_offset + (stack - KERNEL_BASE)
         if not self._layout.supervisor_offset <= at <= self._layout.stub_offset - 16:
-            return Fault(FaultKind.ENGINE, self._regs.rip)
+            return Fault(FaultKind.ENGINE, landed)
         first, second = struct.unpack_from("<QQ", self._memory.block, at)
         code, rip = (first, second) if vector in _ERROR_CODE else (0, first)
         if vector == PAGE_FAULT:
             kind = FaultKind.EXECUTE if code & _FETCH else FaultKind.WRITE if code & _WRITE else FaultKind.READ
-            return Fault(kind, rip, self._sregs.cr2)
+            return Fault(kind, rip, self._run.sregs.cr2)
         if vector == _PROTECTION and code & _BY_GATE:
             return Fault(FaultKind.INTERRUPT, rip)
         return Fault(EXCEPTIONS.get(vector, FaultKind.INTERRUPT), rip)

@@ -7,8 +7,9 @@ Every trap of Unicorn and of its Python binding is dealt with here and in no oth
 from __future__ import annotations
 
 import ctypes
-import threading
-import time
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
@@ -20,9 +21,9 @@ from unicorn.unicorn_py3.unicorn import Uc, UcContext, UcError, uclib
 from sandbox.engines.base import CpuState, Preempted, Stop, SystemCall
 from sandbox.engines.cpuid import cpuid
 from sandbox.engines.processor import CR0, CR4, EFER, EXCEPTIONS, PAGE_FAULT, RFLAGS_FIXED, RFLAGS_KEPT
-from sandbox.engines.registers import GPRS, RegisterFile, read_fpu, write_fpu
+from sandbox.engines.registers import GPRS, RegisterFile, RegisterList
+from sandbox.engines.sliced import SlicedVcpu
 from sandbox.engines.unicorn_replay import replay
-from sandbox.engines.watchdog import Alarm, watchdog
 from sandbox.memory import GuestMemory
 from sandbox.outcome import Fault, FaultKind
 from sandbox.paging import NO_EXECUTE, PAGE, PRESENT
@@ -46,8 +47,9 @@ _INTERRUPT_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, c
 _IN_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_void_p)
 _OUT_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint32, ctypes.c_void_p)
 
-_BASES: Final = (x86.UC_X86_REG_FS_BASE, x86.UC_X86_REG_GS_BASE)
-_CALL: Final = (
+_ALL: Final = RegisterList(*GPRS)
+_BASES: Final = RegisterList(x86.UC_X86_REG_FS_BASE, x86.UC_X86_REG_GS_BASE)
+_CALL: Final = RegisterList(
     x86.UC_X86_REG_RAX,
     x86.UC_X86_REG_RDI,
     x86.UC_X86_REG_RSI,
@@ -58,15 +60,38 @@ _CALL: Final = (
     x86.UC_X86_REG_RIP,
     x86.UC_X86_REG_RFLAGS,
 )
+_POSITION: Final = RegisterList(x86.UC_X86_REG_RIP, x86.UC_X86_REG_RFLAGS)
 _SELECTORS: Final = (x86.UC_X86_REG_DS, x86.UC_X86_REG_ES, x86.UC_X86_REG_FS, x86.UC_X86_REG_GS)
-_RETURN: Final = (x86.UC_X86_REG_RAX, x86.UC_X86_REG_RCX, x86.UC_X86_REG_R11)
+_RETURN: Final = RegisterList(x86.UC_X86_REG_RAX, x86.UC_X86_REG_RCX, x86.UC_X86_REG_R11)
 _MASK: Final = (1 << 64) - 1
 
 
-class UnicornVcpu:
+_M_MMAP_THRESHOLD: Final = -3
+_SPARSE_BYTES: Final = 40 << 10
+"""Unicorn's tables from this size on are written in small part; less catches what is written whole, and costs calls."""
+_USUAL_BYTES: Final = 128 << 10
+"""glibc's own choice before it has seen any block freed."""
+_mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+
+
+@contextmanager
+def _sparse_allocations() -> Iterator[None]:
+    """Large blocks come from the kernel, as pages that take no memory until they are written; 60 KiB less a VM. glibc only."""
+    if _mallopt is None:
+        yield
+        return
+    _mallopt(_M_MMAP_THRESHOLD, _SPARSE_BYTES)
+    try:
+        yield
+    finally:
+        _mallopt(_M_MMAP_THRESHOLD, _USUAL_BYTES)
+
+
+class UnicornVcpu(SlicedVcpu):
     """One virtual CPU over one guest's memory. After a Fault it is good for nothing but `close`."""
 
     def __init__(self, memory: GuestMemory) -> None:
+        super().__init__()
         self._memory = memory
         self._layout = memory.layout
         uc = Uc(uc_const.UC_ARCH_X86, uc_const.UC_MODE_64)
@@ -80,31 +105,23 @@ class UnicornVcpu:
         self._handle = self._uc._uch
         self._callbacks: list[Any] = []
         self._event: Stop | None = None
-        self._alarm: Alarm | None = None
         self._rip = STUB_ADDRESS
         self._rflags = RFLAGS_FIXED
-        self._entered = False
-        self._loaded: CpuState | None = None
         self._context: tuple[CpuState, UcContext] | None = None
-        self._map()
-        self._call = RegisterFile(self._handle, _CALL)
-        self._return = RegisterFile(self._handle, _RETURN)
-        self._gprs = RegisterFile(self._handle, GPRS)
-        self._bases = RegisterFile(self._handle, _BASES)
-        self._position = RegisterFile(self._handle, (x86.UC_X86_REG_RIP, x86.UC_X86_REG_RFLAGS))
+        with _sparse_allocations():
+            self._map()
+        self._registers = RegisterFile(self._handle)
         self._hook()
         self._enable_paging()
 
     def run(self, slice_ns: int) -> Stop:
         """See `base.Vcpu`. Raises nothing for anything that a guest does."""
         self._event = None
-        clock = time.pthread_getcpuclockid(threading.get_ident())
-        alarm = watchdog().arm(clock, time.clock_gettime_ns(clock) + slice_ns, self._stop)
-        self._alarm = alarm
+        alarm = self._begin(slice_ns, self._stop)
         try:
             while True:
                 status = uclib.uc_emu_start(self._handle, self._rip, _NO_EXIT, 0, 0)
-                call = self._call.read()
+                call = self._registers.read(_CALL)
                 self._rip, self._rflags = call[7], call[8]
                 self._entered = self._entered or self._rip != STUB_ADDRESS
                 if self._event is not None:
@@ -114,41 +131,18 @@ class UnicornVcpu:
                 if alarm.fired:
                     return Preempted()
         finally:
-            self._alarm = None
-            watchdog().disarm(alarm)
+            self._finish(alarm)
 
     def complete(self, result: int) -> None:
         """Return from the pending call as `sysret` does: RCX holds the return address, R11 the flags."""
-        self._return.write((result & _MASK, self._rip, self._rflags))
+        self._registers.write(_RETURN, (result & _MASK, self._rip, self._rflags))
 
     def read_bases(self) -> tuple[int, int]:
-        fs_base, gs_base = self._bases.read()
+        fs_base, gs_base = self._registers.read(_BASES)
         return fs_base, gs_base
 
     def write_bases(self, fs_base: int, gs_base: int) -> None:
-        self._bases.write((fs_base, gs_base))
-
-    def interrupt(self) -> None:
-        alarm = self._alarm
-        if alarm is not None:
-            alarm.fire()
-            self._stop()
-
-    def save(self) -> CpuState:
-        """The state to load into a fork; what was loaded, if no instruction has run since."""
-        if not self._entered:
-            if self._loaded is None:
-                raise RuntimeError("save before load")
-            return self._loaded
-        fs_base, gs_base = self._bases.read()
-        return CpuState(
-            gprs=tuple(self._gprs.read()),
-            rip=self._rip,
-            rflags=self._position.read()[1] & RFLAGS_KEPT,
-            fs_base=fs_base,
-            gs_base=gs_base,
-            fpu=read_fpu(self._uc),
-        )
+        self._registers.write(_BASES, (fs_base, gs_base))
 
     def load(self, state: CpuState) -> None:
         """Take on `state`. The second load of the same state on a vCPU, and all that follow, are one copy."""
@@ -161,12 +155,12 @@ class UnicornVcpu:
         if self._entered:
             for selector in _SELECTORS:  # before the bases, which a selector's load clears
                 self._uc.reg_write(selector, 0)
-        self._gprs.write(state.gprs)
-        self._bases.write((state.fs_base, state.gs_base))
-        write_fpu(self._uc, state.fpu)
+        self._registers.write(_ALL, state.gprs)
+        self._registers.write(_BASES, (state.fs_base, state.gs_base))
+        self._registers.write_fpu(state.fpu)
         if self._entered:
             self._rip = state.rip
-            self._position.write((self._rip, self._rflags))
+            self._registers.write(_POSITION, (self._rip, self._rflags))
             self._context = (state, self._uc.context_save())
         else:
             self._enter(state)
@@ -234,10 +228,18 @@ class UnicornVcpu:
 
     def _write_frame(self, rip: int, rsp: int) -> None:
         at = self._layout.supervisor_offset + FRAME_OFFSET
-        frame = self._memory.block[at : at + 40].cast("Q")
-        for index, word in enumerate((rip, CODE, self._rflags, rsp, DATA)):
-            frame[index] = word
-        frame.release()
+        struct.pack_into("<5Q", self._memory.block, at, rip, CODE, self._rflags, rsp, DATA)
+
+    def _state(self) -> CpuState:
+        fs_base, gs_base = self._registers.read(_BASES)
+        return CpuState(
+            gprs=tuple(self._registers.read(_ALL)),
+            rip=self._rip,
+            rflags=self._registers.read(_POSITION)[1] & RFLAGS_KEPT,
+            fs_base=fs_base,
+            gs_base=gs_base,
+            fpu=self._registers.read_fpu(),
+        )
 
     def _stop(self) -> None:
         uclib.uc_emu_stop(self._handle)

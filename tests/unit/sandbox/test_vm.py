@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -443,14 +444,40 @@ def test_every_end_of_a_guest_is_an_end_of_the_enumeration(engine: str) -> None:
     assert all(isinstance(end, str) for end in End)
 
 
+_LOOK_AT_SELECTORS = b"".join(
+    bytes((0x8C, modrm)) + b"\x66\xa3" + struct.pack("<Q", DATA + 2 * i) for i, modrm in enumerate((0xD8, 0xC0, 0xE0, 0xE8))
+)
+_CHANGE_SELECTORS = mov(RAX, 0x2B) + b"\x8e\xd8\x8e\xc0\x8e\xe0\x8e\xe8"
+
+
 def test_segment_selectors_do_not_survive_a_request(engine: str) -> None:
-    look = b"".join(
-        bytes((0x8C, modrm)) + b"\x66\xa3" + struct.pack("<Q", DATA + 2 * i) for i, modrm in enumerate((0xD8, 0xC0, 0xE0, 0xE8))
-    )
-    change = mov(RAX, 0x2B) + b"\x8e\xd8\x8e\xc0\x8e\xe0\x8e\xe8"
-    template = boot(serve(look + change + call(RESPOND, DATA, 8)), engine=engine)
+    template = boot(serve(_LOOK_AT_SELECTORS + _CHANGE_SELECTORS + call(RESPOND, DATA, 8)), engine=engine)
     for _ in range(2):
-        vm = Vm(template, engine)
-        assert [serve_once(vm).output for _ in range(4)] == [bytes(8)] * 4
-        vm.close()
+        with closing(Vm(template, engine)) as vm:
+            assert [serve_once(vm).output for _ in range(4)] == [bytes(8)] * 4
     template.close()
+
+
+def test_segment_selectors_of_a_guest_that_failed_are_not_seen_by_another(engine: str) -> None:
+    looking = boot(serve(_LOOK_AT_SELECTORS + call(RESPOND, DATA, 8)), engine=engine)
+    failing = load(program(_CHANGE_SELECTORS + b"\x0f\x0b"), LIMITS)
+    for _ in range(2):
+        with closing(Vm(failing, engine)) as other:
+            other.begin(GET, LIMITS)
+            assert isinstance(other.run(SECOND_NS).event, Ended)
+        with closing(Vm(looking, engine)) as vm:
+            assert serve_once(vm).output == bytes(8)
+    looking.close()
+    failing.close()
+
+
+def test_segment_selectors_of_a_guest_that_waits_are_not_seen_by_another(engine: str) -> None:
+    looking = boot(serve(_LOOK_AT_SELECTORS + call(RESPOND, DATA, 8)), engine=engine)
+    spinning = load(program(_CHANGE_SELECTORS + LOOP), LIMITS)
+    with closing(Vm(spinning, engine)) as other, closing(Vm(looking, engine)) as vm:
+        other.begin(GET, LIMITS)
+        for _ in range(3):
+            assert isinstance(other.run(2 * MILLISECOND_NS).event, Preempted)
+            assert serve_once(vm).output == bytes(8)
+    looking.close()
+    spinning.close()
