@@ -43,8 +43,8 @@ test: lint ## lint, then every test that this machine can run, with coverage of 
 	$(BIN)/pytest --cov --cov-report=
 	$(BIN)/coverage report --include='edgecache/policy/*,sandbox/*' --skip-covered --fail-under=90
 
-bench: $(STAMP) ## cache hits and misses against nginx (if installed), and the sandbox's figures
-	$(BIN)/python -m loadtests.bench_nginx --json .run/bench-cache.json
+bench: $(STAMP) ## the cache against nginx, Varnish and Traffic Server (if installed), and the sandbox's figures
+	$(BIN)/python -m loadtests.bench --json .run/bench-cache.json
 	$(BIN)/python -m sandbox bench
 
 load: $(STAMP) ## Locust against a running demo, for a bounded time

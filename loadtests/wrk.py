@@ -41,19 +41,6 @@ end
 """
 """Draws from `count` URLs, the n-th as often as 1/n; the same draws in each run."""
 
-ONCE = """\
-local count, target, turn, answered = {count}, "{target}", 0, 0
-function request()
-  turn = turn + 1
-  return wrk.format("GET", target .. (turn - 1) % count + 1)
-end
-function response()
-  answered = answered + 1
-  if answered == count + {connections} then wrk.thread:stop() end
-end
-"""
-"""Each of `count` URLs in turn, then stops: by then all have been answered, whatever order the connections had."""
-
 FRESH = """\
 local target, turn = "{target}", 0
 function request()
