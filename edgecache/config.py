@@ -19,9 +19,11 @@ from edgecache.configwords import Table, fill, fill_part
 from edgecache.control.listener import BindRefused, check_bind, is_loopback
 from edgecache.control.settings import ControlSettings
 from edgecache.observe.settings import LogSettings
+from edgecache.policy.upstream import NO_TLS_RULE
 from edgecache.serve.certificates import CertificateError, CertificateFiles, server_context
 from edgecache.serve.settings import ServeSettings
 from edgecache.sites import ANY_HOST, Cluster, Site
+from edgecache.upstream import trust
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.yamlform import Node, Problems, load_file
 from sandbox.monitor import MonitorPolicy
@@ -134,7 +136,7 @@ def load(path: Path) -> Config:
         state_dir=state,
         control=_control(form.get("control"), ControlSettings(state_dir=state, config_file=path), base, control),
         clusters=configsites.read_clusters(form["clusters"], problems) if "clusters" in form else (),
-        sites=configsites.read_sites(form["sites"], problems) if "sites" in form and not form["sites"].null else (),
+        sites=configsites.read_sites(form["sites"], problems, base) if "sites" in form and not form["sites"].null else (),
         cache=section("cache", CacheSettings(), configwords.CACHE),
         sandbox=_sandbox(form.get("sandbox"), MonitorPolicy(), problems),
         serve=section("serve", ServeSettings(), configwords.SERVE),
@@ -145,6 +147,7 @@ def load(path: Path) -> Config:
         problems.check(lambda: _check_listeners(config, form.get("control", root)))
     if "sites" in form:
         _check_loops(config.listen, form["sites"], problems)
+        _check_trust(form["sites"], config.sites, problems)
         configsites.check_clusters(form["sites"], config.sites, config.clusters, problems)
     problems.raise_any()
     return config
@@ -284,9 +287,23 @@ def _check_loops(listen: Address, sites: Node, problems: Problems) -> None:
     """An origin that is the edge's own listener would send each request round until the loop is detected."""
     for site in sites.value if isinstance(sites.value, tuple) else ():
         origins = site.value.get("origins") if isinstance(site.value, Mapping) else None
-        for origin in origins.value if origins is not None and isinstance(origins.value, tuple) else ():
+        for item in origins.value if origins is not None and isinstance(origins.value, tuple) else ():
+            origin = item.value.get("url", item) if isinstance(item.value, Mapping) else item
             if isinstance(origin.value, str) and _is_own(origin.value, listen):
                 problems.add(origin.error(f"is this edge itself, which listens on {listen}; name the server behind it"))
+
+
+def _check_trust(node: Node, sites: tuple[Site, ...], problems: Problems) -> None:
+    """What a site names for TLS to its origins must be usable now, rather than fail its first request."""
+    nodes = node.value if isinstance(node.value, tuple) else ()
+    # Where a site could not be read at all, the lists do not match; what is wrong is known then.
+    for item, site in zip(nodes, sites, strict=False):
+        if site.upstream.tls == NO_TLS_RULE or len(nodes) != len(sites):
+            continue
+        try:
+            trust.context(site.upstream.tls)
+        except trust.TrustError as error:
+            problems.add(item.entries()["upstream"].entries()["tls"].entries()[error.field].error(str(error)))
 
 
 def _is_own(url: str, listen: Address) -> bool:

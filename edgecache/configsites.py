@@ -8,14 +8,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Final
 
-from edgecache.control import words
+from edgecache.control import upstreamwords, words
 from edgecache.control.manifest import NAME, NAME_WORDS
 from edgecache.policy.access import MAX_NETWORKS, MAX_RATE, OPEN, AccessRule
 from edgecache.policy.coding import Coding
 from edgecache.policy.rule import DEFAULT_RULE, CacheRule
-from edgecache.siteform import MAX_CAP, MAX_HOSTS, MAX_ORIGINS, MAX_WEIGHT, host_problem, network_problem, origin_problem
+from edgecache.policy.upstream import DEFAULT_UPSTREAM, Origin, UpstreamRule
+from edgecache.siteform import MAX_CAP, MAX_HOSTS, MAX_ORIGINS, MAX_WEIGHT, host_problem, network_problem
 from edgecache.sites import Cluster, Site
 from edgecache.yamlform import FormError, Node, Problem, Problems
 from sandbox.limits import DEFAULT_LIMITS, Limits
@@ -25,16 +27,16 @@ MAX_SITES: Final = 10_000
 MAX_CLUSTERS: Final = 1_000
 
 _OPERATORS_CACHE_WORDS: Final = ("store_set_cookie", "honour_client_reload", "compress")
-_KEYS: Final = ("name", "hosts", "origins", "weight", "cluster", "cap", "cache", "access", "limits")
+_KEYS: Final = ("name", "hosts", "origins", "weight", "cluster", "cap", "upstream", "cache", "access", "limits")
 _ACCESS_KEYS: Final = ("deny", "allow", "purge", "client_rate", "client_burst")
 _NOTHING: Final[tuple[Node, ...]] = ()
 _REQUIRED: Final = ("name", "hosts", "origins")
 
 
-def read_sites(node: Node, problems: Problems) -> tuple[Site, ...]:
-    """The sites of the section. Whatever is wrong goes to `problems`, with a site left out or in part for it."""
+def read_sites(node: Node, problems: Problems, directory: Path = Path()) -> tuple[Site, ...]:
+    """The sites of the section; paths start at `directory`. What is wrong goes to `problems`, with a site left out or in part."""
     nodes = problems.attempt(partial(node.sequence, 0, MAX_SITES), _NOTHING)
-    pairs = [(site_node, _read_site(site_node, problems)) for site_node in nodes]
+    pairs = [(site_node, _read_site(site_node, problems, directory)) for site_node in nodes]
     _check_unique([(n, site) for n, site in pairs if site is not None], problems)
     return tuple(site for _, site in pairs if site is not None)
 
@@ -67,17 +69,22 @@ def check_clusters(node: Node, sites: tuple[Site, ...], clusters: tuple[Cluster,
             )
 
 
-def _read_site(node: Node, problems: Problems) -> Site | None:
+def _read_site(node: Node, problems: Problems, directory: Path) -> Site | None:
     try:
         form = node.mapping(_KEYS, _REQUIRED)
     except FormError as error:
         problems.add(error)
         return None
     ceiling = problems.attempt(lambda: _ceiling(form), DEFAULT_LIMITS)
+    origins = _origins(form["origins"], problems)
     return Site(
         name=problems.attempt(lambda: form["name"].text(pattern=NAME, allowed=NAME_WORDS), ""),
-        hosts=_texts(form["hosts"], MAX_HOSTS, problems, host=True),
-        origins=_texts(form["origins"], MAX_ORIGINS, problems, host=False),
+        hosts=_hosts(form["hosts"], problems),
+        origins=tuple(origin.url for origin in origins),
+        upstream=dataclasses.replace(
+            problems.attempt(lambda: _upstream(form.get("upstream"), directory), DEFAULT_UPSTREAM),
+            origins=tuple(origin for origin in origins if not upstreamwords.plain(origin)),
+        ),
         weight=problems.attempt(lambda: form["weight"].integer(1, MAX_WEIGHT), 1) if "weight" in form else 1,
         cluster=problems.attempt(form["cluster"].text, DEFAULT_CLUSTER) if "cluster" in form else DEFAULT_CLUSTER,
         cap=problems.attempt(lambda: form["cap"].integer(1, MAX_CAP), None) if "cap" in form else None,
@@ -91,22 +98,34 @@ def _read_site(node: Node, problems: Problems) -> Site | None:
 def read_hosts(node: Node) -> tuple[str, ...]:
     """One host or more, as a site has them. Raises FormError with every mistake."""
     problems = Problems()
-    hosts = _texts(node, MAX_HOSTS, problems, host=True)
+    hosts = _hosts(node, problems)
     problems.raise_any()
     return hosts
 
 
-def _texts(node: Node, limit: int, problems: Problems, *, host: bool) -> tuple[str, ...]:
+def _hosts(node: Node, problems: Problems) -> tuple[str, ...]:
     def read(item: Node) -> str:
-        text = item.text(limit=1024)
-        text = text.lower() if host else text
-        problem = host_problem(text) if host else origin_problem(text)
-        if problem is not None:
+        text = item.text(limit=1024).lower()
+        if (problem := host_problem(text)) is not None:
             raise item.error(problem)
-        return text if host else text.removesuffix("/")
+        return text
 
-    items = problems.attempt(partial(node.sequence, 1, limit), _NOTHING)
+    items = problems.attempt(partial(node.sequence, 1, MAX_HOSTS), _NOTHING)
     return tuple(problems.attempt(partial(read, item), "") for item in items)
+
+
+def _origins(node: Node, problems: Problems) -> tuple[Origin, ...]:
+    found: dict[str, Origin] = {}
+    for item in problems.attempt(partial(node.sequence, 1, MAX_ORIGINS), _NOTHING):
+        origin = problems.attempt(partial(upstreamwords.read_origin, item), Origin(""))
+        if origin.url and origin.url in found:
+            problems.add(item.error(f"{origin.url} is named twice; give it a weight instead"))
+        found.setdefault(origin.url, origin)
+    return tuple(found.values())
+
+
+def _upstream(node: Node | None, directory: Path) -> UpstreamRule:
+    return DEFAULT_UPSTREAM if node is None or node.null else upstreamwords.read_upstream(node, directory)
 
 
 def _access(node: Node | None) -> AccessRule:

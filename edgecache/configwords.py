@@ -139,6 +139,7 @@ UPSTREAM: Final[Table] = {
     "dns_ttl": ("dns_ttl", _time(0, _DAY)),
     "ejection_failures": ("ejection_failures", _count(1, 1000)),
     "ejection_time": ("ejection_time", _time(0.01, 3600)),
+    "health_checks": ("health_checks", _count(0, 1_000_000)),
     "max_head_line": ("max_head_line_bytes", _size(_KIB, 16 * _MIB)),
     "max_head_fields": ("max_head_fields", _count(8, 10_000)),
     "read_buffer": ("read_buffer_bytes", _size(4 * _KIB, 64 * _MIB)),

@@ -38,6 +38,7 @@ from edgecache.source import Culprit, Source, SourceError
 from edgecache.store import MemoryStore
 from edgecache.upstream.body import BytesBody
 from edgecache.upstream.origin import OriginClient
+from edgecache.upstream.upstreams import Upstreams
 from sandbox import End, Monitor, Usage
 
 _log: Final = logging.getLogger(__name__)
@@ -58,13 +59,14 @@ class Edge:
         self._recorder = Recorder(self._log)
         self._monitor = Monitor(config.sandbox)
         self._client = OriginClient(config.upstream)
-        table = SiteTable()
+        self._upstreams = Upstreams(self._client)
+        table = SiteTable(followers=[self._upstreams.follow])
         cache = config.cache
         store = MemoryStore(cache.memory_bytes, max_variants=cache.max_variants, max_entry_share=cache.max_entry_share)
         self._pipeline = Pipeline(
             sites=table,
             store=store,
-            origins=lambda site: self._client.origins(site.origins),
+            origins=self._upstreams.of,
             generators=self._generator,
             observer=self._recorder,
             settings=config.serve,
@@ -75,6 +77,7 @@ class Edge:
             store=store.stats,
             monitor=self._monitor.status,
             fast_hits=lambda: self._pipeline.fast_hits,
+            origins=self._upstreams.figures,
         )
         self._metrics = Metrics(sources)
         board = StatusBoard(sources, time.monotonic())
@@ -111,6 +114,7 @@ class Edge:
 
     def reload(self) -> None:
         """Open the log again, after rotation, and read the certificates again, after renewal."""
+        self._client.trust.forget()
         if self._log is not None:
             self._log.reopen()
         if self._certificates is not None:
@@ -125,6 +129,7 @@ class Edge:
         await asyncio.gather(*(listener.close() for listener in listeners if listener is not None))
         await self._pipeline.close(_BACKGROUND_SECONDS)
         await self._control.close()
+        await self._upstreams.close()
         await self._client.close()
         await self._monitor.close()
         if self._log is not None and not await asyncio.to_thread(self._log.close):

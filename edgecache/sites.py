@@ -9,12 +9,13 @@ from __future__ import annotations
 import enum
 import fnmatch
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from edgecache.policy.access import OPEN, AccessRule
 from edgecache.policy.rule import DEFAULT_RULE, CacheRule
+from edgecache.policy.upstream import DEFAULT_UPSTREAM, UpstreamRule
 from sandbox.limits import DEFAULT_LIMITS, Limits
 from sandbox.shares import DEFAULT_CLUSTER
 
@@ -71,7 +72,8 @@ class Site:
     hosts: tuple[str, ...]
     """Lower-case host names, `*.example.org` for all below it, or `*` for any."""
     origins: tuple[str, ...]
-    """Base URLs, tried in order."""
+    """Base URLs, tried in order unless `upstream` says otherwise."""
+    upstream: UpstreamRule = DEFAULT_UPSTREAM
     weight: int = 1
     """Its share of its cluster."""
     cluster: str = DEFAULT_CLUSTER
@@ -140,12 +142,15 @@ class SiteSnapshot:
 
 @dataclass
 class SiteTable:
-    """Holder of the current snapshot; replacing it is one assignment."""
+    """Holder of the current snapshot; replacing it is one assignment, of which followers are told."""
 
     snapshot: SiteSnapshot = field(default_factory=SiteSnapshot)
+    followers: list[Callable[[SiteSnapshot], None]] = field(default_factory=list)
 
     def replace(self, sites: Iterable[Site]) -> None:
         self.snapshot = SiteSnapshot(tuple(sites))
+        for follow in self.followers:
+            follow(self.snapshot)
 
 
 def _host(authority: str) -> str:

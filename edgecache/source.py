@@ -25,8 +25,9 @@ class Culprit(enum.StrEnum):
 class SourceError(Exception):
     """A source gave no complete response.
 
-    `reason` is a word from a fixed set ("connect", "timeout", "reset", "protocol", or a `sandbox.outcome.End`), the same in logs,
-    metrics and Cache-Status; `status` is what a client gets when nothing else can answer; `retry`: another origin may be tried.
+    `reason` is a word from a fixed set ("connect", "tls", "timeout", "reset", "protocol", "unhealthy", "breaker-open",
+    "overloaded", or a `sandbox.outcome.End`), the same in logs, metrics and Cache-Status; `status` is what a client gets when
+    nothing else can answer; `retry`: another origin may be tried.
     """
 
     def __init__(self, culprit: Culprit, reason: str, detail: str = "", *, status: int = 502, retry: bool = False) -> None:
@@ -38,7 +39,7 @@ class SourceError(Exception):
         self.retry = retry
 
 
-UNREACHABLE = frozenset({"connect", "timeout", "reset"})
+UNREACHABLE = frozenset({"connect", "tls", "timeout", "reset", "unhealthy", "breaker-open", "overloaded"})
 """Reasons of a SourceError for which nothing of a response has come: the source is out of reach."""
 
 Interim = Callable[[Response], None]

@@ -6,6 +6,7 @@ import click
 
 from edgecache.cli.client import ControlClient, Json
 from edgecache.cli.options import json_option, print_json, with_client
+from edgecache.cli.originforms import ORIGIN_HELP, origins_of, upstream_of, urls_of
 from edgecache.cli.tables import print_table, shown
 
 
@@ -19,9 +20,7 @@ def site() -> None:
 @click.option(
     "--host", "hosts", multiple=True, required=True, metavar="NAME", help="Host name, *.example.org, or *; repeat it for more"
 )
-@click.option(
-    "--origin", "origins", multiple=True, metavar="URL", help="Base URL of an origin; repeat it for more, tried in order"
-)
+@click.option("--origin", "origins", multiple=True, metavar="URL", help=ORIGIN_HELP)
 @click.option(
     "--weight", type=click.IntRange(1, 1_000_000), default=1, show_default=True, help="Share of the CPU, against other sites"
 )
@@ -39,7 +38,7 @@ def add(
     as_json: bool,
 ) -> None:
     """Add the site NAME."""
-    body: Json = {"name": name, "hosts": list(hosts), "origins": list(origins), "weight": weight}
+    body: Json = {"name": name, "hosts": list(hosts), "origins": origins_of(origins), "weight": weight}
     if cluster is not None:
         body["cluster"] = cluster
     found = client.post("sites", body=body)
@@ -61,7 +60,14 @@ def list_sites(client: ControlClient, as_json: bool) -> None:
     print_table(
         ("SITE", "HOSTS", "ORIGINS", "WEIGHT", "GENERATORS", "FROM"),
         (
-            (s["name"], s["hosts"], s["origins"], s["weight"], s["generators"], "configuration" if s["from_config"] else "API")
+            (
+                s["name"],
+                s["hosts"],
+                urls_of(s["origins"]),
+                s["weight"],
+                s["generators"],
+                "configuration" if s["from_config"] else "API",
+            )
             for s in found["sites"]
         ),
         right=("WEIGHT",),
@@ -85,10 +91,17 @@ def show(client: ControlClient, name: str, as_json: bool) -> None:
 @site.command("set")
 @click.argument("name")
 @click.option("--host", "hosts", multiple=True, metavar="NAME", help="Replace the host names; repeat it for more")
-@click.option("--origin", "origins", multiple=True, metavar="URL", help="Replace the origins; repeat it for more")
+@click.option("--origin", "origins", multiple=True, metavar="URL", help="Replace the origins: as for add")
 @click.option("--weight", type=click.IntRange(1, 1_000_000), help="Share of the CPU, against other sites")
 @click.option("--cluster", help="Cluster whose share it shares")
 @click.option("--cap", type=click.IntRange(0, 100_000), help="Never more than this many percent of one CPU; 0 takes the cap away")
+@click.option(
+    "--upstream",
+    "upstream",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="How origins are asked, such as health.path=/ready or retries.on=reset,timeout; a part=null sets it back",
+)
 @click.option("--cache", "cache", multiple=True, metavar="KEY=VALUE", help="A cache rule, such as default_ttl=60s")
 @click.option("--access", "access", multiple=True, metavar="KEY=VALUE", help="A rule for clients, such as client_rate=50")
 @click.option("--ceiling", "ceiling", multiple=True, metavar="KEY=VALUE", help="A limit's ceiling, such as cpu=100ms or vms=8")
@@ -103,6 +116,7 @@ def set_site(
     weight: int | None,
     cluster: str | None,
     cap: int | None,
+    upstream: tuple[str, ...],
     cache: tuple[str, ...],
     access: tuple[str, ...],
     ceiling: tuple[str, ...],
@@ -111,7 +125,8 @@ def set_site(
     """Change what is named of a site, keep the rest."""
     asked: Json = {
         "hosts": list(hosts),
-        "origins": list(origins),
+        "origins": origins_of(origins),
+        "upstream": upstream_of(upstream),
         "weight": weight,
         "cluster": cluster,
         "cache": _settings(cache, "--cache"),
@@ -123,7 +138,7 @@ def set_site(
         body["cap"] = cap or None
     if not body:
         raise click.UsageError(
-            "nothing to change: give --host, --origin, --weight, --cluster, --cap, --cache, --access or --ceiling"
+            "nothing to change: give --host, --origin, --weight, --cluster, --cap, --upstream, --cache, --access or --ceiling"
         )
     found = client.patch("sites", name, body=body)
     if as_json:

@@ -41,6 +41,9 @@ def status(client: ControlClient, as_json: bool) -> None:
         if facts:
             click.echo(f"{name}: {facts}")
     print_table(_SITE_COLUMNS, _site_rows(found), right=("WEIGHT",), empty="There are no sites.")
+    if origins := list(_origin_rows(found)):
+        click.echo()
+        print_table(_ORIGIN_COLUMNS, origins, right=_ORIGIN_COLUMNS[3:], empty="")
 
 
 @click.command()
@@ -76,6 +79,16 @@ def top(client: ControlClient, every: float, times: int | None) -> None:
 
 
 _SITE_COLUMNS: Final = ("SITE", "HOSTS", "WEIGHT", "GENERATOR", "ROUTES", "ACTIVE")
+
+
+_ORIGIN_COLUMNS: Final = ("SITE", "ORIGIN", "STATE", "REQUESTS", "FAILURES", "RETRIES", "HEDGES", "CONNECTIONS")
+
+
+def _origin_rows(found: Json) -> Iterator[tuple[object, ...]]:
+    for site, known in found["parts"].get("upstream", {}).get("sites", {}).items():
+        for url, row in known["origins"].items():
+            state = f"{row['state']} (backup)" if row["backup"] else row["state"]
+            yield (site, url, state, *(row[column.lower()] for column in _ORIGIN_COLUMNS[3:]))
 
 
 def _site_rows(found: Json) -> Iterator[tuple[object, ...]]:

@@ -5,24 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from edgecache import units
-from edgecache.control import words
+from edgecache.control import upstreamwords, words
 from edgecache.control.manifest import NAME, NAME_WORDS
 from edgecache.control.problems import Code, Problem
 from edgecache.policy.access import MAX_NETWORKS, MAX_RATE, AccessRule
 from edgecache.policy.coding import Coding
 from edgecache.policy.rule import CacheRule
-from edgecache.siteform import MAX_CAP, MAX_HOSTS, MAX_ORIGINS, MAX_WEIGHT, host_problem, network_problem, origin_problem
+from edgecache.siteform import MAX_CAP, MAX_HOSTS, MAX_ORIGINS, MAX_WEIGHT, host_problem, network_problem
 from edgecache.sites import Site
 from sandbox.limits import Limits
 
 Given = str | UnsetType
 T = TypeVar("T", bound=str)
+V = TypeVar("V")
 _YEAR_NS: Final = 366 * 86_400 * 10**9
 
 
@@ -72,10 +73,11 @@ class SiteChange(Struct, forbid_unknown_fields=True):
     """What of a site is to be different; that its cluster exists is the caller's to check."""
 
     hosts: list[str] | UnsetType = UNSET
-    origins: list[str] | UnsetType = UNSET
+    origins: list[str | dict[str, Any]] | UnsetType = UNSET
     weight: int | UnsetType = UNSET
     cluster: Given = UNSET
     cap: int | UnsetType | None = UNSET
+    upstream: dict[str, Any] | UnsetType = UNSET
     cache: CacheForm | UnsetType = UNSET
     access: AccessForm | UnsetType = UNSET
     ceiling: LimitsForm | UnsetType = UNSET
@@ -86,7 +88,7 @@ class SiteCreate(SiteChange, forbid_unknown_fields=True, kw_only=True):
 
     name: str
     hosts: list[str]
-    origins: list[str]
+    origins: list[str | dict[str, Any]]
 
 
 def new_site(form: SiteCreate) -> Site:
@@ -104,14 +106,15 @@ def changed_site(site: Site, form: SiteChange) -> Site:
         hosts = [host.lower() for host in form.hosts]
         site = replace(site, hosts=_listed("$.hosts", hosts, (1, MAX_HOSTS), host_problem))
     if form.origins is not UNSET:
-        origins = [origin.removesuffix("/") for origin in form.origins]
-        site = replace(site, origins=_listed("$.origins", origins, (0, MAX_ORIGINS), origin_problem))
+        site = _with_origins(site, form.origins)
     if form.weight is not UNSET:
         site = replace(site, weight=checked_weight(form.weight))
     if form.cluster is not UNSET:
         site = replace(site, cluster=form.cluster)
     if form.cap is not UNSET:
         site = replace(site, cap=checked_cap(form.cap))
+    if form.upstream is not UNSET:
+        site = replace(site, upstream=_said(upstreamwords.take_upstream, form.upstream, site.upstream, "$.upstream"))
     if form.cache is not UNSET:
         site = replace(site, rule=_rule(form.cache, site.rule))
     if form.access is not UNSET:
@@ -119,6 +122,22 @@ def changed_site(site: Site, form: SiteChange) -> Site:
     if form.ceiling is not UNSET:
         site = replace(site, ceiling=_ceiling(form.ceiling, site.ceiling))
     return site
+
+
+def _with_origins(site: Site, given: list[str | dict[str, Any]]) -> Site:
+    found = [_said(upstreamwords.take_origin, origin, f"$.origins[{index}]") for index, origin in enumerate(given)]
+    urls = _listed("$.origins", [origin.url for origin in found], (0, MAX_ORIGINS), lambda _url: None)
+    special = tuple(origin for origin in found if not upstreamwords.plain(origin))
+    return replace(site, origins=urls, upstream=replace(site.upstream, origins=special))
+
+
+def _said(take: Callable[..., V], *arguments: object) -> V:
+    """What `take` makes of JSON. Raises Problem in place of its ValueError, which begins with the member's place."""
+    try:
+        return take(*arguments)
+    except ValueError as error:
+        where, _, message = str(error).partition(": ")
+        raise _wrong(where, message) from error
 
 
 def checked_weight(weight: int) -> int:

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from edgecache.observe.figures import BUCKETS, MAX_SITES, OTHER, Durations
 from edgecache.observe.recorder import Recorder
+from edgecache.observe.upstreams import OriginMetrics, Origins
 from sandbox.status import MonitorStatus, ShareStatus
 
 
@@ -47,6 +48,7 @@ class Sources:
     monitor: Callable[[], MonitorStatus] | None = None
     fast_hits: Callable[[], int] | None = None
     """Requests answered by the fast lane since the start."""
+    origins: Origins | None = None
 
 
 class Metrics:
@@ -61,6 +63,8 @@ class Metrics:
             self.registry.register(_Store(sources.store))
         if sources.monitor is not None:
             self.registry.register(_Sandbox(sources.monitor))
+        if sources.origins is not None:
+            self.registry.register(OriginMetrics(sources.origins))
         ProcessCollector(registry=self.registry)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from edgecache.observe.figures import Figures
 from edgecache.observe.metrics import Sources
+from edgecache.observe.upstreams import origins_part
 from sandbox.status import GeneratorStatus, MonitorStatus, ShareStatus
 
 MAX_ROWS: Final = 200
@@ -108,6 +109,7 @@ class Snapshot:
     store: StoreState | None
     sandbox: SandboxState | None
     log_lines_dropped: int
+    upstream: Mapping[str, object] | None = None
 
     def parts(self) -> dict[str, dict[str, object]]:
         """As plain values: numbers that grow are totals, those that end in `_per_second` and `_ratio` are of the interval."""
@@ -119,6 +121,8 @@ class Snapshot:
             found["cache"] = dataclasses.asdict(self.store)
         if self.sandbox is not None:
             found["sandbox"] = dataclasses.asdict(self.sandbox)
+        if self.upstream is not None:
+            found["upstream"] = dict(self.upstream)
         return found
 
 
@@ -154,6 +158,7 @@ class StatusBoard:
             store=StoreState(*(getattr(store, f.name) for f in dataclasses.fields(StoreState))) if store else None,
             sandbox=_sandbox(self._sources.monitor()) if self._sources.monitor else None,
             log_lines_dropped=self._sources.recorder.log_lines_dropped,
+            upstream=origins_part(self._sources.origins()) if self._sources.origins else None,
         )
 
 

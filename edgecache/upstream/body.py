@@ -6,7 +6,7 @@ No decisions about HTTP. `origin` makes response bodies; `serve` wraps what clie
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 
@@ -14,11 +14,17 @@ from edgecache.source import Body, Culprit, SourceError
 
 
 class OriginBody:
-    """The body of one origin's response. A read that fails, stalls or ends early raises SourceError."""
+    """The body of one origin's response. A read that fails, stalls or ends early raises SourceError.
 
-    def __init__(self, response: aiohttp.ClientResponse, between_bytes_timeout: float) -> None:
+    `on_end` is called once it has ended or was closed, perhaps more than once.
+    """
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, between_bytes_timeout: float, on_end: Callable[[], None] = lambda: None
+    ) -> None:
         self._response = response
         self._timeout = between_bytes_timeout
+        self._on_end = on_end
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -34,12 +40,14 @@ class OriginBody:
             await self.close()
             raise SourceError(Culprit.ORIGIN, "reset", f"the body ended early: {error}") from error
         if not chunk:
+            self._on_end()
             raise StopAsyncIteration
         return chunk
 
     async def close(self) -> None:
         """Drop the connection when bytes are still to come; a complete response has given it back already."""
         self._response.close()
+        self._on_end()
 
 
 class EmptyBody:

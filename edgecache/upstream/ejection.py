@@ -1,11 +1,13 @@
-"""Which origin is asked first: those that refused connections lately come last. Values and given times only; `origin` calls it.
+"""Which origins have failed lately, and for how long they are asked last. Values and given times; `pool` and `member` call it.
 
-Only failures to connect count. They say something of the server; a reset or a timeout may be one request's own doing, and must
-not let one site's clients push an origin away from others.
+Failures to connect say something of the server, for every site: they are kept here by endpoint. A reset, a timeout or an error
+may be one request's own doing, and must not let one site's clients push an origin away from others: `member` keeps those.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from lru import LRU
@@ -37,24 +39,25 @@ def failed(health: Health, now: float, limit: int, pause: float) -> Health:
     return Health(0, health.ejections + 1, now + min(pause * 2.0 ** min(health.ejections, _LONGEST), pause * _LONGEST))
 
 
+def may_eject(ejected: int, size: int, max_share: float) -> bool:
+    """Whether one more of `size` origins may be ejected beside `ejected`. One may in any case where there is another."""
+    return size > 1 and ejected < max(1, math.floor(size * max_share))
+
+
 class Ejection:
-    """The health of origins by base URL. An origin without an entry is well."""
+    """The health of endpoints. One without an entry is well."""
 
     def __init__(self, limit: int, pause: float) -> None:
         self._limit = limit
         self._pause = pause
-        self._health: LRU[str, Health] = LRU(_CAPACITY)
+        self._health: LRU[Hashable, Health] = LRU(_CAPACITY)
 
-    def order(self, origins: tuple[str, ...], now: float) -> tuple[str, ...]:
-        """All of `origins`, the ejected ones last: when all are ejected, they are still tried in the given order."""
-        return tuple(sorted(origins, key=lambda origin: self.ejected(origin, now)))
-
-    def ejected(self, origin: str, now: float) -> bool:
-        health = self._health.get(origin)
+    def ejected(self, endpoint: Hashable, now: float) -> bool:
+        health = self._health.get(endpoint)
         return health is not None and health.until > now
 
-    def failed(self, origin: str, now: float) -> None:
-        self._health[origin] = failed(self._health.get(origin) or Health(), now, self._limit, self._pause)
+    def failed(self, endpoint: Hashable, now: float) -> None:
+        self._health[endpoint] = failed(self._health.get(endpoint) or Health(), now, self._limit, self._pause)
 
-    def succeeded(self, origin: str) -> None:
-        self._health.pop(origin, None)
+    def succeeded(self, endpoint: Hashable) -> None:
+        self._health.pop(endpoint, None)

@@ -1,6 +1,6 @@
-"""Origins as a `source.Source`: one pooled HTTP/1.1 client for all sites, a thin view of it for each list of base URLs.
+"""One exchange with one origin: the HTTP/1.1 client and its connections, for all sites. Whom to ask is `origins`' matter.
 
-Sends method, target and values as they are given, follows nothing, keeps no cookies, decompresses nothing. `serve` calls it.
+Sends method, target and values as they are given, follows nothing, keeps no cookies, decompresses nothing.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ import re
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import aiohttp
 from aiohttp.connector import Connection
 from yarl import URL
 
-from edgecache.policy.message import Request, Response
-from edgecache.source import Body, Culprit, Interim, Reply, SourceError
-from edgecache.upstream.body import EmptyBody, OriginBody, ReplayableBody
-from edgecache.upstream.ejection import Ejection
+from edgecache.policy.fields import freeze
+from edgecache.policy.message import Request
+from edgecache.policy.upstream import HealthRule
+from edgecache.source import Body, Culprit, Interim, SourceError
+from edgecache.upstream.endpoint import Endpoint, Waits
+from edgecache.upstream.health import expected
 from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol
 from edgecache.upstream.settings import UpstreamSettings
+from edgecache.upstream.trust import Trust, TrustError
 
-_BODILESS = frozenset({204, 304})
-_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
-"""RFC 9110 section 9.2.2: may be sent again where no answer has begun."""
 _SKIPPED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 """What aiohttp would add by itself."""
 _BAD_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -62,58 +62,102 @@ class _ExactRequest(aiohttp.ClientRequest):
 
 
 class OriginClient:
-    """The connection pool behind all `Origins`. Open it inside the event loop, close it at the end."""
+    """Open it inside the event loop, close it at the end."""
 
     def __init__(self, settings: UpstreamSettings) -> None:
         self.settings = settings
-        self.ejection = Ejection(settings.ejection_failures, settings.ejection_time)
-        self._session = aiohttp.ClientSession(
+        self.trust = Trust()
+        self._pooled = self._session(settings.max_connections, settings.max_connections_per_origin, reuse=True)
+        # What probes must not wait for is exactly what requests do: a connection of those that are bounded.
+        self._probing = self._session(settings.max_connections, 0, reuse=False)
+
+    def _session(self, limit: int, limit_per_host: int, *, reuse: bool) -> aiohttp.ClientSession:
+        settings = self.settings
+        kept: dict[str, Any] = {"keepalive_timeout": settings.keepalive_timeout} if reuse else {"force_close": True}
+        return aiohttp.ClientSession(
             connector=OriginConnector(
-                limit=settings.max_connections,
-                limit_per_host=settings.max_connections_per_origin,
-                keepalive_timeout=settings.keepalive_timeout,
+                limit=limit,
+                limit_per_host=limit_per_host,
                 ttl_dns_cache=int(settings.dns_ttl),
                 enable_cleanup_closed=False,
+                **kept,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=_SKIPPED,
             request_class=_ExactRequest,
-            timeout=aiohttp.ClientTimeout(total=None, connect=settings.connect_timeout, sock_connect=settings.connect_timeout),
             read_bufsize=settings.read_buffer_bytes,
             max_line_size=settings.max_head_line_bytes,
             max_field_size=settings.max_head_line_bytes,
             max_headers=settings.max_head_fields,
         )
 
-    def origins(self, base_urls: tuple[str, ...]) -> Origins:
-        return Origins(self, base_urls)
-
     async def close(self) -> None:
-        await self._session.close()
+        await self._pooled.close()
+        await self._probing.close()
 
     async def exchange(
-        self, base: str, request: Request, body: Body | None, on_interim: Interim | None = None
+        self, endpoint: Endpoint, request: Request, body: Body | None, waits: Waits, on_interim: Interim | None = None
     ) -> aiohttp.ClientResponse:
-        """One attempt at one origin, up to its response head. Raises SourceError."""
-        settings = self.settings
+        """One attempt at one origin, up to its response head, which is usable. Raises SourceError."""
+        response = await self._exchange(endpoint, request, waits, body=body, on_interim=on_interim)
+        bad = next((name for name, value in response.headers.items() if _BAD_VALUE.search(value)), None)
+        if bad is not None or _BAD_VALUE.search(response.reason or "") or not 200 <= response.status <= 599:
+            response.close()
+            raise SourceError(
+                Culprit.ORIGIN, "protocol", f"unusable field {bad}" if bad else f"unusable status {response.status}"
+            )
+        return response
+
+    async def probe(self, endpoint: Endpoint, rule: HealthRule) -> bool:
+        """One health check, on a connection of its own."""
+        url = URL(endpoint.url)
+        fields = freeze([("Host", rule.host or url.raw_authority), ("User-Agent", "edgecache-health"), ("Accept", "*/*")])
+        request = Request("GET", url.scheme, rule.host or url.raw_authority, rule.path, fields)
+        try:
+            async with asyncio.timeout(rule.timeout):
+                waits = Waits(rule.timeout, rule.timeout, rule.timeout)
+                response = await self._exchange(endpoint, request, waits, probing=True)
+        except (TimeoutError, SourceError):
+            return False
+        response.close()
+        return expected(rule, response.status)
+
+    async def _exchange(
+        self,
+        endpoint: Endpoint,
+        request: Request,
+        waits: Waits,
+        *,
+        body: Body | None = None,
+        on_interim: Interim | None = None,
+        probing: bool = False,
+    ) -> aiohttp.ClientResponse:
+        session = self._probing if probing else self._pooled
         _exact.set(_Exact(request.target, request.method, on_interim))
         try:
-            async with asyncio.timeout(settings.connect_timeout + settings.first_byte_timeout) as clock:
-                deadline = _HeadDeadline(clock, settings.first_byte_timeout)
-                response = await self._session.request(
+            async with asyncio.timeout(waits.connect + waits.first_byte) as clock:
+                deadline = _HeadDeadline(clock, waits.first_byte)
+                response = await session.request(
                     request.method,
-                    URL(base.rstrip("/") + request.target, encoded=True),
+                    URL(endpoint.url.rstrip("/") + request.target, encoded=True),
                     headers=request.headers,
                     data=None if body is None else _upload(body, deadline),
                     allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(total=None, connect=waits.connect, sock_connect=waits.connect),
+                    ssl=await self.trust.context(endpoint.tls),
+                    server_hostname=endpoint.tls.server_name or None,
                 )
                 deadline.met = True
                 return response
+        except TrustError as error:
+            raise SourceError(Culprit.ORIGIN, "tls", str(error), retry=True) from error
         except TimeoutError as error:
             if isinstance(error, aiohttp.ConnectionTimeoutError):
                 raise SourceError(Culprit.ORIGIN, "connect", "timed out", status=504, retry=True) from error
             raise SourceError(Culprit.ORIGIN, "timeout", "no response head in time", status=504) from error
+        except aiohttp.ClientSSLError as error:
+            raise SourceError(Culprit.ORIGIN, "tls", _first_line(error), retry=True) from error
         except aiohttp.ClientConnectorError as error:
             raise SourceError(Culprit.ORIGIN, "connect", str(error), retry=True) from error
         except (aiohttp.ClientResponseError, ValueError) as error:
@@ -121,60 +165,7 @@ class OriginClient:
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(upload := _upload_error(error), SourceError):
                 raise upload from error
-            # RFC 9112 section 9.3.1: a kept connection may be closed just when a request is sent on it. aiohttp sends what has no
-            # body once more by itself.
-            again = body is not None and request.method in _IDEMPOTENT
-            raise SourceError(Culprit.ORIGIN, "reset", _first_line(error), retry=again) from error
-
-
-class Origins:
-    """The origins of one site, tried in order, ejected ones last; a `source.Source`."""
-
-    def __init__(self, client: OriginClient, base_urls: tuple[str, ...]) -> None:
-        self._client = client
-        self._base_urls = base_urls
-
-    async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply:
-        """The first origin's answer, or the next one's where nothing was said yet. Raises SourceError."""
-        if body is not None and not isinstance(body, ReplayableBody):
-            body = ReplayableBody(body, self._client.settings.replay_bytes)
-        failure = SourceError(Culprit.ORIGIN, "connect", "the site has no origin")
-        ejection = self._client.ejection
-        for base in ejection.order(self._attempts(request, body), asyncio.get_running_loop().time()):
-            try:
-                response = await self._client.exchange(base, request, body, on_interim)
-            except SourceError as error:
-                failure = error
-                if error.reason == "connect":
-                    ejection.failed(base, asyncio.get_running_loop().time())
-                if error.retry and (body is None or body.rewind()):
-                    continue
-                raise
-            ejection.succeeded(base)
-            return self._reply(request, response)
-        raise failure
-
-    def _attempts(self, request: Request, body: Body | None) -> tuple[str, ...]:
-        """The origins in order; a lone one twice where the first attempt may have met a connection that was just closed."""
-        if len(self._base_urls) == 1 and body is not None and request.method in _IDEMPOTENT:
-            return self._base_urls * 2
-        return self._base_urls
-
-    def _reply(self, request: Request, response: aiohttp.ClientResponse) -> Reply:
-        headers = response.headers
-        reason = response.reason or ""
-        bad = next((name for name, value in headers.items() if _BAD_VALUE.search(value)), None)
-        if bad is not None or _BAD_VALUE.search(reason) or not 200 <= response.status <= 599:
-            response.close()
-            raise SourceError(
-                Culprit.ORIGIN, "protocol", f"unusable field {bad}" if bad else f"unusable status {response.status}"
-            )
-        if request.method == "HEAD" or response.status in _BODILESS:
-            response.release()
-            return Reply(Response(response.status, reason, headers), EmptyBody())
-        return Reply(
-            Response(response.status, reason, headers), OriginBody(response, self._client.settings.between_bytes_timeout)
-        )
+            raise SourceError(Culprit.ORIGIN, "reset", _first_line(error)) from error
 
 
 class _HeadDeadline:

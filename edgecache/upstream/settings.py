@@ -23,6 +23,8 @@ class UpstreamSettings:
     """Failures to connect in a row after which an origin is asked last."""
     ejection_time: float = 10.0
     """For how long; doubled, up to 32 times this, while it goes on failing."""
+    health_checks: int = 4096
+    """Origins whose health is checked."""
     max_head_line_bytes: int = 16 << 10
     """The longest status or field line accepted of an origin."""
     max_head_fields: int = 256

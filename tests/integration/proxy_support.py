@@ -16,6 +16,7 @@ from yarl import URL
 
 from edgecache.observe.record import Record, Repeated
 from edgecache.policy.rule import CacheRule
+from edgecache.policy.upstream import DEFAULT_UPSTREAM, UpstreamRule
 from edgecache.serve.fetching import Call
 from edgecache.serve.listener import Listener
 from edgecache.serve.pipeline import Pipeline
@@ -25,6 +26,7 @@ from edgecache.source import Source
 from edgecache.store import MemoryStore
 from edgecache.upstream.origin import OriginClient
 from edgecache.upstream.settings import UpstreamSettings
+from edgecache.upstream.upstreams import Upstreams
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 RawHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -41,6 +43,36 @@ class Clock:
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
+
+
+class Ticks:
+    """Seconds that pass when told to, for those who ask what time it is and for those who wait."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self._waiting: list[tuple[float, asyncio.Future[None]]] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    @property
+    def waiting(self) -> int:
+        return sum(not future.done() for _, future in self._waiting)
+
+    async def pause(self, seconds: float) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((self.now + seconds, future))
+        await future
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+        due, self._waiting = (
+            [pair for pair in self._waiting if pair[0] <= self.now],
+            [pair for pair in self._waiting if pair[0] > self.now and not pair[1].done()],
+        )
+        for _, future in due:
+            if not future.done():
+                future.set_result(None)
 
 
 @dataclass
@@ -71,6 +103,9 @@ class Edge:
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
     fast_hits: int = 0
     """How many of the records are the fast lane's."""
+    upstreams: Upstreams = field(kw_only=True)
+    ticks: Ticks = field(kw_only=True)
+    """The time of pools and health checks."""
 
     def on_request(self, record: Record) -> None:
         self.records.append(record)
@@ -134,15 +169,18 @@ async def edge_for(
     routes: tuple[GeneratorRoutes, ...] = (),
     hosts: tuple[str, ...] = ("*",),
     purge_at_once: int = 500,
+    upstream_rule: UpstreamRule = DEFAULT_UPSTREAM,
 ) -> AsyncIterator[Edge]:
     """An edge for one site with these origins."""
-    site = Site(name="site", hosts=hosts, origins=origins, rule=rule or CacheRule(), generators=routes)
+    site = Site(name="site", hosts=hosts, origins=origins, upstream=upstream_rule, rule=rule or CacheRule(), generators=routes)
     upstream = upstream or UpstreamSettings()
     clock = Clock()
     store = MemoryStore(capacity_bytes, purge_at_once=purge_at_once)
-    table = SiteTable()
-    table.replace([site])
     client = OriginClient(upstream)
+    ticks = Ticks()
+    upstreams = Upstreams(client, clock=ticks, pause=ticks.pause)
+    table = SiteTable(followers=[upstreams.follow])
+    table.replace([site])
 
     def generator_of(call: Call) -> Source:
         assert call.route.generator is not None and generators is not None
@@ -151,7 +189,7 @@ async def edge_for(
     pipeline = Pipeline(
         sites=table,
         store=store,
-        origins=lambda of: client.origins(of.origins),
+        origins=upstreams.of,
         generators=generator_of,
         clock=clock,
         settings=settings or ServeSettings(),
@@ -160,7 +198,7 @@ async def edge_for(
     listener = Listener(pipeline)
     address = await listener.start("127.0.0.1", 0)
     session = aiohttp.ClientSession(auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar())
-    edge = Edge(address, pipeline, store, listener, clock, table, session)
+    edge = Edge(address, pipeline, store, listener, clock, table, session, upstreams=upstreams, ticks=ticks)
     pipeline.observer = edge
     try:
         yield edge
@@ -169,6 +207,7 @@ async def edge_for(
         await edge.hang_up()
         await listener.close()
         await pipeline.close(0.0)
+        await upstreams.close()
         await client.close()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from edgecache.control import words
+from edgecache.control import upstreamwords, words
 from edgecache.control.logs import LogPage
 from edgecache.control.records import Generator, Split, Token, Verb, Version
 from edgecache.sites import Cluster, Site
@@ -20,10 +20,11 @@ def site(value: Site, generators: Iterable[Generator]) -> dict[str, object]:
     return {
         "name": value.name,
         "hosts": list(value.hosts),
-        "origins": list(value.origins),
+        "origins": [upstreamwords.show_origin(origin) for origin in value.upstream.members(value.origins)],
         "weight": value.weight,
         "cluster": value.cluster,
         "cap": value.cap,
+        "upstream": upstreamwords.show_upstream(value.upstream),
         "cache": words.show_rule(value.rule),
         "access": {
             "deny": list(value.access.deny),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Final
 
@@ -15,6 +16,7 @@ from edgecache.control.records import Verb
 from edgecache.control.siteforms import SiteChange, SiteCreate, changed_site, new_site
 from edgecache.control.state import Exists, Missing, TooMany
 from edgecache.sites import Site
+from edgecache.upstream import trust
 
 
 async def list_sites(call: Call) -> web.Response:
@@ -34,6 +36,7 @@ async def create_site(call: Call) -> web.Response:
             raise _exists(site)
         _check_hosts(call, site)
         _check_cluster(call, site)
+        await _check_trust(site)
         try:
             await call.services.state.put_site(site, new=True)
         except Exists as error:
@@ -57,6 +60,7 @@ async def change_site(call: Call) -> web.Response:
         site = changed_site(_changeable(call), form)
         _check_hosts(call, site)
         _check_cluster(call, site)
+        await _check_trust(site)
         try:
             await call.services.state.put_site(site, new=False)
         except Missing as error:
@@ -103,6 +107,14 @@ def _check_cluster(call: Call, site: Site) -> None:
     if call.services.clusters.get(site.cluster) is None:
         detail = f"$.cluster: there is no cluster {site.cluster[:70]!r}"
         raise Problem(Code.BAD_REQUEST, detail, "add it with PUT /v1/clusters/NAME first", where="$.cluster")
+
+
+async def _check_trust(site: Site) -> None:
+    try:
+        await asyncio.to_thread(trust.context, site.upstream.tls)
+    except trust.TrustError as error:
+        where = f"$.upstream.tls.{error.field}"
+        raise Problem(Code.BAD_REQUEST, f"{where}: {error}", "name files that this edge can read", where=where) from error
 
 
 def _exists(site: Site) -> Problem:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecache.upstream.ejection import Ejection, Health, failed
+from edgecache.upstream.ejection import Ejection, Health, failed, may_eject
 
 ORIGINS = ("http://a", "http://b", "http://c")
 
 
-def test_the_limit_th_failure_in_a_row_puts_an_origin_last() -> None:
+def test_the_limit_th_failure_in_a_row_ejects_an_origin_for_its_pause() -> None:
     ejection = Ejection(3, 10.0)
     for _ in range(2):
         ejection.failed("http://a", 0.0)
-    assert ejection.order(ORIGINS, 0.0) == ORIGINS
+    assert not ejection.ejected("http://a", 0.0)
     ejection.failed("http://a", 0.0)
-    assert ejection.order(ORIGINS, 9.9) == ("http://b", "http://c", "http://a")
-    assert ejection.order(ORIGINS, 10.0) == ORIGINS
+    assert [ejection.ejected(origin, 9.9) for origin in ORIGINS] == [True, False, False]
+    assert not ejection.ejected("http://a", 10.0)
 
 
 def test_a_success_forgets_failures() -> None:
@@ -36,7 +36,7 @@ def test_a_failure_after_the_pause_doubles_it_at_once() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(ORIGINS), st.booleans(), st.floats(0, 1000))), st.integers(1, 5))
-def test_no_history_loses_an_origin_or_ejects_it_for_ever(history: list[tuple[str, bool, float]], limit: int) -> None:
+def test_no_history_ejects_an_origin_for_ever(history: list[tuple[str, bool, float]], limit: int) -> None:
     ejection, now = Ejection(limit, 10.0), 0.0
     for origin, well, pause in history:
         now += pause
@@ -45,5 +45,13 @@ def test_no_history_loses_an_origin_or_ejects_it_for_ever(history: list[tuple[st
             assert not ejection.ejected(origin, now)
         else:
             ejection.failed(origin, now)
-        assert sorted(ejection.order(ORIGINS, now)) == sorted(ORIGINS)
-    assert ejection.order(ORIGINS, now + 32 * 10.0) == ORIGINS
+    assert not any(ejection.ejected(origin, now + 32 * 10.0) for origin in ORIGINS)
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.floats(0, 1))
+def test_no_more_than_the_share_is_ejected_and_never_all_of_them_by_less_than_one(ejected: int, size: int, share: float) -> None:
+    if may_eject(ejected, size, share):
+        assert size > 1
+        assert ejected + 1 <= max(1, size * share)
+    elif size > 1:
+        assert ejected >= 1

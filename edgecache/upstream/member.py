@@ -1,0 +1,132 @@
+"""One origin as one site knows it: what is counted of it, its circuit breaker, its passive health, its places for requests.
+
+`pool` holds one for each origin of a site; times are the pool's clock. No HTTP and no sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final
+
+from edgecache.policy.upstream import Origin, UpstreamRule
+from edgecache.source import Culprit, SourceError
+from edgecache.upstream import breaker, ejection
+from edgecache.upstream.balancing import Candidate
+from edgecache.upstream.breaker import CLOSED, Breaker
+from edgecache.upstream.ejection import Health
+from edgecache.upstream.endpoint import Endpoint
+
+_WELL: Final = Health()
+
+
+class Member:
+    """`origin` and `rule` may be replaced while it is in use."""
+
+    def __init__(self, endpoint: Endpoint, origin: Origin, rule: UpstreamRule) -> None:
+        self.endpoint = endpoint
+        self.origin = origin
+        self.rule = rule
+        self.requests = self.failures = self.retries = self.hedges = 0
+        self.active = 0
+        """Requests under way, each on a connection of its own."""
+        self.breaker: Breaker = CLOSED
+        self.errors: Health = _WELL
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def full(self) -> bool:
+        limit = self.rule.breaker.max_connections
+        return limit is not None and self.active >= limit
+
+    def candidate(self) -> Candidate:
+        """What is said of it; how it is, the pool adds."""
+        return Candidate(self.origin.url, self.origin.weight or 1, self.origin.backup, full=self.full)
+
+    def open(self, now: float) -> bool:
+        return self.breaker.open(now)
+
+    def ejected(self, now: float) -> bool:
+        return self.errors.until > now
+
+    def sent(self) -> None:
+        """A request is on its way."""
+        self.requests += 1
+        self.breaker = breaker.asked(self.breaker)
+
+    def succeeded(self) -> None:
+        """It has answered, and with no error."""
+        self.breaker, self.errors = CLOSED, _WELL
+
+    def failed(self, now: float, *, may_eject: bool) -> None:
+        """It has not, or with one. `may_eject`: enough of the site's origins would be left."""
+        self.failures += 1
+        rule = self.rule
+        if rule.breaker.max_failures is not None:
+            self.breaker = breaker.failed(self.breaker, now, rule.breaker.max_failures, rule.breaker.pause)
+        if rule.ejection is not None:
+            after = ejection.failed(self.errors, now, rule.ejection.errors, rule.ejection.time)
+            self.errors = after if may_eject or after.until <= now else self.errors
+
+    def undecided(self) -> None:
+        """The request that was on its way has ended without a verdict."""
+        self.breaker = breaker.undecided(self.breaker)
+
+    async def lease(self, patience: float) -> Lease:
+        """A place for one request, within `patience` seconds. Raises SourceError."""
+        limit = self.rule.breaker.max_connections
+        if limit is None or (self.active < limit and not self._waiting):
+            self.active += 1
+            return Lease(self)
+        if len(self._waiting) >= self.rule.breaker.max_pending:
+            raise _overloaded(f"{limit} requests are under way, and {len(self._waiting)} wait")
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            async with asyncio.timeout(patience):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():
+                self.release()
+            else:
+                self._waiting.remove(turn)
+            if isinstance(error, TimeoutError):
+                raise _overloaded(f"{limit} requests were under way, and none ended in time") from None
+            raise
+        return Lease(self)
+
+    def release(self) -> None:
+        """One request has ended: its place is the next one's who waits, if there is one and the rule still has room."""
+        limit = self.rule.breaker.max_connections
+        if limit is None or self.active <= limit:
+            while self._waiting:
+                turn = self._waiting.popleft()
+                if not turn.done():
+                    turn.set_result(None)
+                    return
+        self.active -= 1
+
+
+class Lease:
+    """One place; give it back once. What forgets to is made up for when it is forgotten itself."""
+
+    __slots__ = ("_member",)
+
+    def __init__(self, member: Member) -> None:
+        self._member: Member | None = member
+
+    def release(self) -> None:
+        member, self._member = self._member, None
+        if member is not None:
+            member.release()
+
+    def __del__(self) -> None:
+        self.release()
+
+
+def _overloaded(detail: str) -> SourceError:
+    return SourceError(Culprit.ORIGIN, "overloaded", detail, status=503, retry=True)

@@ -1,0 +1,148 @@
+"""The origins of a site as a `source.Source`: one is asked, and another where that is safe and of use. `serve` calls it.
+
+Whose turn it is says `pool`, what may be sent again `retrying`; the exchange itself is `origin`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import aiohttp
+
+from edgecache.policy.lookup import ERROR_STATUSES
+from edgecache.policy.message import Request, Response
+from edgecache.source import Body, Culprit, Interim, Reply, SourceError
+from edgecache.upstream.balancing import Condition
+from edgecache.upstream.body import EmptyBody, OriginBody, ReplayableBody
+from edgecache.upstream.endpoint import waits
+from edgecache.upstream.member import Lease, Member
+from edgecache.upstream.origin import OriginClient
+from edgecache.upstream.pool import Pool
+from edgecache.upstream.retrying import retriable, retriable_status
+
+_BODILESS = frozenset({204, 304})
+_HEDGED = frozenset({"GET", "HEAD"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """A response whose body is still to come, and the place that it takes."""
+
+    response: aiohttp.ClientResponse
+    lease: Lease
+
+    def drop(self) -> None:
+        self.response.close()
+        self.lease.release()
+
+
+class Origins:
+    """One site's, as its pool is now."""
+
+    def __init__(self, client: OriginClient, pool: Pool) -> None:
+        self._client = client
+        self._pool = pool
+        self._waits = waits(client.settings, pool.rule.timeouts)
+
+    async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply:
+        """The first origin's answer, or the next one's where nothing was said yet. Raises SourceError."""
+        pool, rule = self._pool, self._pool.rule.retries
+        if body is not None and not isinstance(body, ReplayableBody):
+            body = ReplayableBody(body, self._client.settings.replay_bytes)
+        pool.budget.asked()
+        order = deque(pool.turn(f"{request.authority}{request.target}".encode("utf-8", "surrogateescape")))
+        if not order:
+            raise pool.refusal()
+        retries = 0
+        while True:
+            member = order.popleft()
+            try:
+                answered = await self._first(member, order, request, body, on_interim)
+            except SourceError as error:
+                again = error.retry and bool(order)
+                if not again and retriable(rule, request.method, error.reason, retries):
+                    if not order and body is not None and error.reason == "reset":
+                        # RFC 9112 section 9.3.1: a kept connection may be closed just when a request is sent on it. aiohttp sends
+                        # what has no body once more by itself.
+                        order.append(member)
+                    again = bool(order) and pool.budget.take()
+                    retries += 1
+                if not again or (body is not None and not body.rewind()):
+                    raise
+            else:
+                status = answered.response.status
+                if not (order and retriable_status(rule, request.method, status, retries) and _replayable(body)):
+                    return self._reply(request, answered)
+                if not pool.budget.take():
+                    return self._reply(request, answered)
+                answered.drop()
+                retries += 1
+            order[0].retries += 1
+
+    async def _first(
+        self, member: Member, order: deque[Member], request: Request, body: Body | None, on_interim: Interim | None
+    ) -> _Answered:
+        """`member`'s answer; or where that takes long and the site hedges, the first of its and the next one's."""
+        hedge = self._pool.rule.hedge
+        if hedge is None or body is not None or not order or request.method not in _HEDGED:
+            return await self._ask(member, request, body, on_interim)
+        tasks = [asyncio.ensure_future(self._ask(member, request, None, on_interim))]
+        winner: asyncio.Future[_Answered] | None = None
+        try:
+            done, _ = await asyncio.wait(tasks, timeout=hedge.after)
+            if not done and self._pool.condition(order[0]) is Condition.HEALTHY and self._pool.budget.take():
+                second = order.popleft()
+                second.hedges += 1
+                tasks.append(asyncio.ensure_future(self._ask(second, request, None, None)))
+            pending = set(tasks)
+            while pending and winner is None:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                winner = next((task for task in tasks if task in done and task.exception() is None), None)
+            return (winner or tasks[0]).result()
+        finally:
+            await _end(task for task in tasks if task is not winner)
+
+    async def _ask(self, member: Member, request: Request, body: Body | None, on_interim: Interim | None) -> _Answered:
+        """One exchange with one origin, counted and judged. Raises SourceError."""
+        lease = await member.lease(self._waits.connect)
+        member.sent()
+        try:
+            response = await self._client.exchange(member.endpoint, request, body, self._waits, on_interim)
+        except BaseException as error:
+            lease.release()
+            if isinstance(error, SourceError) and error.culprit is Culprit.ORIGIN:
+                self._pool.failed(member, error.reason)
+            else:
+                member.undecided()
+            raise
+        if response.status in ERROR_STATUSES:
+            self._pool.failed(member, "error-status")
+        else:
+            self._pool.succeeded(member)
+        return _Answered(response, lease)
+
+    def _reply(self, request: Request, answered: _Answered) -> Reply:
+        response = answered.response
+        head = Response(response.status, response.reason or "", response.headers)
+        if request.method == "HEAD" or response.status in _BODILESS:
+            response.release()
+            answered.lease.release()
+            return Reply(head, EmptyBody())
+        return Reply(head, OriginBody(response, self._waits.between_bytes, answered.lease.release))
+
+
+def _replayable(body: ReplayableBody | None) -> bool:
+    return body is None or body.rewind()
+
+
+async def _end(losers: Iterable[asyncio.Future[_Answered]]) -> None:
+    """Cancel what is still asked, and drop what has been answered in vain."""
+    tasks = tuple(losers)
+    for task in tasks:
+        task.cancel()
+    for found in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(found, _Answered):
+            found.drop()
