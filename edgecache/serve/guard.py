@@ -163,10 +163,11 @@ def parse_head(head: bytes, settings: ServeSettings, scheme: str = "http") -> He
         name, _, value = field.partition(b":")
         fields.add(name.decode("ascii"), value.strip(b" \t").decode("utf-8", "surrogateescape"))
     method, target, http10 = line[1].decode("ascii"), line[2].decode("ascii"), line[3] == b"0"
-    return _assemble(method, target, http10, CIMultiDictProxy(fields), settings, scheme=scheme)
+    return assemble(method, target, http10, CIMultiDictProxy(fields), settings, scheme=scheme)
 
 
-def _assemble(method: str, target: str, http10: bool, fields: Headers, settings: ServeSettings, *, scheme: str) -> Head:
+def assemble(method: str, target: str, http10: bool, fields: Headers, settings: ServeSettings, *, scheme: str) -> Head:
+    """The request that a method, a target and fields of valid syntax state. Raises Violation."""
     content_length, chunked = _framing(fields, http10=http10)
     if content_length > settings.max_body_bytes:
         raise Violation(Fault.BODY_TOO_LARGE, f"a request body may have {settings.max_body_bytes} bytes")

@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from edgecache.serve.certificates import Certificates
-from edgecache.serve.connection import Connection, Exchange
+from edgecache.serve.connection import Connection, InProgress
 from edgecache.serve.guard import HeadReader
 from edgecache.serve.pipeline import Pipeline
 
@@ -27,7 +27,7 @@ class _Server(web.Server):
     """aiohttp's server, making our connections."""
 
     def __init__(self, pipeline: Pipeline, scheme: str) -> None:
-        super().__init__(_unused, request_factory=Exchange, handler_cancellation=True)  # type: ignore[arg-type]
+        super().__init__(_unused, request_factory=InProgress, handler_cancellation=True)  # type: ignore[arg-type]
         self._pipeline = pipeline
         self._heads = HeadReader(pipeline.settings, scheme=scheme)
         self.closing = False
