@@ -69,6 +69,8 @@ class TlsSettings:
     listen: Address
     certificates: tuple[CertificateFiles, ...]
     """At least one; the first also for clients that name no known host."""
+    http2: bool = True
+    """Whether clients are offered HTTP/2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +229,7 @@ def _tls(node: Node, directory: Path) -> tuple[Path | None, Path | None]:
 
 
 def _client_tls(node: Node, directory: Path) -> TlsSettings:
-    form = node.mapping(("listen", "certificates"), ("listen", "certificates"))
+    form = node.mapping(("listen", "certificates", "http2"), ("listen", "certificates"))
     problems = Problems()
     listen = problems.attempt(lambda: read_address(form["listen"]), DEFAULT_LISTEN)
     items = form["certificates"].sequence(1, _MAX_CERTIFICATES)
@@ -238,8 +240,10 @@ def _client_tls(node: Node, directory: Path) -> TlsSettings:
         if twice:
             problems.add(item.error(f"{min(twice)} has a certificate already; name each host once"))
         hosts.update(certificate.hosts if certificate else ())
+    http2 = problems.attempt(form["http2"].boolean, True) if "http2" in form else True
     problems.raise_any()
-    return TlsSettings(listen=listen, certificates=tuple(certificate for _, certificate in pairs if certificate))
+    certificates = tuple(certificate for _, certificate in pairs if certificate)
+    return TlsSettings(listen=listen, certificates=certificates, http2=http2)
 
 
 def _certificate(node: Node, directory: Path) -> CertificateFiles:

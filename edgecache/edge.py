@@ -107,7 +107,7 @@ class Edge:
         await self._control.start()
         served = await self._listener.start(self._config.listen.host, self._config.listen.port)
         if (tls := self._config.tls) is not None:
-            self._certificates = Certificates(tls.certificates)
+            self._certificates = Certificates(tls.certificates, http2=tls.http2)
             self._tls_listener = Listener(self._pipeline, self._certificates)
             self.secure = Address(*await self._tls_listener.start(tls.listen.host, tls.listen.port))
         return Address(*served), Address(*self._control.address)

@@ -41,6 +41,7 @@ class _Line(msgspec.Struct):
     client: str
     method: str
     uri: str
+    protocol: str
     status: int
     bytes: int
     duration: float
@@ -68,6 +69,7 @@ class LineEncoder:
             client=record.client,
             method=record.method,
             uri=self._uri(record.uri),
+            protocol=record.protocol,
             status=record.status,
             bytes=record.bytes_sent,
             duration=round(record.duration, 6),

@@ -27,8 +27,8 @@ HITS: Final = frozenset({"hit", "stale", "revalidated"})
 class SiteFigures:
     """One site since the start."""
 
-    by_result: dict[tuple[str, str], int] = field(default_factory=dict)
-    """Requests by class of status (`2xx`) and cache word."""
+    by_result: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    """Requests by class of status (`2xx`), cache word and protocol."""
     bytes_sent: int = 0
     collapsed: int = 0
     truncated: int = 0
@@ -39,11 +39,11 @@ class SiteFigures:
 
     @property
     def hits(self) -> int:
-        return sum(count for (_, word), count in self.by_result.items() if word in HITS)
+        return sum(count for (_, word, _), count in self.by_result.items() if word in HITS)
 
     @property
     def errors(self) -> int:
-        return sum(count for (status, _), count in self.by_result.items() if status == "5xx")
+        return sum(count for (status, _, _), count in self.by_result.items() if status == "5xx")
 
 
 @dataclass(slots=True)
@@ -73,7 +73,7 @@ class RepeatedCount:
 
     def __init__(self, site: SiteFigures, durations: Durations, record: Record, word: str) -> None:
         self._site, self._durations = site, durations
-        self._result = (_CLASSES.get(record.status // 100, OTHER), word)
+        self._result = (_CLASSES.get(record.status // 100, OTHER), word, record.protocol)
         self._size, self._collapsed, self._truncated = record.bytes_sent, record.collapsed, record.truncated
 
     def on_request(self, time: float, request_id: str, client: str, duration: float) -> None:

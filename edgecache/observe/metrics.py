@@ -82,13 +82,14 @@ class _Traffic(Collector):
 
     def collect(self) -> Iterable[Metric]:
         figures = self._recorder.figures
-        requests = CounterMetricFamily("edgecache_requests", "Finished requests.", labels=("site", "status", "cache"))
+        names = ("site", "status", "cache", "protocol")
+        requests = CounterMetricFamily("edgecache_requests", "Finished requests.", labels=names)
         sent = CounterMetricFamily("edgecache_response_bytes", "Body bytes sent to clients.", labels=("site",))
         collapsed = CounterMetricFamily("edgecache_collapsed_requests", "Answered by another request's flight.", labels=("site",))
         truncated = CounterMetricFamily("edgecache_truncated_responses", "Bodies that ended early.", labels=("site",))
         for name, site in figures.sites.items():
-            for (status, word), count in site.by_result.items():
-                requests.add_metric((name, status, word), count)
+            for (status, word, protocol), count in site.by_result.items():
+                requests.add_metric((name, status, word, protocol), count)
             sent.add_metric((name,), site.bytes_sent)
             collapsed.add_metric((name,), site.collapsed)
             truncated.add_metric((name,), site.truncated)

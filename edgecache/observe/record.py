@@ -5,9 +5,14 @@ No formatting and no I/O here. `serve` makes one Record a request and gives it t
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
+
+HTTP_1: Final = "http/1.1"
+HTTP_2: Final = "h2"
+PROTOCOLS: Final = frozenset({HTTP_1, HTTP_2})
+"""What clients speak, by their ALPN names (RFC 7301 section 6); http/1.1 stands for HTTP/1.0 too."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -21,6 +26,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     method: str
     uri: str
     """The target URI, query included."""
+    protocol: str = HTTP_1
+    """A word of `PROTOCOLS`."""
     status: int
     """Status sent; 499 when the client left before a status was sent."""
     bytes_sent: int

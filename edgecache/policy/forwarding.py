@@ -68,7 +68,7 @@ def to_source(
         dropped |= CONDITIONAL_FIELDS
     sent = without(headers, dropped)
     sent.extend(_max_forwards(request))
-    sent.append(("Via", f"1.1 {edge_id}"))
+    sent.append(("Via", f"{request.version} {edge_id}"))
     sent.append(("CDN-Loop", edge_id))
     sent.extend(_provenance(request, client_ip, trusted))
     if conditional is not None:

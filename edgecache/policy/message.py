@@ -21,6 +21,8 @@ class Request:
     target: str
     """Origin form: raw path and query (RFC 9112 section 3.2.1)."""
     headers: Headers
+    version: str = "1.1"
+    """Of HTTP, as it was received here: what Via says (RFC 9110 section 7.6.3)."""
 
     @property
     def uri(self) -> str:

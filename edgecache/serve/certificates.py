@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-_ALPN: Final = ("http/1.1",)
+ALPN_HTTP_2: Final = "h2"
+_ALPN_HTTP_1: Final = "http/1.1"
 
 
 class CertificateError(Exception):
@@ -33,6 +34,8 @@ def server_context(chain: Path, key: Path) -> ssl.SSLContext:
     """TLS 1.2 or later with this certificate. Raises CertificateError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # RFC 9113 section 9.2.1: neither may be used with HTTP/2.
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     try:
         context.load_cert_chain(chain, key, password=_no_password)
     except (OSError, ssl.SSLError, ValueError) as error:
@@ -54,14 +57,15 @@ def find(contexts: Mapping[str, ssl.SSLContext], name: str | None) -> ssl.SSLCon
 class Certificates:
     """All certificates of one listener, by name. A client that names none, or one that is unknown, is shown the first."""
 
-    def __init__(self, files: Iterable[CertificateFiles]) -> None:
-        """Raises CertificateError."""
+    def __init__(self, files: Iterable[CertificateFiles], *, http2: bool = True) -> None:
+        """`http2`: offered to clients (RFC 7301), before HTTP/1.1. Raises CertificateError."""
         self._files = tuple(files)
+        self._alpn = (ALPN_HTTP_2, _ALPN_HTTP_1) if http2 else (_ALPN_HTTP_1,)
         self._contexts = self._load()
         self._default = self._contexts[self._files[0].hosts[0]]
         # Handshakes begin in this context and go on in the one of their name, so a listener keeps it for good.
         self.context: Final = server_context(self._files[0].chain, self._files[0].key)
-        self.context.set_alpn_protocols(_ALPN)
+        self.context.set_alpn_protocols(self._alpn)
         self.context.sni_callback = self._choose
 
     def reload(self) -> None:
@@ -76,7 +80,7 @@ class Certificates:
         loaded: dict[str, ssl.SSLContext] = {}
         for files in self._files:
             context = server_context(files.chain, files.key)
-            context.set_alpn_protocols(_ALPN)
+            context.set_alpn_protocols(self._alpn)
             loaded |= dict.fromkeys(files.hosts, context)
         return loaded
 

@@ -1,7 +1,8 @@
-"""One client connection: guarded bytes in, answers out, in order. A subclass of aiohttp's RequestHandler, which brings the
-task, the request body's flow control and the keep-alive timer. What aiohttp's parser sees are heads that `guard` has approved.
+"""One client connection of HTTP/1.1: guarded bytes in, answers out, in order. A subclass of aiohttp's RequestHandler, which
+brings the task, the body's flow control and the keep-alive timer. What aiohttp's parser sees are heads that `guard` has approved.
 
-`listener` makes them. Hits are answered synchronously (`_answer_at_once`), those of remembered heads without routing or deciding.
+`listener` makes them; what its requests share with those of other protocols is `exchange`'s. Hits are answered synchronously
+(`_answer_at_once`), those of remembered heads without routing or deciding.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import socket
 import struct
 from collections import deque
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any
 
@@ -17,18 +19,19 @@ from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import ERROR, RequestHandler, RequestPayloadError
 
-from edgecache.observe.record import Record
+from edgecache.observe.record import HTTP_1
+from edgecache.policy.message import Response
 from edgecache.serve.answer import Answer
-from edgecache.serve.client_body import CLIENT_GONE, ClientBody
+from edgecache.serve.client_body import ClientBody
+from edgecache.serve.exchange import Exchange, report_hit
 from edgecache.serve.fast_lane import MAX_BODY_BYTES, MAX_HEAD_BYTES
 from edgecache.serve.guard import BodyFraming, Fault, Head, HeadReader, Violation, find_head
 from edgecache.serve.interim import InterimWriter
 from edgecache.serve.pipeline import Pipeline
 from edgecache.serve.request_id import next_request_id
-from edgecache.serve.respond import Outcome
 from edgecache.serve.shape import is_plain
+from edgecache.serve.wire import encode_head
 from edgecache.serve.writer import Sent, write_answer
-from edgecache.source import SourceError
 
 _BODILESS = b"GET / HTTP/1.1\r\nHost: e\r\n\r\n"
 _CHUNKED = b"POST / HTTP/1.1\r\nHost: e\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -39,7 +42,7 @@ _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER that makes close send RST: a client must not take an aborted body for a complete one."""
 
 
-class Exchange:
+class InProgress:
     """What aiohttp keeps about the request in progress."""
 
     def __init__(
@@ -259,22 +262,7 @@ class Connection(RequestHandler):
         except ConnectionError:
             return True
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        generator = hit.route.generator
-        self._pipeline.observer.on_request(
-            Record(
-                time=hit.now,
-                request_id=request_id,
-                client=self._client,
-                method=head.method,
-                uri=entry.uri,
-                status=entry.timed.response.status,
-                bytes_sent=len(body),
-                duration=max(0.0, self._pipeline.clock() - hit.now),
-                cache="hit",
-                site=entry.site,
-                generator=generator.name if generator else None,
-            )
-        )
+        report_hit(self._pipeline, hit, head.request, request_id=request_id, client=self._client, protocol=HTTP_1)
         return True
 
     async def _handle_request(self, request: Any, start_time: float | None, request_handler: Any) -> tuple[Any, bool]:
@@ -294,33 +282,20 @@ class Connection(RequestHandler):
                 self._handler_waiter.set_result(None)
 
     async def _exchange(self, head: Head, payload: StreamReader) -> tuple[Any, bool]:
-        started = self._pipeline.clock()
-        request_id = next_request_id()
         body = (
             ClientBody(self, payload, self._client_settings.body_timeout, expects_continue=head.expect_continue)
             if head.has_body
             else None
         )
-        sent = Sent()
-        answer: Answer | None = None
-        interim = InterimWriter(self, self._client_settings.edge_id, http10=head.http10)
-        try:
-            answer = await self._pipeline.handle(head.request, body, self._client, request_id, interim)
-            interim.close()
+
+        def write(answer: Answer) -> Awaitable[Sent]:
             keep_alive = self._may_live_on(head, body)
-            sent = await write_answer(self, answer, method=head.method, http10=head.http10, keep_alive=keep_alive)
-        except ConnectionError:
-            self._record(head, answer, request_id=request_id, started=started, status=CLIENT_GONE, size=0)
+            return write_answer(self, answer, method=head.method, http10=head.http10, keep_alive=keep_alive)
+
+        exchange = Exchange(self._pipeline, head.request, self._client, HTTP_1)
+        sent = await exchange.run(body, InterimWriter(self._hint, self._client_settings.edge_id, http10=head.http10), write)
+        if sent is None:
             return _Outcome(False), True
-        except asyncio.CancelledError:
-            self._record(head, answer, request_id=request_id, started=started, status=CLIENT_GONE, size=sent.body_bytes)
-            raise
-        finally:
-            interim.close()
-        status = answer.response.status
-        self._record(
-            head, answer, request_id=request_id, started=started, status=status, size=sent.body_bytes, failure=sent.failure
-        )
         if sent.failure is not None:
             self.reset()
             return _Outcome(False), True
@@ -341,15 +316,11 @@ class Connection(RequestHandler):
         return body is None or self._framing is None
 
     async def _answer_violation(self, violation: Violation) -> None:
-        request_id = next_request_id()
-        answer = self._pipeline.respond.problem(
-            violation.status, f"{violation.detail}.", request_id, outcome=Outcome("none", violation.fault)
-        )
+        def write(answer: Answer) -> Awaitable[Sent]:
+            return write_answer(self, answer, method="GET", http10=False, keep_alive=False)
+
         with suppress(ConnectionError):
-            await write_answer(self, answer, method="GET", http10=False, keep_alive=False)
-            started = self._pipeline.clock()
-            size = answer.length or 0
-            self._record(None, answer, request_id=request_id, started=started, status=violation.status, size=size)
+            await Exchange(self._pipeline, None, self._client, HTTP_1).refuse(violation, write)
             await self._linger()
 
     async def _linger(self) -> None:
@@ -368,37 +339,6 @@ class Connection(RequestHandler):
             async with asyncio.timeout(self._client_settings.linger_timeout):
                 await self._gone
 
-    def _record(
-        self,
-        head: Head | None,
-        answer: Answer | None,
-        *,
-        request_id: str,
-        started: float,
-        status: int,
-        size: int,
-        failure: SourceError | None = None,
-    ) -> None:
-        self._pipeline.observer.on_request(
-            Record(
-                time=started,
-                request_id=request_id,
-                client=self._client,
-                method=head.method if head else "",
-                uri=head.request.uri if head else "",
-                status=status,
-                bytes_sent=size,
-                duration=max(0.0, self._pipeline.clock() - started),
-                cache=answer.cache if answer else "none",
-                site=answer.site if answer else "",
-                generator=answer.generator if answer else None,
-                reason=failure.reason if failure else (answer.reason if answer else ""),
-                collapsed=answer.collapsed if answer else False,
-                cpu_ns=answer.meter.cpu_ns if answer else 0,
-                truncated=failure is not None or status == CLIENT_GONE,
-            )
-        )
-
     # What leaves.
 
     def send(self, *parts: bytes | memoryview) -> None:
@@ -408,6 +348,9 @@ class Connection(RequestHandler):
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         self._written += len(data)
         transport.write(data)
+
+    def _hint(self, response: Response) -> None:
+        self.send(encode_head(response) + b"\r\n")
 
     async def room(self) -> None:
         if self._paused:

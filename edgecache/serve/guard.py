@@ -163,23 +163,26 @@ def parse_head(head: bytes, settings: ServeSettings, scheme: str = "http") -> He
         name, _, value = field.partition(b":")
         fields.add(name.decode("ascii"), value.strip(b" \t").decode("utf-8", "surrogateescape"))
     method, target, http10 = line[1].decode("ascii"), line[2].decode("ascii"), line[3] == b"0"
-    return _assemble(method, target, http10, CIMultiDictProxy(fields), settings, scheme=scheme)
+    return assemble(method, target, http10, CIMultiDictProxy(fields), settings, scheme=scheme)
 
 
-def _assemble(method: str, target: str, http10: bool, fields: Headers, settings: ServeSettings, *, scheme: str) -> Head:
+def assemble(
+    method: str, target: str, http10: bool, fields: Headers, settings: ServeSettings, *, scheme: str, version: str = "1.1"
+) -> Head:
+    """The request that a method, a target and fields of valid syntax state. Raises Violation."""
     content_length, chunked = _framing(fields, http10=http10)
     if content_length > settings.max_body_bytes:
         raise Violation(Fault.BODY_TOO_LARGE, f"a request body may have {settings.max_body_bytes} bytes")
     host = _host(fields, http10=http10)
     authority, path = _target(method, target, host, scheme)
-    if authority != _authority(host, scheme):
+    if authority != authority_of(host, scheme):
         # RFC 9112 section 3.2.2: what is sent on has the Host of the absolute form.
         fields = CIMultiDictProxy(CIMultiDict([*((k, v) for k, v in fields.items() if k.lower() != "host"), ("Host", authority)]))
     expect = fields.get("Expect")
     if expect is not None and expect.lower() != "100-continue":
         raise Violation(Fault.EXPECTATION, "only 100-continue is known")
     return Head(
-        request=Request(method, scheme, authority, path, fields),
+        request=Request(method, scheme, authority, path, fields, version),
         keep_alive=_keep_alive(fields, http10=http10),
         http10=http10,
         content_length=content_length,
@@ -222,19 +225,19 @@ def _host(fields: Headers, *, http10: bool) -> str:
 def _target(method: str, target: str, host: str, scheme: str) -> tuple[str, str]:
     """Authority and origin-form target (RFC 9112 section 3.2); an absolute form's authority replaces Host."""
     if target[0] == "/":
-        return _authority(host, scheme), target
+        return authority_of(host, scheme), target
     if target == "*" and method == "OPTIONS":
-        return _authority(host, scheme), target
+        return authority_of(host, scheme), target
     if method == "CONNECT":
-        return _authority(host, scheme), target
+        return authority_of(host, scheme), target
     absolute = _ABSOLUTE.fullmatch(target)
     if absolute is None or not _HOST.fullmatch(absolute[2]):
         raise Violation(Fault.REQUEST_LINE, "the target is neither a path nor an http URI")
     path = absolute[3] or ("*" if method == "OPTIONS" else "/")
-    return _authority(absolute[2], scheme), path if path[0] != "?" else "/" + path
+    return authority_of(absolute[2], scheme), path if path[0] != "?" else "/" + path
 
 
-def _authority(host: str, scheme: str) -> str:
+def authority_of(host: str, scheme: str) -> str:
     """Without the scheme's own port (RFC 9110 section 4.2.3)."""
     host = host.lower()
     default = _DEFAULT_PORT[scheme]

@@ -1,23 +1,22 @@
 """Interim (1xx) responses on their way to a client, ahead of the answer (RFC 9110 section 15.2).
 
-`connection` makes one for each request; the source calls it until the answer's head is written.
+A connection makes one for each request; the source calls it until the answer's head is written.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 from edgecache.policy.forwarding import to_client
 from edgecache.policy.message import Response
-from edgecache.serve.wire import encode_head
-from edgecache.serve.writer import Wire
 
 
 class InterimWriter:
-    """Writes what it is called with, as long as it is open."""
+    """Hands what it is called with to `write`, as long as it is open. `write` raises ConnectionError when the client has gone."""
 
-    def __init__(self, wire: Wire, edge_id: str, *, http10: bool) -> None:
-        self._wire = wire
+    def __init__(self, write: Callable[[Response], None], edge_id: str, *, http10: bool = False) -> None:
+        self._write = write
         self._edge_id = edge_id
         self._open = not http10
         """RFC 9110 section 15.2: an HTTP/1.0 client is sent no 1xx."""
@@ -27,7 +26,7 @@ class InterimWriter:
             return
         head = Response(response.status, response.reason, to_client(response, edge_id=self._edge_id))
         with suppress(ConnectionError, ValueError):  # the client has gone, or a value is not fit to be sent: it is only a hint
-            self._wire.send(encode_head(head) + b"\r\n")
+            self._write(head)
 
     def close(self) -> None:
         """The answer begins: whatever comes late is dropped."""

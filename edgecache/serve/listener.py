@@ -9,27 +9,34 @@ import asyncio
 import logging
 import socket
 from functools import partial
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from edgecache.serve.certificates import Certificates
-from edgecache.serve.connection import Connection, Exchange
+from edgecache.serve.certificates import ALPN_HTTP_2, Certificates
+from edgecache.serve.connection import Connection, InProgress
 from edgecache.serve.guard import HeadReader
+from edgecache.serve.http2.connection import Http2Connection
+from edgecache.serve.http2.fields import FieldReader
 from edgecache.serve.pipeline import Pipeline
 
 _log = logging.getLogger(__name__)
 _MAX_WATCH_SECONDS = 0.5
 
 
+ClientConnection = Connection | Http2Connection
+
+
 class _Server(web.Server):
-    """aiohttp's server, making our connections."""
+    """aiohttp's server, making our connections; those of HTTP/2 are kept beside its own."""
 
     def __init__(self, pipeline: Pipeline, scheme: str) -> None:
-        super().__init__(_unused, request_factory=Exchange, handler_cancellation=True)  # type: ignore[arg-type]
+        super().__init__(_unused, request_factory=InProgress, handler_cancellation=True)  # type: ignore[arg-type]
         self._pipeline = pipeline
         self._heads = HeadReader(pipeline.settings, scheme=scheme)
+        self._fields = FieldReader(pipeline.settings, scheme)
+        self._http2: set[Http2Connection] = set()
         self.closing = False
         self._open = 0
         self._none_open = asyncio.Event()
@@ -38,18 +45,43 @@ class _Server(web.Server):
     def __call__(self) -> RequestHandler:
         return Connection(self, self._pipeline, self._heads, loop=self._loop)
 
+    def agreed(self, protocol: str | None) -> Connection | Http2Connection:
+        """A connection that speaks what ALPN has agreed on."""
+        if protocol == ALPN_HTTP_2:
+            return Http2Connection(self, self._pipeline, self._fields, self._loop)
+        return Connection(self, self._pipeline, self._heads, loop=self._loop)
+
+    @property
+    def all_connections(self) -> list[ClientConnection]:
+        first = [connection for connection in self.connections if isinstance(connection, Connection)]
+        return [*first, *self._http2]
+
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
+        self._opened(transport)
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self._lost()
+
+    def joined(self, connection: Http2Connection, transport: asyncio.Transport) -> None:
+        self._http2.add(connection)
+        self._opened(transport)
+
+    def left(self, connection: Http2Connection) -> None:
+        self._http2.discard(connection)
+        self._lost()
+
+    def _opened(self, transport: asyncio.Transport) -> None:
         self._open += 1
         self._none_open.clear()
         if self.closing:
             transport.abort()
-        elif len(self._connections) > self._pipeline.settings.max_connections:
+        elif self._open > self._pipeline.settings.max_connections:
             _log.warning("more than %d connections: closing one", self._pipeline.settings.max_connections)
             transport.abort()
 
-    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
-        super().connection_lost(handler, exc)
+    def _lost(self) -> None:
         self._open -= 1
         if self._open == 0:
             self._none_open.set()
@@ -57,6 +89,19 @@ class _Server(web.Server):
     async def emptied(self) -> None:
         """Wait until every connection is closed."""
         await self._none_open.wait()
+
+
+class _Handshaken(asyncio.Protocol):
+    """Stands for a connection over TLS until the handshake has told what it speaks."""
+
+    def __init__(self, server: _Server) -> None:
+        self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        session = transport.get_extra_info("ssl_object")
+        connection = self._server.agreed(session.selected_alpn_protocol() if session is not None else None)
+        cast(asyncio.Transport, transport).set_protocol(connection)
+        connection.connection_made(transport)
 
 
 class Listener:
@@ -77,7 +122,8 @@ class Listener:
         self._server = _Server(self._pipeline, "http" if tls is None else "https")
         # A handshake may take as long as a request head.
         within = None if tls is None else self._settings.head_timeout
-        create = partial(loop.create_server, self._server, backlog=self._settings.backlog, ssl=tls, ssl_handshake_timeout=within)
+        factory = self._server if tls is None else partial(_Handshaken, self._server)
+        create = partial(loop.create_server, factory, backlog=self._settings.backlog, ssl=tls, ssl_handshake_timeout=within)
         if sock is not None:
             self._sockets = await create(sock=sock)
         else:
@@ -88,7 +134,7 @@ class Listener:
 
     @property
     def connections(self) -> int:
-        return len(self._server.connections) if self._server else 0
+        return len(self._connections())
 
     async def close(self) -> None:
         """Stop accepting, end idle connections, let requests in flight finish within `drain_timeout`, abort the rest."""
@@ -111,9 +157,8 @@ class Listener:
         self._watch.cancel()
         await asyncio.gather(self._watch, return_exceptions=True)
 
-    def _connections(self) -> list[Connection]:
-        connections = self._server.connections if self._server else []
-        return [connection for connection in connections if isinstance(connection, Connection)]
+    def _connections(self) -> list[ClientConnection]:
+        return self._server.all_connections if self._server else []
 
     async def _watch_connections(self) -> NoReturn:
         loop = asyncio.get_running_loop()

@@ -34,6 +34,10 @@ class ServeSettings:
     backlog: int = 1024
     read_buffer_bytes: int = 128 << 10
     """Request body bytes read ahead of the consumer."""
+    http2_streams: int = 100
+    """Requests under way at once on one HTTP/2 connection; more are refused, to be sent again."""
+    http2_window_bytes: int = 1 << 20
+    """Request body bytes read ahead on one HTTP/2 connection, of all its streams."""
 
     edge_id: str = "edgecache"
     """Our name in Via, Cache-Status, Forwarded and CDN-Loop; a token."""

@@ -49,6 +49,7 @@ def test_a_line_holds_what_happened() -> None:
         "client": "192.0.2.7",
         "method": "GET",
         "uri": "http://shop.example/a?token=secret",
+        "protocol": "http/1.1",
         "status": 200,
         "bytes": 512,
         "duration": 0.012346,

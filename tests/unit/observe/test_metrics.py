@@ -60,10 +60,10 @@ def test_requests_are_counted_by_site_status_and_cache_word() -> None:
     recorder = Recorder()
     for _ in range(3):
         recorder.on_request(RECORD)
-    recorder.on_request(replace(RECORD, status=503, cache="error", collapsed=True, truncated=True, duration=60.0))
+    recorder.on_request(replace(RECORD, status=503, cache="error", collapsed=True, truncated=True, duration=60.0, protocol="h2"))
     found = samples(Metrics(sources(recorder)))
-    assert found["edgecache_requests_total", "hit", "shop", "2xx"] == 3
-    assert found["edgecache_requests_total", "error", "shop", "5xx"] == 1
+    assert found["edgecache_requests_total", "hit", "http/1.1", "shop", "2xx"] == 3
+    assert found["edgecache_requests_total", "error", "h2", "shop", "5xx"] == 1
     assert found["edgecache_response_bytes_total", "shop"] == 40
     assert found["edgecache_collapsed_requests_total", "shop"] == found["edgecache_truncated_responses_total", "shop"] == 1
     assert found["edgecache_request_duration_seconds_bucket", "hit", "0.001"] == 0

@@ -1,0 +1,136 @@
+"""One stream of a client's connection: a request, the task that answers it, and what that may send (RFC 9113 section 5).
+
+`connection` makes it, tells it of windows and resets, and has the transport. No frame is read or written here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from functools import partial
+from typing import Protocol
+
+from edgecache.observe.record import HTTP_2
+from edgecache.policy.message import Response
+from edgecache.serve.exchange import Exchange
+from edgecache.serve.guard import Head, Violation
+from edgecache.serve.http2.body import StreamBody
+from edgecache.serve.http2.fields import response_fields
+from edgecache.serve.http2.hpack import Fields
+from edgecache.serve.http2.writer import write_answer
+from edgecache.serve.interim import InterimWriter
+from edgecache.serve.pipeline import Pipeline
+from edgecache.serve.settings import ServeSettings
+
+
+class Peer(Protocol):
+    """The connection, as its streams see it. Sending raises ConnectionError when the client or the stream has gone."""
+
+    def send_headers(self, stream_id: int, fields: Fields, *, end: bool) -> None: ...
+
+    def window(self, stream_id: int) -> int:
+        """How many bytes may be sent now."""
+
+    async def send_data(self, stream_id: int, data: memoryview, *, end: bool) -> int:
+        """Send what one frame may hold, when it is this stream's turn; how much that was: 0 where the window has shut."""
+
+    def consumed(self, stream_id: int, size: int) -> None:
+        """Body bytes are buffered no longer."""
+
+
+class Stream:
+    """From its request's head until both sides have ended it, or one has reset it. A `writer.StreamWire`."""
+
+    def __init__(self, peer: Peer, stream_id: int, said: Head | Violation, settings: ServeSettings, *, ended: bool) -> None:
+        """`ended`: the request has no body."""
+        self._peer = peer
+        self._said = said
+        self._edge_id = settings.edge_id
+        self.stream_id = stream_id
+        self.peer_ended = ended
+        self.ended = False
+        """The answer is complete."""
+        self.gone = False
+        """The stream has been reset, or its connection lost."""
+        self.begun = False
+        """Whoever begins an exchange reports it."""
+        self.blocked: asyncio.Future[None] | None = None
+        self.blocked_since: float | None = None
+        """On the loop's clock: since when the client gives no window."""
+        self.task: asyncio.Task[None] | None = None
+        self.body: StreamBody | None = None
+        if isinstance(said, Head) and not ended:
+            self.body = StreamBody(
+                said,
+                hint=self.hint,
+                consumed=partial(peer.consumed, stream_id),
+                timeout=settings.body_timeout,
+                max_bytes=settings.max_body_bytes,
+            )
+
+    def exchange(self, pipeline: Pipeline, client: str) -> Exchange:
+        """The request, about to be answered or given up."""
+        self.begun = True
+        return Exchange(pipeline, self._said.request if isinstance(self._said, Head) else None, client, HTTP_2)
+
+    async def serve(self, pipeline: Pipeline, client: str) -> None:
+        """Answer the request."""
+        exchange = self.exchange(pipeline, client)
+        if isinstance(self._said, Violation):
+            with suppress(ConnectionError):
+                await exchange.refuse(self._said, partial(write_answer, self, method="GET"))
+            return
+        interim = InterimWriter(self.hint, self._edge_id)
+        await exchange.run(self.body, interim, partial(write_answer, self, method=self._said.method))
+
+    def abandon(self) -> None:
+        """Nobody waits for the answer any more."""
+        self.gone = True
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Stop answering."""
+        if self.task is not None:
+            self.task.cancel()
+
+    def on_window(self) -> None:
+        """The client's window, for this stream or for all, may have grown."""
+        if self.blocked is not None and not self.blocked.done():
+            self.blocked.set_result(None)
+
+    # A `writer.StreamWire`.
+
+    def hint(self, response: Response) -> None:
+        """Send an interim response."""
+        self._check()
+        self._peer.send_headers(self.stream_id, response_fields(response, length=None), end=False)
+
+    def send_head(self, fields: Fields, *, end: bool) -> None:
+        self._check()
+        self._peer.send_headers(self.stream_id, fields, end=end)
+        self.ended = end
+
+    async def send_body(self, data: bytes | memoryview, *, end: bool) -> None:
+        rest = memoryview(data)
+        while rest or end:
+            self._check()
+            if rest and self._peer.window(self.stream_id) <= 0:
+                await self._wait_for_window()
+                continue
+            size = await self._peer.send_data(self.stream_id, rest, end=end)
+            rest = rest[size:]
+            if end and not rest:
+                self.ended = True
+                return
+
+    def _check(self) -> None:
+        if self.gone:
+            raise ConnectionResetError("the client has reset the stream")
+
+    async def _wait_for_window(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.blocked, self.blocked_since = loop.create_future(), loop.time()
+        try:
+            await self.blocked
+        finally:
+            self.blocked = self.blocked_since = None
