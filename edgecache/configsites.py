@@ -26,7 +26,7 @@ from sandbox.shares import DEFAULT_CLUSTER
 MAX_SITES: Final = 10_000
 MAX_CLUSTERS: Final = 1_000
 
-_OPERATORS_CACHE_WORDS: Final = ("store_set_cookie", "honour_client_reload", "compress")
+_OPERATORS_CACHE_WORDS: Final = ("store_set_cookie", "honour_client_reload", "forward_ranges", "compress")
 _KEYS: Final = ("name", "hosts", "origins", "weight", "cluster", "cap", "upstream", "cache", "access", "limits")
 _ACCESS_KEYS: Final = ("deny", "allow", "purge", "client_rate", "client_burst")
 _NOTHING: Final[tuple[Node, ...]] = ()
@@ -176,6 +176,7 @@ def _rule(node: Node | None) -> CacheRule:
         rule,
         store_set_cookie=said.get("store_set_cookie", rule.store_set_cookie),
         honour_client_reload=said.get("honour_client_reload", rule.honour_client_reload),
+        forward_ranges=said.get("forward_ranges", rule.forward_ranges),
         compress=compress,
     )
 

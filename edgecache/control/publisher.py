@@ -139,5 +139,6 @@ def _under(site: CacheRule, own: CacheRule) -> CacheRule:
         max_object_bytes=min(own.max_object_bytes, site.max_object_bytes),
         store_set_cookie=own.store_set_cookie and site.store_set_cookie,
         honour_client_reload=site.honour_client_reload,
+        forward_ranges=site.forward_ranges,
         compress=site.compress,
     )

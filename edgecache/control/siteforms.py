@@ -40,6 +40,7 @@ class CacheForm(Struct, forbid_unknown_fields=True):
     max_object: Given = UNSET
     store_set_cookie: bool | UnsetType = UNSET
     honour_client_reload: bool | UnsetType = UNSET
+    forward_ranges: bool | UnsetType = UNSET
     compress: list[Coding] | UnsetType = UNSET
 
 
@@ -177,6 +178,8 @@ def _rule(form: CacheForm, base: CacheRule) -> CacheRule:
         rule = replace(rule, store_set_cookie=form.store_set_cookie)
     if form.honour_client_reload is not UNSET:
         rule = replace(rule, honour_client_reload=form.honour_client_reload)
+    if form.forward_ranges is not UNSET:
+        rule = replace(rule, forward_ranges=form.forward_ranges)
     if form.compress is not UNSET:
         rule = replace(rule, compress=_listed("$.cache.compress", form.compress, (0, len(Coding)), _no_problem))
     return rule

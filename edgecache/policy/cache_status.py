@@ -16,6 +16,7 @@ from edgecache.policy.lookup import (
     Decision,
     Fresh,
     Miss,
+    MissReason,
     StaleWhileRevalidate,
     Unsatisfiable,
     Validate,
@@ -92,6 +93,8 @@ def forward_of(decision: Decision) -> Forward | None:
             return Forward.REQUEST
         case Bypass():
             return Forward.BYPASS
+        case Miss(MissReason.PARTIAL):
+            return Forward.PARTIAL
         case Miss():
             return Forward.URI_MISS
         case Validate(refused=True):

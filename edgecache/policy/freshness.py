@@ -15,8 +15,8 @@ from edgecache.policy.fields import MAX_SECONDS, OWS, delta_seconds, split_list
 from edgecache.policy.message import Headers, Timed
 from edgecache.policy.rule import CacheRule
 
-HEURISTIC_STATUSES = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 451, 501})
-"""Cacheable without explicit freshness (RFC 9110 section 15.1, RFC 7725 section 3); 206 is never stored here."""
+HEURISTIC_STATUSES = frozenset({200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 451, 501})
+"""Cacheable without explicit freshness (RFC 9110 section 15.1, RFC 7725 section 3)."""
 
 HEURISTIC_FRACTION = 0.1
 """Part of the time since Last-Modified (RFC 9111 section 4.2.2)."""

@@ -32,6 +32,8 @@ class MissReason(enum.StrEnum):
     ABSENT = "absent"
     AUTHORIZATION = "authorization"
     HEAD = "head"
+    PARTIAL = "partial"
+    """Parts are stored, but not all that was asked for."""
 
 
 @dataclass(frozen=True, slots=True)

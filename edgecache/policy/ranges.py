@@ -21,6 +21,9 @@ _SPEC = re.compile(r"([0-9]*)-([0-9]*)")
 _MAX_DIGITS = 18
 _ENDLESS = 10**_MAX_DIGITS
 
+_OF_THE_CONTENT = frozenset({"content-digest", "content-length", "content-md5", "content-range"})
+"""Speak of all bytes of one message (RFC 9530 section 2)."""
+
 Span = tuple[int, int]
 """First and last byte position, both inclusive."""
 
@@ -72,7 +75,7 @@ def select(request: Request, response: Response, length: int, *, max_parts: int 
 
 def partial(response: Response, parts: Parts, boundary: str) -> Response:
     """The 206 head (RFC 9110 section 15.3.7). `boundary` is random, chosen by the caller; a single part does not use it."""
-    kept = without(response.headers, {"content-length", "content-range"} | ({"content-type"} if parts.multipart else set()))
+    kept = without(response.headers, _OF_THE_CONTENT | ({"content-type"} if parts.multipart else set()))
     if parts.multipart:
         kept.append(("Content-Type", f"multipart/byteranges; boundary={boundary}"))
     else:

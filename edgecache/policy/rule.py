@@ -41,6 +41,11 @@ class CacheRule:
     The directives are advisory (RFC 9111 section 5.2.1): False answers from the cache all the same, so that clients cannot load
     the source at will.
     """
+    forward_ranges: bool = False
+    """Whether a Range goes to the source where nothing is stored, and parts are stored; False: the whole is asked for and stored.
+
+    What is larger than `max_object_bytes` is asked for and stored in parts in any case.
+    """
 
     compress: tuple[Coding, ...] = ()
     """Codings that this edge applies to what comes uncoded, the one it likes best first; none: bytes pass as they come."""

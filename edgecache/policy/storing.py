@@ -24,6 +24,7 @@ from edgecache.policy.freshness import (
 )
 from edgecache.policy.invalidation import names_target
 from edgecache.policy.message import Request, Response, Timed
+from edgecache.policy.partial import incoming
 from edgecache.policy.rule import CacheRule
 from edgecache.policy.variance import MAX_VARY_NAMES, selecting_names, vary_names
 
@@ -36,6 +37,7 @@ class NoStoreReason(enum.StrEnum):
 
     METHOD = "method"
     STATUS = "status"
+    PARTIAL = "partial"
     NOT_UNDERSTOOD = "not-understood"
     REQUEST_NO_STORE = "request-no-store"
     NO_STORE = "no-store"
@@ -71,12 +73,11 @@ class NoStore:
     reason: NoStoreReason
 
 
-NEVER_STORED: Final = frozenset({206, 304, 407, 412, 416, 417, 428, 429, 431, 511})
-"""Partial content, which this cache does not combine (RFC 9111 section 3.3); answers to one request's conditions, ranges or
-proxy rather than about the resource; and those of RFC 6585, which forbids it."""
+NEVER_STORED: Final = frozenset({304, 407, 412, 416, 417, 428, 429, 431, 511})
+"""Answers to one request's conditions, ranges or proxy rather than about the resource; those of RFC 6585, which forbids it."""
 
 UNDERSTOOD: Final = frozenset(
-    {200, 203, 204, 300, 301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 406, 409, 410, 414, 415, 421, 422, 451}
+    {200, 203, 204, 206, 300, 301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 406, 409, 410, 414, 415, 421, 422, 451}
     | {500, 501, 502, 503, 504, 505}
 )
 """Statuses whose caching requirements this cache implements (must-understand, RFC 9111 section 5.2.2.3)."""
@@ -128,6 +129,8 @@ def _refused_by_exchange(request: Request, response: Response, found: Terms, rul
         return NoStoreReason.METHOD
     if response.status < 200 or response.status in NEVER_STORED:
         return NoStoreReason.STATUS
+    if response.status == 206 and ("Range" not in request.headers or incoming(response) is None):
+        return NoStoreReason.PARTIAL
     if directives.must_understand and response.status not in UNDERSTOOD:
         return NoStoreReason.NOT_UNDERSTOOD
     if rule.honour_client_reload and parse_request(request.headers).no_store:

@@ -15,11 +15,15 @@ from edgecache.policy.fields import freeze, without
 from edgecache.policy.forwarding import to_client, to_source
 from edgecache.policy.lookup import ERROR_STATUSES, Validate
 from edgecache.policy.message import Headers, Request, Response, Timed
+from edgecache.policy.partial import complete_head, head_of
+from edgecache.policy.ranges import Parts, select
 from edgecache.policy.storing import NoStore, NoStoreReason, Store, admit, strip, tags
 from edgecache.policy.validation import head_update, selects, update
 from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Meter
+from edgecache.serve.completing import CompletedBody
 from edgecache.serve.compressing import CodedBody
+from edgecache.serve.parts import Gap, PartStore
 from edgecache.serve.purges import RecentPurges
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.wire import encode_head
@@ -97,6 +101,7 @@ class Fetcher:
         self._predictor = predictor
         self._replay_bytes = replay_bytes
         self.purges = RecentPurges()
+        self.parts = PartStore(store)
 
     def forwarded(self, call: Call, *, whole: bool = False, conditional: Headers | None = None) -> Request:
         """The request as sources get it. Raises NotForwardable."""
@@ -145,9 +150,20 @@ class Fetcher:
     ) -> Landing:
         """One exchange with the source, judged. `key`: what the predictor learns about, if anything. Raises SourceError."""
         since = self.purges.count
+        gap = self.parts.gap(call.request, call.route) if entry is None and key is not None else None
+        if gap is not None:
+            sent = self.forwarded(call, conditional=gap.fields)
         asked = self._clock()
         reply = await self.ask(call, sent, entry)
         timed = Timed(reply.response, asked, self._clock())
+        if gap is not None and reply.response.status in (206, 416):
+            completed = self._completed(gap, reply, timed)
+            if completed is None:
+                # Of another representation, or not what was asked for: the parts are worth nothing, and the whole is wanted.
+                self._store.discard(gap.entry)
+                await reply.body.close()
+                return await self.produce(call, self.forwarded(call, whole=True), None, None, key)
+            reply, timed = completed
         if decision is not None and entry is not None:
             status = reply.response.status
             if status == 304:
@@ -159,8 +175,23 @@ class Fetcher:
             if decision.stale_if_error and status in ERROR_STATUSES:
                 await reply.body.close()
                 raise SourceError(Culprit.ORIGIN, "error-status", f"status {status}", status=status)
+        if key is not None and _wants_less(call, reply.response, self._settings.max_ranges):
+            # Too large to be stored whole: what this client wants of it may not be.
+            self._predictor.remember(key, self._clock())
+            await reply.body.close()
+            return await self.produce(call, self.forwarded(call), None, None, None)
         reply = coded(call, reply)
         return self._judged(call, reply, replace(timed, response=reply.response), entry=entry, key=key, since=since)
+
+    def _completed(self, gap: Gap, reply: Reply, timed: Timed) -> tuple[Reply, Timed] | None:
+        """The whole that stored parts and this 206 make; None if they make none (RFC 9110 section 15.3.7.3)."""
+        parts = gap.filled_by(reply.response)
+        if parts is None:
+            return None
+        merged = update(gap.entry.timed, timed).response
+        response = complete_head(merged, parts.length)
+        whole = Reply(response, CompletedBody(parts, gap.missing, reply.body), reply.detail)
+        return whole, replace(timed, response=response)
 
     async def produce_unsafe(self, call: Call, sent: Request, invalidate: Callable[[Response], Awaitable[None]]) -> Landing:
         """As `produce` for an unsafe request: `invalidate` is told of the answer before what it brought may be stored."""
@@ -183,13 +214,19 @@ class Fetcher:
         admitted = admit(call.request, timed, rule)
         if isinstance(admitted, NoStore):
             self._refused(call, timed, entry, admitted.reason, key)
+            self.parts.outdated(call.request, call.route, reply.response)
             return Private(reply, admitted.reason)
         stored = Timed(strip(reply.response), timed.request_time, timed.response_time)
         vary = self._merged_vary(call.request.uri, admitted.vary)
         variant = variant_key(call.request, vary, rule)
 
         def commit(body: bytes) -> None:
-            self._keep(self._entry(call, stored, admitted, body, vary), since)
+            if reply.response.status == 206:
+                self._keep_part(call, stored, body, vary, since)
+                return
+            entry = self._entry(call, stored, admitted, body, vary)
+            self._keep(entry, since)
+            self.parts.superseded(entry)
             if key is not None:
                 self._predictor.forget(key)
 
@@ -204,9 +241,27 @@ class Fetcher:
             commit,
             Selected(vary, variant, reply.response, stored.response, admitted.terms.born, reply.detail),
             content_length(reply.response),
-            joinable=_reusable(admitted, timed.response_time),
+            joinable=reply.response.status != 206 and _reusable(admitted, timed.response_time),
             spoiled=spoiled,
         )
+
+    def _keep_part(self, call: Call, brought: Timed, body: bytes, vary: tuple[str, ...], since: int) -> None:
+        """Store what a 206 brought, joined with what is stored of the same representation (RFC 9111 section 3.4)."""
+        made = self.parts.joined(call.request, call.route, vary, brought, body)
+        if made is None:
+            return
+        timed, parts = made
+        judged = complete_head(timed.response, len(parts.content))
+        admitted = admit(call.request, replace(timed, response=judged), call.route.rule)
+        if not isinstance(admitted, Store):
+            return
+        if parts.whole:
+            entry = self._entry(call, replace(timed, response=judged), admitted, parts.content, vary)
+            self._keep(entry, since)
+            self.parts.superseded(entry)
+            return
+        head = replace(timed, response=head_of(timed.response, parts))
+        self._keep(self.parts.apart(self._entry(call, head, admitted, parts.content, vary)), since)
 
     def _refused(self, call: Call, timed: Timed, entry: Entry | None, reason: NoStoreReason, key: Hashable | None) -> None:
         """What a response that is not stored does to what is."""
@@ -304,6 +359,14 @@ def content_length(response: Response) -> int | None:
     """The declared length of the body; the client library has checked that it is one number."""
     value = response.headers.get("Content-Length")
     return int(value) if value is not None and value.isascii() and value.isdigit() and len(value) <= 18 else None
+
+
+def _wants_less(call: Call, response: Response, max_parts: int) -> bool:
+    """Whether the client asked for a part of what is too large to be stored whole."""
+    length = content_length(response)
+    if length is None or length <= call.route.rule.max_object_bytes or "Range" not in call.request.headers:
+        return False
+    return isinstance(select(call.request, response, length, max_parts=max_parts), Parts)
 
 
 def _reusable(admitted: Store, now: float) -> bool:

@@ -22,6 +22,7 @@ from edgecache.policy.lookup import (
     Decision,
     Fresh,
     Miss,
+    MissReason,
     StaleWhileRevalidate,
     Unsatisfiable,
     Validate,
@@ -29,6 +30,7 @@ from edgecache.policy.lookup import (
     decide,
 )
 from edgecache.policy.message import Request, Response
+from edgecache.policy.partial import answerable
 from edgecache.policy.purging import Purge
 from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Answer, HeldBody
@@ -199,6 +201,8 @@ class Pipeline:
         marked = entry is not None and entry.marked_stale
         renewing = entry is not None and entry.renewing
         decision = decide(request, stored, route.rule, now, known=known, marked_stale=marked, renewing=renewing)
+        if entry is None and request.method == "GET":
+            decision, entry = self._from_parts(call, decision, now)
         try:
             return await self._act(call, decision, entry)
         except Loop:
@@ -209,6 +213,20 @@ class Pipeline:
         except SourceError as error:
             _log.info("%s %s failed: %s", request.method, request.uri, error)
             return self.respond.failed(call, error)
+
+    def _from_parts(self, call: Call, decision: Decision, now: float) -> tuple[Decision, Entry | None]:
+        """What to do where no complete response is stored, but perhaps parts of one (RFC 9111 section 3.3)."""
+        request, rule = call.request, call.route.rule
+        parts = self._fetcher.parts.find(request, call.route)
+        if parts is None:
+            return decision, None
+        if answerable(request, parts.timed.response, self.settings.max_ranges) is not None:
+            found = decide(request, parts.timed, rule, now, known=parts.terms, marked_stale=parts.marked_stale)
+            if isinstance(found, Fresh):
+                return found, parts
+        if isinstance(decision, Miss) and decision.collapse:
+            decision = Miss(MissReason.PARTIAL, collapse="Range" not in request.headers)
+        return decision, None
 
     async def _act(self, call: Call, decision: Decision, entry: Entry | None) -> Answer:
         match decision:
@@ -308,6 +326,8 @@ class Pipeline:
 
     def _collapses(self, call: Call, decision: Miss | Validate, key: Hashable) -> bool:
         if call.request.method != "GET" or (isinstance(decision, Miss) and not decision.collapse):
+            return False
+        if call.route.rule.forward_ranges and isinstance(decision, Miss) and "Range" in call.request.headers:
             return False
         return not self._predictor.uncacheable(key, self.clock())
 

@@ -21,7 +21,7 @@ from edgecache.policy.problem import problem
 from edgecache.serve.answer import Answer, HeldBody, Meter
 from edgecache.serve.fetching import Call, Selected, content_length
 from edgecache.serve.settings import ServeSettings
-from edgecache.serve.shape import is_plain, shape_stored, shape_stream
+from edgecache.serve.shape import is_plain, shape_parts, shape_stored, shape_stream
 from edgecache.source import Body, Reply, SourceError
 from edgecache.store import Entry
 from edgecache.upstream.collapse import Seat
@@ -161,7 +161,8 @@ class Responder:
             head = entry.head
         else:
             client_ready = Response(response.status, response.reason, self._to_client(response, without_age=True))
-            response, body, length = shape_stored(call.request, client_ready, body, self._settings.max_ranges)
+            shape = shape_stored if response.status != 206 else shape_parts
+            response, body, length = shape(call.request, client_ready, body, self._settings.max_ranges)
         return Answer(
             response=response,
             body=body,

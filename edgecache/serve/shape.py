@@ -9,6 +9,7 @@ import secrets
 from typing import assert_never
 
 from edgecache.policy.message import Request, Response
+from edgecache.policy.partial import answerable, complete_head, cut, held
 from edgecache.policy.problem import problem
 from edgecache.policy.ranges import FullBody, NotSatisfiable, Parts, closing, not_satisfiable, part_head, partial, select
 from edgecache.policy.validation import Precondition, evaluate, not_modified
@@ -43,8 +44,39 @@ def shape_stored(request: Request, response: Response, body: bytes, max_parts: i
             return not_satisfiable(response, length), b"", 0
         case Parts() as parts:
             boundary = secrets.token_hex(16)
-            content = _multipart(parts, body, boundary) if parts.multipart else _span(parts, body)
+            pieces = [body[first : last + 1] for first, last in parts.spans]
+            content = _framed(parts, pieces, boundary) if parts.multipart else pieces[0]
             return partial(response, parts, boundary), content, len(content)
+        case unreachable:
+            assert_never(unreachable)
+
+
+def shape_parts(request: Request, stored: Response, body: bytes, max_parts: int) -> tuple[Response, bytes, int | None]:
+    """As `shape_stored` where only parts are stored. ValueError if they do not answer this request."""
+    parts = held(stored, body)
+    if parts is None:
+        raise ValueError("the stored head and body are not those of parts")
+    head = complete_head(stored, parts.length)
+    match evaluate(request, head):
+        case Precondition.NOT_MODIFIED:
+            return not_modified(head), b"", None
+        case Precondition.FAILED:
+            failure, document = problem(412, "the stored representation does not meet the precondition")
+            return failure, document, len(document)
+        case Precondition.NONE:
+            pass
+        case other:
+            assert_never(other)
+    match answerable(request, stored, max_parts):
+        case None:
+            raise ValueError("the stored parts do not answer this request")
+        case NotSatisfiable(length):
+            return not_satisfiable(head, length), b"", 0
+        case Parts() as asked:
+            boundary = secrets.token_hex(16)
+            pieces = [cut(parts, span) for span in asked.spans]
+            content = _framed(asked, pieces, boundary) if asked.multipart else pieces[0]
+            return partial(head, asked, boundary), content, len(content)
         case unreachable:
             assert_never(unreachable)
 
@@ -77,14 +109,9 @@ def shape_stream(request: Request, response: Response, body: Body, length: int |
             assert_never(unreachable)
 
 
-def _span(parts: Parts, body: bytes) -> bytes:
-    first, last = parts.spans[0]
-    return body[first : last + 1]
-
-
-def _multipart(parts: Parts, body: bytes, boundary: str) -> bytes:
+def _framed(parts: Parts, contents: list[bytes], boundary: str) -> bytes:
     pieces: list[bytes] = []
-    for index, (first, last) in enumerate(parts.spans):
-        pieces += (part_head(parts, index, boundary), body[first : last + 1])
+    for index, content in enumerate(contents):
+        pieces += (part_head(parts, index, boundary), content)
     pieces.append(closing(boundary))
     return b"".join(pieces)

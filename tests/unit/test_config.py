@@ -61,7 +61,7 @@ sites:
     origins: ["http://127.0.0.1:8090/", "https://[::1]"]
     weight: 3
     cache: {default_ttl: 1m, vary: [Accept-Language], tags: [shop], max_object: 1MiB, honour_client_reload: true,
-            compress: [br, gzip]}
+            forward_ranges: true, compress: [br, gzip]}
     limits: {cpu: 100ms, memory: 128MiB}
 """,
         )
@@ -83,7 +83,7 @@ sites:
     assert site.hosts == ("shop.example", "*.shop.example")
     assert site.origins == ("http://127.0.0.1:8090", "https://[::1]")
     assert (site.weight, site.from_config, site.rule.default_ttl, site.rule.vary) == (3, True, 60.0, ("Accept-Language",))
-    assert (site.rule.max_object_bytes, site.rule.honour_client_reload) == (1 << 20, True)
+    assert (site.rule.max_object_bytes, site.rule.honour_client_reload, site.rule.forward_ranges) == (1 << 20, True, True)
     assert site.rule.compress == ("br", "gzip")
     assert (site.ceiling.cpu_ns, site.ceiling.memory_bytes) == (100_000_000, 128 << 20)
 

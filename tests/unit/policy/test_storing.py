@@ -70,7 +70,7 @@ def test_stored(asked: Request, answer: Timed) -> None:
         pytest.param(request(method="POST"), timed(FRESH), NoStoreReason.METHOD, id="RFC9111-3 method"),
         pytest.param(request(method="HEAD"), timed(FRESH), NoStoreReason.METHOD, id="RFC9111-4.3.5 HEAD has no body to store"),
         pytest.param(request(), timed(FRESH, status=103), NoStoreReason.STATUS, id="RFC9111-3 interim"),
-        pytest.param(request(), timed(FRESH, status=206), NoStoreReason.STATUS, id="RFC9111-3.3 partial"),
+        pytest.param(request(), timed(FRESH, status=206), NoStoreReason.PARTIAL, id="RFC9111-3.3 partial without a Range asked"),
         pytest.param(request(), timed(FRESH, status=304), NoStoreReason.STATUS, id="RFC9111-3 304"),
         pytest.param(request(), timed(FRESH, status=412), NoStoreReason.STATUS, id="RFC9110-13 answer to a precondition"),
         pytest.param(request(), timed(FRESH, status=429), NoStoreReason.STATUS, id="RFC6585-4 429"),
