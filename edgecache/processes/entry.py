@@ -1,4 +1,4 @@
-"""How a process of the edge begins, whichever it is: its log, its loop. Called by `cli.serve` and `python -m edgecache.processes`."""
+"""How a process of the edge begins, whichever it is: its log, its loop. Called by `cli.serve` and by `__main__`."""
 
 from __future__ import annotations
 

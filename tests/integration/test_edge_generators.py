@@ -16,6 +16,7 @@ from edgecache.config import Address, Config
 from edgecache.control.settings import ControlSettings
 from edgecache.edge import Edge
 from edgecache.observe.settings import LogSettings
+from edgecache.serve.settings import ServeSettings
 from origin_sim.server import Shop
 from sandbox.sdk import compile_c
 from tests.control_support import tar
@@ -109,14 +110,15 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return (folder / "probe").read_bytes()
 
 
-@pytest.fixture
-async def running(tmp_path: Path, program: bytes) -> AsyncIterator[Running]:
+@pytest.fixture(params=[1, 2], ids=["one process", "led processes"])
+async def running(tmp_path: Path, program: bytes, request: pytest.FixtureRequest) -> AsyncIterator[Running]:
     state, log = tmp_path / "state", tmp_path / "access.log"
     config = Config(
         listen=Address("127.0.0.1", 0),
         state_dir=state,
         control=ControlSettings(state_dir=state, port=0),
         log=LogSettings(access=log),
+        serve=ServeSettings(processes=request.param),
     )
     async with Shop() as shop, aiohttp.ClientSession() as http:
         edge = Edge(config)
