@@ -46,7 +46,7 @@ class RequestPath:
     ) -> None:
         """Raises OSError: the access log cannot be opened; CertificateError."""
         self.settings = settings
-        self.log = AccessLog(settings.log) if settings.log.access is not None else None
+        self.log = AccessLog(settings.log, shared=settings.shared_log) if settings.log.access is not None else None
         self.recorder = Recorder(self.log)
         self._client = OriginClient(settings.upstream)
         cache = settings.cache

@@ -19,6 +19,8 @@ class PathSettings:
     serve: ServeSettings
     upstream: UpstreamSettings
     log: LogSettings
+    shared_log: bool = False
+    """Other processes write to the same log."""
     certificates: tuple[CertificateFiles, ...] = ()
     """Of the listener for HTTPS; none: there is no such listener."""
 
@@ -39,6 +41,7 @@ def part(config: Config) -> PathSettings:
     given, count = whole(config), config.serve.processes
     return replace(
         given,
+        shared_log=True,
         cache=replace(given.cache, memory_bytes=given.cache.memory_bytes // count),
         serve=replace(
             given.serve,
