@@ -91,7 +91,13 @@ class Config:
     log: LogSettings = field(default_factory=LogSettings)
 
     def overridden(
-        self, *, listen: str | None = None, control: str | None = None, engine: str | None = None, state: Path | None = None
+        self,
+        *,
+        listen: str | None = None,
+        control: str | None = None,
+        engine: str | None = None,
+        state: Path | None = None,
+        processes: str | None = None,
     ) -> Config:
         """With what the command line says in place of the file's. Raises FormError naming the option."""
         config = self
@@ -101,6 +107,9 @@ class Config:
         if engine is not None:
             chosen = _option("--engine", engine).choice(configwords.ENGINES)
             config = dataclasses.replace(config, sandbox=dataclasses.replace(config.sandbox, engine=chosen))
+        if processes is not None:
+            count = configwords.read_processes(Node("--processes", 0, 0, "", processes, plain=True))
+            config = dataclasses.replace(config, serve=dataclasses.replace(config.serve, processes=count))
         if listen is not None:
             config = dataclasses.replace(config, listen=read_address(_option("--listen", listen)))
         if control is not None:

@@ -6,11 +6,12 @@ Tables and the one function that obeys them; the fields and their defaults are t
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from edgecache.yamlform import Node, Problems
+from edgecache.yamlform import FormError, Node, Problems
 from sandbox.jail import Layer
 from sandbox.lane import Isolation
 
@@ -67,6 +68,19 @@ def _duration(low_ns: int, high_ns: int) -> Reader:
 
 def _edge_id(node: Node) -> str:
     return node.text(pattern=r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}", allowed="a name of up to 63 letters, digits, -, _ and .")
+
+
+MAX_PROCESSES: Final = 256
+
+
+def read_processes(node: Node) -> int:
+    """`auto` is one process a core that this one may use. Raises FormError."""
+    if node.value == "auto":
+        return min(MAX_PROCESSES, len(os.sched_getaffinity(0)))
+    try:
+        return node.integer(1, MAX_PROCESSES)
+    except FormError as error:
+        raise node.error(f"must be auto or a whole number from 1 to {MAX_PROCESSES}") from error
 
 
 _KIB: Final = 1 << 10
@@ -130,6 +144,7 @@ SERVE: Final[Table] = {
     "max_ranges": ("max_ranges", _count(1, 1000)),
     "fast_lane_heads": ("fast_lane_heads", _count(0, 10_000_000)),
     "fast_lane_memory": ("fast_lane_bytes", _size(0, 16 * _TIB)),
+    "processes": ("processes", read_processes),
 }
 UPSTREAM: Final[Table] = {
     "connect_timeout": ("connect_timeout", _time(0.01, 600)),

@@ -1,16 +1,16 @@
 """One running edge: the place that knows every room's concrete parts, joins them, and stops them in order.
 
-`cli.serve` calls `run`. Requests flow through `serve.pipeline`; of this module they meet only the making of a generator's source.
+`cli.serve` calls `run`. Requests flow through `processes.path`: in this process where it is the only one, else in serving
+processes, which this one leads.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import signal
-import sys
+import socket
 import time
 from contextlib import suppress
 from typing import Final
@@ -19,33 +19,28 @@ from aiohttp import web
 
 from edgecache.config import Address, Config
 from edgecache.control.bundles import BundleError
+from edgecache.control.listener import check_bind
 from edgecache.control.service import Control
 from edgecache.control.state import StateError
 from edgecache.generate.bridge import GeneratorSource
 from edgecache.generate.edge_calls import MAX_FETCH_BYTES, GeneratorEdgeCalls
-from edgecache.observe.access_log import AccessLog
 from edgecache.observe.metrics import Metrics, Sources
-from edgecache.observe.recorder import Recorder
 from edgecache.observe.status import StatusBoard
-from edgecache.policy.fields import freeze
 from edgecache.policy.message import Request, Response
-from edgecache.serve.certificates import CertificateError, Certificates
+from edgecache.policy.purging import Purge
+from edgecache.processes import sockets
+from edgecache.processes.entry import prepare
+from edgecache.processes.fleet import Fleet
+from edgecache.processes.guests import GuestHost
+from edgecache.processes.path import RequestPath
+from edgecache.processes.settings import part, whole
+from edgecache.serve.certificates import CertificateError
 from edgecache.serve.fetching import Call
-from edgecache.serve.listener import Listener
-from edgecache.serve.pipeline import Pipeline
 from edgecache.sites import SiteTable
 from edgecache.source import Culprit, Source, SourceError
-from edgecache.store import MemoryStore
-from edgecache.upstream.body import BytesBody
-from edgecache.upstream.origin import OriginClient
-from edgecache.upstream.upstreams import Upstreams
-from sandbox import End, Monitor, Usage
+from sandbox import End, GuestFailed, Monitor, Outcome, Usage
 
 _log: Final = logging.getLogger(__name__)
-_SWITCH_SECONDS: Final = 0.0005
-"""How long the access log's thread may keep the event loop from running; Python's default of 5 ms shows in p99 of hits."""
-_BACKGROUND_SECONDS: Final = 5.0
-"""For background revalidations and flights without clients, once all connections are closed."""
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -53,47 +48,50 @@ class Edge:
     """Make it on the loop that runs it; `start`, then `close`."""
 
     def __init__(self, config: Config) -> None:
-        """Raises OSError: the access log cannot be opened."""
+        """Raises OSError: the access log cannot be opened; CertificateError."""
         self._config = config
-        self._log = AccessLog(config.log) if config.log.access is not None else None
-        self._recorder = Recorder(self._log)
         self._monitor = Monitor(config.sandbox)
-        self._client = OriginClient(config.upstream)
-        self._upstreams = Upstreams(self._client)
-        table = SiteTable(followers=[self._upstreams.follow])
-        cache = config.cache
-        store = MemoryStore(cache.memory_bytes, max_variants=cache.max_variants, max_entry_share=cache.max_entry_share)
-        self._pipeline = Pipeline(
-            sites=table,
-            store=store,
-            origins=self._upstreams.of,
-            generators=self._generator,
-            observer=self._recorder,
-            settings=config.serve,
-            upstream=config.upstream,
-        )
-        sources = Sources(
-            recorder=self._recorder,
-            store=store.stats,
-            monitor=self._monitor.status,
-            fast_hits=lambda: self._pipeline.fast_hits,
-            origins=self._upstreams.figures,
-        )
-        self._metrics = Metrics(sources)
-        board = StatusBoard(sources, time.monotonic())
+        table = SiteTable()
         self._control = Control(
             config.control,
             table=table,
             sandbox=self._monitor,
-            purge=self._pipeline.purge,
+            purge=self._purge,
             config_sites=config.sites,
             config_clusters=config.clusters,
-            status_parts=lambda: board.snapshot(time.monotonic()).parts(),
+            status_parts=self._status_parts,
             metrics=self._render_metrics,
+            published=self._publish,
+            before_status=self._gather,
         )
-        self._listener = Listener(self._pipeline)
-        self._tls_listener: Listener | None = None
-        self._certificates: Certificates | None = None
+        self._path: RequestPath | None = None
+        self._fleet: Fleet | None = None
+        self._plain: tuple[socket.socket, ...] = ()
+        self._secure: tuple[socket.socket, ...] = ()
+        count = config.serve.processes
+        if count == 1:
+            self._path = path = RequestPath(whole(config), table, self._generator)
+            sources = Sources(
+                recorder=path.recorder,
+                store=path.store.stats,
+                monitor=self._monitor.status,
+                fast_hits=lambda: path.pipeline.fast_hits,
+                origins=path.upstreams.figures,
+            )
+        else:
+            host = GuestHost(self._monitor, self._control.values, self._control.logs, self._ready_for_guest)
+            self._fleet = Fleet(count, part(config), table, host)
+            reports = self._fleet.reports
+            sources = Sources(
+                recorder=reports,
+                store=reports.store,
+                monitor=self._monitor.status,
+                fast_hits=reports.fast_hits,
+                processes=self._fleet.states,
+                origins=reports.origins,
+            )
+        self._metrics = Metrics(sources)
+        self._board = StatusBoard(sources, time.monotonic())
         self.secure: Address | None = None
         """Where it serves over TLS, once it has started."""
 
@@ -101,56 +99,87 @@ class Edge:
         """Where it serves, and where the control API listens.
 
         The monitor is first: its zygote is forked before this process holds a token or a key. Raises SandboxError, BindRefused,
-        StateError, CertificateError, OSError; close it also then.
+        StateError, StartFailed, OSError; close it also then.
         """
+        check_bind(self._config.control)
         await self._monitor.start()
-        await self._control.start()
-        served = await self._listener.start(self._config.listen.host, self._config.listen.port)
-        if (tls := self._config.tls) is not None:
-            self._certificates = Certificates(tls.certificates, http2=tls.http2)
-            self._tls_listener = Listener(self._pipeline, self._certificates)
-            self.secure = Address(*await self._tls_listener.start(tls.listen.host, tls.listen.port))
-        return Address(*served), Address(*self._control.address)
+        await self._control.load()
+        served = await (self._start_fleet(self._fleet) if self._fleet is not None else self._start_path())
+        await self._control.listen()
+        return served, Address(*self._control.address)
 
-    def reload(self) -> None:
+    async def reload(self) -> None:
         """Open the log again, after rotation, and read the certificates again, after renewal."""
-        self._client.trust.forget()
-        if self._log is not None:
-            self._log.reopen()
-        if self._certificates is not None:
-            try:
-                self._certificates.reload()
-            except CertificateError as error:
-                _log.error("the certificates in use stay: %s", error)
+        try:
+            if self._path is not None:
+                self._path.reopen()
+            elif self._fleet is not None:
+                for failure in await self._fleet.reopen():
+                    _log.error("the certificates in use stay: %s", failure)
+        except CertificateError as error:
+            _log.error("the certificates in use stay: %s", error)
 
     async def close(self) -> None:
         """Let requests in flight finish, within their bounds, then end everything. Harmless on what did not start."""
-        listeners = (self._listener, self._tls_listener)
-        await asyncio.gather(*(listener.close() for listener in listeners if listener is not None))
-        await self._pipeline.close(_BACKGROUND_SECONDS)
+        if self._path is not None:
+            await self._path.drain()
+        if self._fleet is not None:
+            await self._fleet.close()
+        sockets.close_all((*self._plain, *self._secure))
         await self._control.close()
-        await self._upstreams.close()
-        await self._client.close()
         await self._monitor.close()
-        if self._log is not None and not await asyncio.to_thread(self._log.close):
-            _log.warning("the access log did not take its last lines in time")
+        if self._path is not None:
+            await self._path.close()
+
+    async def _start_path(self) -> Address:
+        if self._path is None:
+            raise TypeError("an edge without serving processes has the path of a request itself")
+        config, path = self._config, self._path
+        served = Address(*await path.plain.start(config.listen.host, config.listen.port))
+        if config.tls is not None and path.secure is not None:
+            self.secure = Address(*await path.secure.start(config.tls.listen.host, config.tls.listen.port))
+        return served
+
+    async def _start_fleet(self, fleet: Fleet) -> Address:
+        config = self._config
+        count = config.serve.processes
+        self._plain = sockets.bind(config.listen.host, config.listen.port, count)
+        if config.tls is not None:
+            self._secure = sockets.bind(config.tls.listen.host, config.tls.listen.port, count)
+        await fleet.start(self._plain, self._secure)
+        if self._secure:
+            self.secure = _address(self._secure[0])
+        return _address(self._plain[0])
+
+    async def _publish(self) -> None:
+        if self._fleet is not None:
+            await self._fleet.publish()
+
+    async def _gather(self) -> None:
+        if self._fleet is not None:
+            await self._fleet.gather()
+
+    async def _purge(self, purge: Purge) -> int:
+        if self._fleet is not None:
+            return await self._fleet.purge(purge)
+        return 0 if self._path is None else await self._path.pipeline.purge(purge)
+
+    def _status_parts(self) -> dict[str, dict[str, object]]:
+        parts = self._board.snapshot(time.monotonic()).parts()
+        return parts if self._fleet is None else {**parts, "processes": self._fleet.part()}
 
     def _generator(self, call: Call) -> Source:
-        """The source of one request that a generator answers."""
-        site, generator = call.route.site, call.route.generator
-        if generator is None:
-            raise TypeError("a route without a generator")
+        """The source of one request that a generator answers, in the one process of this edge."""
+        site, generator, path = call.route.site, call.route.generator, self._path
+        if generator is None or path is None:
+            raise TypeError("a route without a generator, or in a process that does not serve")
 
         async def fetch_through(request: Request, body: bytes) -> tuple[Response, bytes]:
-            content = BytesBody(body) if body else None
-            answer = await self._pipeline.fetch_through(site, request, content, request_id=call.request_id)
-            response = answer.response
-            fields = freeze([*response.headers.items(), *answer.extra])
-            return Response(response.status, response.reason, fields), await answer.read(MAX_FETCH_BYTES)
+            return await path.fetch_through(call, request, body, MAX_FETCH_BYTES)
 
         def used(key: str, end: End, usage: Usage) -> None:
             call.meter.cpu_ns += usage.cpu_ns
-            self._recorder.on_usage(key, end, usage)
+            path.recorder.on_usage(key, end, usage)
 
         return GeneratorSource(
             runner=self._monitor,
@@ -173,14 +202,26 @@ class Edge:
 
     async def _ready(self, key: str) -> None:
         try:
+            await self._ready_for_guest(key)
+        except GuestFailed as failed:
+            raise SourceError(Culprit.GENERATOR, End.UNKNOWN_GENERATOR, failed.outcome.detail, status=503) from failed
+
+    async def _ready_for_guest(self, key: str) -> None:
+        try:
             await self._control.ensure(key)
         except (BundleError, StateError, OSError) as error:
             _log.error("the version %s cannot run: %s", key, error)
-            raise SourceError(Culprit.GENERATOR, End.UNKNOWN_GENERATOR, str(error), status=503) from error
+            raise GuestFailed(Outcome(End.UNKNOWN_GENERATOR, Usage(), str(error))) from error
 
     async def _render_metrics(self, request: web.Request) -> web.StreamResponse:
+        await self._gather()
         body, content_type = self._metrics.render(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+def _address(sock: socket.socket) -> Address:
+    host, port = sock.getsockname()[:2]
+    return Address(str(host), int(port))
 
 
 async def run(config: Config) -> int:
@@ -188,15 +229,20 @@ async def run(config: Config) -> int:
 
     Raises what `Edge.start` raises.
     """
-    level = logging.DEBUG if os.environ.get("EDGECACHE_DEBUG") else logging.WARNING
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    prepare()
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, stop.set)
     edge = Edge(config)
-    loop.add_signal_handler(signal.SIGHUP, edge.reload)
+    reloading: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        task = loop.create_task(edge.reload())
+        reloading.add(task)
+        task.add_done_callback(reloading.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
     try:
         starting = asyncio.ensure_future(edge.start())
         waiting = asyncio.ensure_future(stop.wait())

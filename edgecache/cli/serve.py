@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +19,17 @@ if TYPE_CHECKING:
 @click.option("--control", metavar="HOST:PORT", help="Where the control API listens  [default: 127.0.0.1:8081]")
 @click.option("--origin", metavar="URL", help="No CONFIG: a cache in front of this origin, for any host name")
 @click.option("--engine", metavar="auto|unicorn|kvm", help="What executes guests' instructions  [default: auto]")
+@click.option("--processes", metavar="auto|N", help="How many processes serve  [default: 1; auto: one a core]")
 @click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help="Where state is kept  [default: .edgecache]")
 def serve(
-    *, config: Path | None, listen: str | None, control: str | None, origin: str | None, engine: str | None, state: Path | None
+    *,
+    config: Path | None,
+    listen: str | None,
+    control: str | None,
+    origin: str | None,
+    engine: str | None,
+    processes: str | None,
+    state: Path | None,
 ) -> int:
     """Run an edge until Ctrl-C or SIGTERM. Without CONFIG and --origin: with the sites that its state holds."""
     from edgecache.config import from_origin  # noqa: PLC0415 (slow to import: `edgecache --help` must not wait)
@@ -32,7 +38,7 @@ def serve(
         raise click.UsageError("give CONFIG or --origin, not both; in a file, origins belong to its sites")
     with from_form():
         settings = _load(config) if config is not None else from_origin(origin) if origin is not None else _without_sites()
-        settings = settings.overridden(listen=listen, control=control, engine=engine, state=state)
+        settings = settings.overridden(listen=listen, control=control, engine=engine, state=state, processes=processes)
     return _run(settings)
 
 
@@ -63,11 +69,13 @@ def _run(settings: Config) -> int:
     from edgecache.control.listener import BindRefused  # noqa: PLC0415 (as above)
     from edgecache.control.state import StateError  # noqa: PLC0415
     from edgecache.edge import run  # noqa: PLC0415
+    from edgecache.processes.entry import run_loop  # noqa: PLC0415
+    from edgecache.processes.member import StartFailed  # noqa: PLC0415
     from edgecache.serve.certificates import CertificateError  # noqa: PLC0415
     from sandbox.errors import SandboxError  # noqa: PLC0415
 
     try:
-        return _run_loop(run(settings))
+        return run_loop(run(settings))
     except KeyboardInterrupt:
         return 0
     except BindRefused as error:
@@ -76,17 +84,11 @@ def _run(settings: Config) -> int:
         raise CommandFailed(str(error), advice="see `tls:` in the configuration") from error
     except StateError as error:
         raise CommandFailed(f"the edge cannot start: {error}") from error
+    except StartFailed as error:
+        raise CommandFailed(f"the edge cannot start: {error}") from error
     except SandboxError as error:
         advice = "see `sandbox:` in the configuration (engine, require_jail), and --engine"
         raise CommandFailed(f"the sandbox cannot start: {error}", advice=advice) from error
     except OSError as error:
         advice = "choose another address with --listen or --control, another directory with --state, or free what is taken"
         raise CommandFailed(f"the edge cannot start: {error}", advice=advice) from error
-
-
-def _run_loop(work: Coroutine[None, None, int]) -> int:
-    try:
-        import uvloop  # noqa: PLC0415 (not on every platform)
-    except ImportError:
-        return asyncio.run(work)
-    return int(uvloop.run(work))

@@ -177,6 +177,8 @@ def _figure(key: str, value: object) -> object:
     """Sizes and times in units that people read; the key says which they are."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
+    if key == "pid":
+        return str(value)
     if key.endswith("_ns"):
         return f"{value / 1e9:.3f} s"
     if key in _PARTS_OF_CPU:

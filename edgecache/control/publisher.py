@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -26,8 +26,17 @@ _log: Final = logging.getLogger(__name__)
 class Publisher:
     """All sites as they are served, and the one writer of the table."""
 
-    def __init__(self, state: State, table: SiteTable, registry: Registry, config_sites: Iterable[Site]) -> None:
+    def __init__(
+        self,
+        state: State,
+        table: SiteTable,
+        registry: Registry,
+        config_sites: Iterable[Site],
+        published: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`published` is awaited after each change: it returns once all who serve have it."""
         self._state = state
+        self._published = published
         self._table = table
         self._registry = registry
         self._config = {site.name: replace(site, from_config=True) for site in config_sites}
@@ -48,6 +57,7 @@ class Publisher:
                     continue
                 self._sites[site.name] = await self._built(self._with_free_hosts(site))
             self._publish()
+            await self._published()
 
     def site(self, name: str) -> Site | None:
         return self._sites.get(name)
@@ -77,6 +87,7 @@ class Publisher:
             self._sites.pop(name, None)
             self._publish()
             self._registry.want(name, SiteShare(), ())
+            await self._published()
 
     async def _put(self, site: Site) -> Site:
         built = await self._built(site)
@@ -88,6 +99,7 @@ class Publisher:
                     _log.error("%s cannot run: %s", version.key, error)
         self._sites[site.name] = built
         self._publish()
+        await self._published()
         return built
 
     async def _built(self, site: Site) -> Site:

@@ -44,6 +44,10 @@ def _no_parts() -> Mapping[str, Mapping[str, object]]:
     return {}
 
 
+async def _nothing() -> None:
+    return
+
+
 class Control:
     """The operator's and the owners' way in. All methods on one event loop."""
 
@@ -58,14 +62,19 @@ class Control:
         config_clusters: Iterable[Cluster] = (),
         status_parts: StatusParts = _no_parts,
         metrics: Handler | None = None,
+        published: Callable[[], Awaitable[None]] = _nothing,
+        before_status: Callable[[], Awaitable[None]] = _nothing,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """Publishes `config_sites` to `table` at once; nothing else happens before `start`."""
+        """Publishes `config_sites` to `table` at once; nothing else happens before `start`.
+
+        `published` is awaited after each change of `table`, before the API answers; `before_status` before `status_parts`.
+        """
         self._settings = settings
         self._state = SqliteState(settings)
         self._bundles = BundleStore(settings.state_dir / BUNDLES)
         self._registry = Registry(sandbox, self._bundles)
-        self._publisher = Publisher(self._state, table, self._registry, config_sites)
+        self._publisher = Publisher(self._state, table, self._registry, config_sites, published)
         self._clusters = Clusters(self._state, sandbox, config_clusters)
         self._tokens = Tokens(self._state, now)
         self._runner: web.AppRunner | None = None
@@ -86,6 +95,7 @@ class Control:
             logs=self.logs,
             purge=purge,
             status_parts=status_parts,
+            before_status=before_status,
             now=now,
             started=now(),
             metrics=metrics,
@@ -100,13 +110,22 @@ class Control:
         return str(host), int(port)
 
     async def start(self) -> None:
-        """Open state, publish sites, listen. Without usable state it says so, and serves what the configuration declares.
+        """`load`, then `listen`."""
+        check_bind(self._settings)
+        await self.load()
+        await self.listen()
 
-        Raises BindRefused, OSError (the port is taken), StateError (another edge runs with this state).
+    async def load(self) -> None:
+        """Open state, publish sites. Without usable state it says so, and serves what the configuration declares.
+
+        Raises StateError (another edge runs with this state).
         """
-        tls = check_bind(self._settings)
         self._clusters.apply_declared()
         await self._load()
+
+    async def listen(self) -> None:
+        """Answer the API's requests. Raises BindRefused, OSError (the port is taken)."""
+        tls = check_bind(self._settings)
         runner = web.AppRunner(
             build_control(self._services),
             access_log=None,

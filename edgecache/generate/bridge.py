@@ -17,7 +17,7 @@ from edgecache.generate import cgi
 from edgecache.policy.message import Request, Response
 from edgecache.sites import ActiveVersion, GeneratorRoutes
 from edgecache.source import Body, Culprit, Interim, Reply, SourceError
-from sandbox import EdgeCalls, End, GuestCall, GuestFailed, GuestRequest, Usage
+from sandbox import EdgeCalls, End, GuestFailed, GuestRequest, Outcome, Usage
 
 MAX_REQUEST_BODY: Final = 1 << 20
 """A generator's request body is placed in guest memory whole."""
@@ -35,10 +35,24 @@ _STATUS_OF: Final = {
 _BODILESS: Final = frozenset({204, 304})
 
 
+class GuestAnswer(Protocol):
+    """An answer in the making: `sandbox.GuestCall` is one. Iterate once; iteration raises GuestFailed."""
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended; None while it runs."""
+
+    def __aiter__(self) -> GuestAnswer: ...
+
+    async def __anext__(self) -> bytes: ...
+
+    async def aclose(self) -> None: ...
+
+
 class GuestRunner(Protocol):
     """The one method of `sandbox.Monitor` that is used here."""
 
-    def call(self, key: str, request: GuestRequest, *, edge: EdgeCalls, log: Callable[[bytes], None]) -> GuestCall: ...
+    def call(self, key: str, request: GuestRequest, *, edge: EdgeCalls, log: Callable[[bytes], None]) -> GuestAnswer: ...
 
 
 class GuestLog(Protocol):
@@ -91,7 +105,7 @@ class GeneratorSource:
 class _Output:
     """The guest's output on its way: its head taken off, its length held to what the head says."""
 
-    def __init__(self, call: GuestCall, key: str, on_usage: Callable[[str, End, Usage], None]) -> None:
+    def __init__(self, call: GuestAnswer, key: str, on_usage: Callable[[str, End, Usage], None]) -> None:
         self._call = call
         self._chunks = call.__aiter__()
         self._key = key

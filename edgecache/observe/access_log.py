@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+import stat
 import threading
 import time
 from collections import deque
@@ -119,9 +120,11 @@ class LineEncoder:
 class AccessLog:
     """Opens its file at once (raises OSError), and writes until `close`. `write` never blocks and never raises."""
 
-    def __init__(self, settings: LogSettings) -> None:
+    def __init__(self, settings: LogSettings, *, shared: bool = False) -> None:
+        """`shared`: other processes write to the same file. What a pipe takes whole is then all that is written at once."""
         if settings.access is None:
             raise ValueError("there is no access log to open")
+        self._shared = shared
         self._path = settings.access
         self._encoder = LineEncoder(settings)
         self._limit = settings.queue
@@ -209,11 +212,28 @@ class AccessLog:
     def _flush(self) -> None:
         while self._lines:
             batch = [self._lines.popleft() for _ in range(min(_BATCH_LINES, len(self._lines)))]
+            if self._shared:
+                batch = self._kept_small(batch)
             try:
                 self._write_all(b"".join(batch))
             except OSError as error:
                 self._lost += len(batch)
                 self._warn(error)
+
+    def _kept_small(self, batch: list[bytes]) -> list[bytes]:
+        """As much of `batch` as is written whole, whoever else writes; the rest waits for its turn.
+
+        Appending to a regular file is whole at any size (open(2), O_APPEND), writing to a pipe up to PIPE_BUF (pipe(7)).
+        """
+        if stat.S_ISREG(os.fstat(self._fd).st_mode):
+            return batch
+        size = len(batch[0])
+        for count, line in enumerate(batch[1:], 1):
+            size += len(line)
+            if size > select.PIPE_BUF:
+                self._lines.extendleft(reversed(batch[count:]))
+                return batch[:count]
+        return batch
 
     def _write_all(self, data: bytes) -> None:
         """Raises OSError; a batch that was written in part is lost as a whole, and the next begins on a line of its own."""

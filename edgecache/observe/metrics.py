@@ -14,10 +14,31 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from edgecache.observe.figures import BUCKETS, MAX_SITES, OTHER, Durations
-from edgecache.observe.recorder import Recorder
+from edgecache.observe.figures import BUCKETS, MAX_SITES, OTHER, Durations, Figures
 from edgecache.observe.upstreams import OriginMetrics, Origins
 from sandbox.status import MonitorStatus, ShareStatus
+
+
+class TrafficFigures(Protocol):
+    """What is told of requests: a `Recorder` has it, and so have several of them together."""
+
+    @property
+    def figures(self) -> Figures: ...
+    @property
+    def log_lines_dropped(self) -> int: ...
+
+
+class ProcessFigures(Protocol):
+    """What is told of one serving process."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def serving(self) -> bool: ...
+    @property
+    def restarts(self) -> int: ...
+    @property
+    def cpu_seconds(self) -> float: ...
 
 
 class StoreFigures(Protocol):
@@ -43,12 +64,14 @@ class StoreFigures(Protocol):
 class Sources:
     """Where figures come from; those that are asked at each scrape are functions."""
 
-    recorder: Recorder
+    recorder: TrafficFigures
     store: Callable[[], StoreFigures] | None = None
     monitor: Callable[[], MonitorStatus] | None = None
     fast_hits: Callable[[], int] | None = None
     """Requests answered by the fast lane since the start."""
     origins: Origins | None = None
+    processes: Callable[[], Iterable[ProcessFigures]] | None = None
+    """Serving processes, where there are several."""
 
 
 class Metrics:
@@ -61,6 +84,8 @@ class Metrics:
             self.registry.register(_FastLane(sources.fast_hits))
         if sources.store is not None:
             self.registry.register(_Store(sources.store))
+        if sources.processes is not None:
+            self.registry.register(_Processes(sources.processes))
         if sources.monitor is not None:
             self.registry.register(_Sandbox(sources.monitor))
         if sources.origins is not None:
@@ -77,7 +102,7 @@ _BOUNDS: Final = (*(f"{bound:g}" for bound in BUCKETS), "+Inf")
 
 
 class _Traffic(Collector):
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: TrafficFigures) -> None:
         self._recorder = recorder
 
     def collect(self) -> Iterable[Metric]:
@@ -130,6 +155,21 @@ class _Store(Collector):
             CounterMetricFamily("edgecache_store_refused", "Responses too large to store.", value=stats.refused),
             CounterMetricFamily("edgecache_store_purged", "Responses purged.", value=stats.purged),
         )
+
+
+class _Processes(Collector):
+    def __init__(self, processes: Callable[[], Iterable[ProcessFigures]]) -> None:
+        self._processes = processes
+
+    def collect(self) -> Iterable[Metric]:
+        serving = GaugeMetricFamily("edgecache_process_serving", "Whether a process accepts connections.", labels=("process",))
+        restarts = CounterMetricFamily("edgecache_process_restarts", "Started again after its end.", labels=("process",))
+        cpu = GaugeMetricFamily("edgecache_process_cpu_seconds", "CPU time of what runs in its place now.", labels=("process",))
+        for process in self._processes():
+            serving.add_metric((process.name,), process.serving)
+            restarts.add_metric((process.name,), process.restarts)
+            cpu.add_metric((process.name,), process.cpu_seconds)
+        return (serving, restarts, cpu)
 
 
 class _Sandbox(Collector):

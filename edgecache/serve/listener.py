@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import NoReturn, cast
 
@@ -23,6 +25,8 @@ from edgecache.serve.pipeline import Pipeline
 
 _log = logging.getLogger(__name__)
 _MAX_WATCH_SECONDS = 0.5
+_OWN = -1
+"""The place of what it bound itself."""
 
 
 ClientConnection = Connection | Http2Connection
@@ -112,25 +116,33 @@ class Listener:
         self._certificates = certificates
         self._settings = pipeline.settings
         self._server: _Server | None = None
-        self._sockets: asyncio.Server | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._bound: dict[int, asyncio.Server] = {}
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self, host: str = "127.0.0.1", port: int = 0, *, sock: socket.socket | None = None) -> tuple[str, int]:
         """Listen on `host`:`port` (0: any) or on `sock`. Returns the address. OSError when it is taken."""
-        loop = asyncio.get_running_loop()
-        tls = self._certificates.context if self._certificates else None
-        self._server = _Server(self._pipeline, "http" if tls is None else "https")
-        # A handshake may take as long as a request head.
-        within = None if tls is None else self._settings.head_timeout
-        factory = self._server if tls is None else partial(_Handshaken, self._server)
-        create = partial(loop.create_server, factory, backlog=self._settings.backlog, ssl=tls, ssl_handshake_timeout=within)
+        create = self._accepting()
         if sock is not None:
-            self._sockets = await create(sock=sock)
+            bound = await create(sock=sock)
         else:
-            self._sockets = await create(host, port, reuse_address=True)
-        self._watch = loop.create_task(self._watch_connections())
-        name = self._sockets.sockets[0].getsockname()
+            bound = await create(host, port, reuse_address=True)
+        self._bound[_OWN] = bound
+        name = bound.sockets[0].getsockname()
         return (name[0], name[1]) if isinstance(name, tuple) else (str(name), 0)
+
+    async def accept_at(self, places: Mapping[int, socket.socket]) -> None:
+        """Accept connections at these listening sockets, which stay the caller's, and at no other. Raises OSError."""
+        create = self._accepting()
+        for place in places.keys() - self._bound.keys():
+            self._bound[place] = await create(sock=places[place].dup())
+        for place in self._bound.keys() - places.keys():
+            self._bound.pop(place).close()
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The sockets that it listens on."""
+        return tuple(sock.fileno() for bound in self._bound.values() for sock in bound.sockets)
 
     @property
     def connections(self) -> int:
@@ -138,9 +150,11 @@ class Listener:
 
     async def close(self) -> None:
         """Stop accepting, end idle connections, let requests in flight finish within `drain_timeout`, abort the rest."""
-        if self._server is None or self._sockets is None or self._watch is None:
+        if self._server is None or self._watch is None:
             return
-        self._sockets.close()
+        bound, self._bound = list(self._bound.values()), {}
+        for each in bound:
+            each.close()
         self._server.closing = True
         for connection in self._connections():
             connection.drain()
@@ -153,9 +167,21 @@ class Listener:
             for connection in left:
                 connection.reset()
         await self._server.shutdown(1.0)
-        await self._sockets.wait_closed()
+        await asyncio.gather(*(each.wait_closed() for each in bound))
         self._watch.cancel()
         await asyncio.gather(self._watch, return_exceptions=True)
+
+    def _accepting(self) -> Callable[..., Awaitable[asyncio.Server]]:
+        """What makes a server of a socket or an address, for connections that are this listener's."""
+        loop = asyncio.get_running_loop()
+        if self._server is None:
+            self._tls = self._certificates.context if self._certificates else None
+            self._server = _Server(self._pipeline, "http" if self._tls is None else "https")
+            self._watch = loop.create_task(self._watch_connections())
+        # A handshake may take as long as a request head.
+        within = None if self._tls is None else self._settings.head_timeout
+        factory = self._server if self._tls is None else partial(_Handshaken, self._server)
+        return partial(loop.create_server, factory, backlog=self._settings.backlog, ssl=self._tls, ssl_handshake_timeout=within)
 
     def _connections(self) -> list[ClientConnection]:
         return self._server.all_connections if self._server else []

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Hashable
 from functools import partial
-from typing import NamedTuple, assert_never
+from typing import NamedTuple, Protocol, assert_never
 
 from edgecache.observe.record import NullObserver, Observer
 from edgecache.policy.access import Refusal, may_purge, retry_after
@@ -65,8 +65,18 @@ class Hit(NamedTuple):
     route: Route
 
 
+class Siblings(Protocol):
+    """The other processes that serve the same sites, each with a store of its own."""
+
+    async def purge(self, purge: Purge) -> int:
+        """Put it in force in all processes, this one too; how many entries it concerns. Raises SourceError."""
+
+    async def invalidate(self, uris: tuple[str, ...]) -> None:
+        """Have the others forget every variant of `uris`; returns when they have."""
+
+
 class Pipeline:
-    """One edge's request path over one store."""
+    """One process's request path over one store."""
 
     def __init__(
         self,
@@ -79,6 +89,7 @@ class Pipeline:
         clock: Callable[[], float] = time.time,
         settings: ServeSettings | None = None,
         upstream: UpstreamSettings | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
         self.observer: Observer = observer or NullObserver()
         self.clock = clock
@@ -101,6 +112,8 @@ class Pipeline:
         self._background = Background(upstream.background_limit)
         self._purger = Purger(store, self._fetcher.purges, self._refetch)
         self.purge = self._purger.purge
+        self.invalidate = self._purger.invalidate
+        self._siblings = siblings
         self.respond = Responder(self.settings, clock)
         lane = partial(
             FastLane,
@@ -167,7 +180,11 @@ class Pipeline:
             wanted = Purge(urls=(call.request.uri,), site=call.route.site.name)
         except ValueError as error:
             return self.respond.refused(call, 400, f"This is no URL to purge: {error}.", outcome=Outcome("none", "purge"))
-        return self.respond.purged(call, await self._purger.purge(wanted))
+        everywhere = self._purger.purge if self._siblings is None else self._siblings.purge
+        try:
+            return self.respond.purged(call, await everywhere(wanted))
+        except SourceError as error:
+            return self.respond.failed(call, error)
 
     async def close(self, timeout: float = 0.0) -> None:  # noqa: ASYNC109 - shared out between the owners of tasks
         """End background work and flights, giving them up to `timeout` seconds."""
@@ -271,8 +288,11 @@ class Pipeline:
 
     async def _invalidate(self, call: Call, response: Response) -> None:
         """A successful unsafe request makes what is stored untrustworthy (RFC 9111 section 4.4)."""
-        for uri in targets(call.request, response):
+        uris = tuple(targets(call.request, response))
+        for uri in uris:
             self._purger.invalidate(uri)
+        if uris and self._siblings is not None:
+            await self._siblings.invalidate(uris)
 
     async def _fly(
         self,

@@ -25,14 +25,17 @@ class Purger:
         self._refresher = Refresher(store, refetch)
         self._reclaimer = Reclaimer(store, self._refresher.wake)
 
-    async def purge(self, purge: Purge) -> int:
+    async def purge(self, purge: Purge, in_force: Callable[[], None] = lambda: None) -> int:
         """Returns how many entries it concerns.
 
-        It is in force from the moment when it is accepted: at once, unless too many large ones are under way.
+        It is in force from the moment when it is accepted: at once, unless too many large ones are under way. `in_force` is
+        called then, for counting may take its time.
         """
         if not purge.urls:
             await self._reclaimer.room()
-        return await self._reclaimer.counted(self._put_in_force(purge))
+        purging = self._put_in_force(purge)
+        in_force()
+        return await self._reclaimer.counted(purging)
 
     def invalidate(self, uri: str) -> None:
         """Forget every variant of `uri`, without waiting."""

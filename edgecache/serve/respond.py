@@ -36,6 +36,7 @@ _FAILURES = {
     "body-too-large": "The request body is too large.",
     "bad-chunk": "The request body is not valid chunked coding.",
     "shutting-down": "This edge is shutting down.",
+    "leader-gone": "The process that leads this edge has ended; this one ends too.",
 }
 
 Fields = tuple[tuple[str, str], ...]

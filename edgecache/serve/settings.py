@@ -49,3 +49,5 @@ class ServeSettings:
     """Request heads, of up to 2 KiB each, whose hits are remembered; 0: every request takes the usual way."""
     fast_lane_bytes: int = 64 << 20
     """What they may take in memory; those of HTTPS as much again."""
+    processes: int = 1
+    """How many processes serve clients; 1: the one that does everything else, too."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -91,3 +93,53 @@ def _failing(*arguments: str, state: Path) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
     assert done.returncode == 1, done.stderr
     return done
+
+
+def _serving(leader: int) -> list[int]:
+    """Process ids of the serving processes that a process leads."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and b"edgecache.processes" in (entry / "cmdline").read_bytes():
+                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                if int(parent) == leader:
+                    found.append(int(entry.name))
+    return found
+
+
+def _gone(pids: list[int], within: float = 30) -> bool:
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_serving_processes_end_with_the_one_that_leads_them(tmp_path: Path, number: signal.Signals) -> None:
+    with started("the edge", serve("--processes", "2", state=tmp_path / "state"), READY, tmp_path / "log") as edge:
+        pids = _serving(edge.process.pid)
+        assert len(pids) == 2
+        host, port = edge.ready[1].removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))):
+            edge.process.send_signal(number)
+            assert edge.process.wait(30) == (0 if number is signal.SIGTERM else -number)
+            assert _gone(pids)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, int(port)))
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_two_edges_do_not_share_a_port_by_mistake(tmp_path: Path) -> None:
+    with started("the edge", serve("--processes", "2", state=tmp_path / "state"), READY, tmp_path / "log") as edge:
+        address = edge.ready[1].removeprefix("http://")
+        done = _failing("--listen", address, "--processes", "2", state=tmp_path / "other")
+    assert "in use" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("count", ["0", "many", "1000"])
+def test_a_number_of_processes_that_cannot_be_is_told(tmp_path: Path, count: str) -> None:
+    done = _failing("--processes", count, state=tmp_path)
+    assert "--processes: must be auto or a whole number from 1 to 256" in done.stderr

@@ -16,7 +16,9 @@ from edgecache.config import Address, Config
 from edgecache.control.settings import ControlSettings
 from edgecache.edge import Edge
 from edgecache.observe.settings import LogSettings
+from edgecache.serve.settings import ServeSettings
 from origin_sim.server import Shop
+from sandbox import End, Monitor
 from sandbox.sdk import compile_c
 from tests.control_support import tar
 
@@ -81,6 +83,7 @@ class Running:
     token: str
     http: aiohttp.ClientSession
     access_log: Path
+    monitor: Monitor
 
     async def get(self, path: str, method: str = "GET", data: bytes | None = None, **headers: str) -> tuple[int, str, Any]:
         async with self.http.request(method, self.url + path, data=data, headers={"Host": "shop.test", **headers}) as response:
@@ -109,21 +112,22 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return (folder / "probe").read_bytes()
 
 
-@pytest.fixture
-async def running(tmp_path: Path, program: bytes) -> AsyncIterator[Running]:
+@pytest.fixture(params=[1, 2], ids=["one process", "led processes"])
+async def running(tmp_path: Path, program: bytes, request: pytest.FixtureRequest) -> AsyncIterator[Running]:
     state, log = tmp_path / "state", tmp_path / "access.log"
     config = Config(
         listen=Address("127.0.0.1", 0),
         state_dir=state,
         control=ControlSettings(state_dir=state, port=0),
         log=LogSettings(access=log),
+        serve=ServeSettings(processes=request.param),
     )
     async with Shop() as shop, aiohttp.ClientSession() as http:
         edge = Edge(config)
         try:
             served, control = await edge.start()
             token = (state / "operator.token").read_text().strip()
-            here = Running(f"http://{served}", f"http://{control}", token, http, log)
+            here = Running(f"http://{served}", f"http://{control}", token, http, log, edge._monitor)
             await here.control_call("POST", "/v1/sites", json={"name": "shop", "hosts": ["shop.test"], "origins": [shop.url]})
             versions = "/v1/sites/shop/generators/probe/versions"
             await here.control_call("POST", versions, data=tar({"generator.yaml": MANIFEST, "probe": program}))
@@ -190,6 +194,17 @@ async def test_the_access_log_says_what_a_generator_cost(running: Running) -> No
     assert looped["cpu_ns"] >= 50_000_000
     assert plain["cpu_ns"] == 0
     assert looped["reason"] == "cpu-limit"
+
+
+async def test_a_client_that_leaves_ends_its_guest(running: Running) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await running.get("/g/fetch?target=/products%3F_delay%3D20s")
+    async with asyncio.timeout(20):
+        while not (ends := running.monitor.status().generators[0].ends):
+            await asyncio.sleep(0.02)
+    assert dict(ends) == {End.CANCELLED: 1}
+    assert (await running.get("/g/each"))[0] == 200
 
 
 async def test_metrics_and_status_count_the_generator(running: Running) -> None:

@@ -33,6 +33,8 @@ class Services:
     logs: GuestLogs
     purge: Callable[[Purge], Awaitable[int]]
     status_parts: StatusParts
+    before_status: Callable[[], Awaitable[None]]
+    """Awaited before `status_parts` is asked: whoever must be asked for figures is asked now."""
     now: Callable[[], float]
     started: float
     metrics: Handler | None = None

@@ -43,6 +43,7 @@ async def status(call: Call) -> web.Response:
     services = call.services
     now = services.now()
     seen = [site for site in services.publisher.sites() if token.allows(Verb.READ, site.name)]
+    await services.before_status()
     parts = services.status_parts()
     return answer(
         {

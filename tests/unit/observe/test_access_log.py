@@ -156,3 +156,23 @@ def test_a_directory_that_is_not_there_is_an_error_at_once(tmp_path: Path) -> No
         AccessLog(LogSettings(access=tmp_path / "no" / "access.log"))
     with pytest.raises(ValueError, match="no access log"):
         AccessLog(LogSettings())
+
+
+def test_lines_of_several_writers_to_one_pipe_stay_whole(tmp_path: Path) -> None:
+    count, writers = 2_000, 3
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(reading, True)
+    logs = [AccessLog(LogSettings(access=path, queue=count), shared=True) for _ in range(writers)]
+    uri = "http://shop.example/" + "a" * 700
+    for number in range(count):
+        for log in logs:
+            log.write(replace(RECORD, request_id=str(number), uri=uri))
+    got = bytearray()
+    while got.count(b"\n") < count * writers:
+        got += os.read(reading, 1 << 20)
+    assert all(log.close() for log in logs)
+    os.close(reading)
+    found = [json.loads(line)["id"] for line in got.splitlines()]
+    assert sorted(found) == sorted(str(number) for number in range(count) for _ in range(writers))

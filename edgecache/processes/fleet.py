@@ -1,0 +1,254 @@
+"""The serving processes of one edge, as their leader has them: started, told everything that changes, counted, replaced.
+
+`edge` makes one where more than one process serves. Whatever `publish`, `purge`, `invalidate` and `apply` return from is in force
+in every process that accepts connections: one that does not say so in time is killed, and another begins with nothing stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from socket import socket
+from typing import Final
+
+from edgecache.policy.purging import Purge
+from edgecache.processes import messages
+from edgecache.processes.guests import GuestHost
+from edgecache.processes.member import COUNT_SECONDS, Asks, Member, MemberState, StartFailed
+from edgecache.processes.messages import Report
+from edgecache.processes.pause import pause
+from edgecache.processes.reports import Reports
+from edgecache.processes.settings import PathSettings
+from edgecache.processes.sockets import divide
+from edgecache.sites import Site, SiteTable
+
+_log: Final = logging.getLogger(__name__)
+_REPORT_SECONDS: Final = 2.0
+"""For a report; without it the last one stands."""
+_LOOK_SECONDS: Final = 5.0
+"""Between two reports that nobody asks for: what a process counted since the last one is lost when it dies."""
+_DRAIN_EXTRA_SECONDS: Final = 15.0
+"""For ending, beyond the time that requests in flight are given."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessState:
+    """One place among the serving processes, for status and metrics."""
+
+    name: str
+    pid: int
+    state: MemberState
+    started: float
+    restarts: int
+    cpu_seconds: float
+    requests: int
+    connections: int
+    stored_bytes: int
+
+    @property
+    def serving(self) -> bool:
+        return self.state is MemberState.SERVING
+
+
+class Fleet:
+    """Make it on the loop that runs it; `start`, then `close`. The sockets stay the caller's."""
+
+    def __init__(
+        self,
+        count: int,
+        settings: PathSettings,
+        table: SiteTable,
+        host: GuestHost,
+    ) -> None:
+        self._settings = settings
+        self._table = table
+        self._host = host
+        self._plain: tuple[socket, ...] = ()
+        self._secure: tuple[socket, ...] = ()
+        self._sites: dict[str, Site] = {}
+        """As they were sent last."""
+        self._asks = Asks(purge=self._purge_asked, invalidate=self._invalidate_asked)
+        self._serials = itertools.count(1)
+        self._members = [Member(slot, self._asks, host) for slot in range(count)]
+        self._accepting: dict[Member, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        self._restarts = [0] * count
+        self._sharing = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closing = False
+        self.reports: Final = Reports(lambda: _last_reports(self._members))
+
+    async def start(self, plain: Sequence[socket], secure: Sequence[socket]) -> None:
+        """Returns when all of them accept connections at these. Raises StartFailed; close it also then."""
+        self._plain, self._secure = tuple(plain), tuple(secure)
+        self._sites = {site.name: site for site in self._table.snapshot.sites}
+        starting = [member.start(self._begin, self._descriptors) for member in self._members]
+        failures = [result for result in await asyncio.gather(*starting, return_exceptions=True) if result is not None]
+        if failures:
+            raise failures[0]
+        for member in self._members:
+            member.serve()
+        await self._share_out()
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._keep(slot)) for slot in range(len(self._members))]
+        self._tasks.append(loop.create_task(self._look()))
+
+    async def publish(self) -> None:
+        """What changed in the table of sites, to all."""
+        sites = {site.name: site for site in self._table.snapshot.sites}
+        changed = tuple(site for name, site in sites.items() if self._sites.get(name) is not site)
+        gone = tuple(self._sites.keys() - sites.keys())
+        self._sites = sites
+        await self._everywhere(lambda serial: messages.Publish(serial, changed, gone))
+
+    async def purge(self, purge: Purge) -> int:
+        """Returns how many entries it concerns, those of all processes together."""
+        message = messages.PurgeStored(next(self._serials), purge)
+        for member in self._in(MemberState.STARTING):
+            member.send(message)
+        counting = await asyncio.gather(*(member.purged(message) for member in self._in(MemberState.SERVING)))
+        if not counting:
+            return 0
+        done, late = await asyncio.wait(counting, timeout=COUNT_SECONDS)
+        if late:
+            _log.warning("%d serving processes have not counted a purge within %g s", len(late), COUNT_SECONDS)
+        return sum(count.result() for count in done)
+
+    async def reopen(self) -> tuple[str, ...]:
+        """Logs and certificates, in all; what could not be read, said once."""
+        return await self._everywhere(messages.Reopen)
+
+    async def gather(self) -> None:
+        """Have all report: what is told of the fleet after this is of now."""
+        await asyncio.gather(
+            *(member.tell(next(self._serials), _REPORT_SECONDS) for member in self._in(MemberState.SERVING, MemberState.DRAINING))
+        )
+
+    def states(self) -> tuple[ProcessState, ...]:
+        """By place, as of the last reports."""
+        return tuple(self._state(member) for member in self._members)
+
+    def part(self) -> dict[str, object]:
+        """For `/v1/status`."""
+        states = self.states()
+        return {
+            "serving": sum(state.serving for state in states),
+            "wanted": len(states),
+            "restarts": sum(self._restarts),
+            "each": {
+                state.name: {
+                    "pid": state.pid,
+                    "state": str(state.state),
+                    "restarts": state.restarts,
+                    "requests": state.requests,
+                    "connections": state.connections,
+                    "stored_bytes": state.stored_bytes,
+                    "cpu_seconds": round(state.cpu_seconds, 3),
+                }
+                for state in states
+            },
+        }
+
+    async def close(self) -> None:
+        """Have all finish what they do, within their bounds, and end. Idempotent."""
+        self._closing = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        within = self._settings.serve.drain_timeout + _DRAIN_EXTRA_SECONDS
+        await asyncio.gather(*(member.drain(within) for member in self._members if member.pid))
+
+    @property
+    def _descriptors(self) -> tuple[int, ...]:
+        return tuple(sock.fileno() for sock in (*self._plain, *self._secure))
+
+    def _begin(self) -> messages.Begin:
+        plain, secure = ([sock.fileno() for sock in socks] for socks in (self._plain, self._secure))
+        return messages.Begin(self._settings, tuple(self._sites.values()), tuple(plain), tuple(secure))
+
+    def _in(self, *states: MemberState) -> list[Member]:
+        return [member for member in self._members if member.state in states]
+
+    async def _everywhere(
+        self,
+        make: Callable[[int], messages.Publish | messages.Invalidate | messages.Apply | messages.Reopen],
+        but: Member | None = None,
+    ) -> tuple[str, ...]:
+        """Tell all but one, and wait until all who accept connections have done it; the failures that they report, each once."""
+        message = make(next(self._serials))
+        for member in self._in(MemberState.STARTING):
+            # It will have done it before it is told to accept: the channel keeps the order.
+            member.send(message)
+        waiting = [member.done(message) for member in self._in(MemberState.SERVING) if member is not but]
+        return tuple(dict.fromkeys(failure for failure in await asyncio.gather(*waiting) if failure))
+
+    async def _purge_asked(self, asker: Member, message: messages.AskPurge) -> int:
+        del asker
+        return await self.purge(message.purge)
+
+    async def _invalidate_asked(self, asker: Member, message: messages.AskInvalidate) -> int:
+        await self._everywhere(lambda serial: messages.Invalidate(serial, message.uris), asker)
+        return 0
+
+    async def _share_out(self) -> None:
+        """Give every socket to one who serves; who gains one is told before who loses it."""
+        async with self._sharing:
+            serving = self._in(MemberState.SERVING)
+            slots = [member.slot for member in serving]
+            plain, secure = divide(len(self._plain), slots), divide(len(self._secure), slots)
+            wanted = {member: (plain[member.slot], secure[member.slot]) for member in serving}
+            before, self._accepting = self._accepting, wanted
+            changed = [member for member in serving if before.get(member) != wanted[member]]
+            changed.sort(key=lambda member: member in before and len(before[member][0]) > len(wanted[member][0]))
+            for member in changed:
+                await member.done(messages.Accept(next(self._serials), *wanted[member]))
+
+    async def _keep(self, slot: int) -> None:
+        """Whenever the process in this place ends, let the others have its connections, and start another."""
+        wait = 0.0
+        while True:
+            member = self._members[slot]
+            await member.ended.wait()
+            lived = time.time() - member.since
+            if member.report is not None:
+                self.reports.bury(member.report)
+            await asyncio.gather(self._share_out(), member.kill())
+            wait = pause(wait, lived)
+            self._restarts[slot] += 1
+            _log.error("serving process %d (pid %d) has ended; another is started in %g s", slot + 1, member.pid, wait)
+            await asyncio.sleep(wait)
+            member = self._members[slot] = Member(slot, self._asks, self._host)
+            try:
+                await member.start(self._begin, self._descriptors)
+            except StartFailed as error:
+                _log.error("serving process %d does not start: %s", slot + 1, error)
+                continue
+            member.serve()
+            await self._share_out()
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            await self.gather()
+
+    def _state(self, member: Member) -> ProcessState:
+        report = member.report
+        return ProcessState(
+            name=str(member.slot + 1),
+            pid=member.pid,
+            state=member.state,
+            started=member.since,
+            restarts=self._restarts[member.slot],
+            cpu_seconds=report.cpu_seconds if report else 0.0,
+            requests=sum(site.requests for site in report.sites.values()) if report else 0,
+            connections=report.connections if report else 0,
+            stored_bytes=report.store.used_bytes if report else 0,
+        )
+
+
+def _last_reports(members: Sequence[Member]) -> list[Report]:
+    """Of those that live."""
+    return [member.report for member in members if member.report is not None and member.state is not MemberState.ENDED]

@@ -1,0 +1,239 @@
+"""What the leading process and its serving processes say to each other: values only, in MessagePack frames (`channel`).
+
+Every message with a `serial` is answered by one `Done`; guests' calls have messages of their own, told apart by `call`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from edgecache.observe.figures import Durations, GeneratorFigures, SiteFigures
+from edgecache.policy.purging import Purge
+from edgecache.processes.settings import PathSettings
+from edgecache.sites import Site
+from edgecache.store.memory import StoreStats
+from edgecache.upstream.figures import OriginFigures
+from sandbox.outcome import Outcome
+
+TO_SERVING_BYTES: Final = 256 << 20
+"""Largest frame to a serving process: all sites at once."""
+TO_LEADER_BYTES: Final = 32 << 20
+"""Largest frame to the leader: a sub-request's answer (`edge_calls.MAX_FETCH_BYTES`) with its fields, or a report."""
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What one process has counted since it started, and what it holds now."""
+
+    sites: dict[str, SiteFigures] = field(default_factory=dict)
+    generators: dict[str, GeneratorFigures] = field(default_factory=dict)
+    durations: dict[str, Durations] = field(default_factory=dict)
+    log_lines_dropped: int = 0
+    store: StoreStats
+    fast_hits: int = 0
+    connections: int = 0
+    cpu_seconds: float = 0.0
+    origins: tuple[OriginFigures, ...] = ()
+    """As this process sees them."""
+
+
+# Leader to serving process.
+
+
+class Begin(_Message, frozen=True):
+    """The first message: what to serve with. The descriptors of the listening sockets were inherited."""
+
+    settings: PathSettings
+    sites: tuple[Site, ...]
+    plain: tuple[int, ...]
+    secure: tuple[int, ...]
+
+
+class Accept(_Message, frozen=True):
+    """Accept connections on these of the sockets, by their place among the inherited ones, and on no other."""
+
+    serial: int
+    plain: tuple[int, ...]
+    secure: tuple[int, ...]
+
+
+class Publish(_Message, frozen=True):
+    """Sites that were added or changed, and names of those that are gone."""
+
+    serial: int
+    changed: tuple[Site, ...]
+    gone: tuple[str, ...]
+
+
+class PurgeStored(_Message, frozen=True):
+    """Done when the purge is in force; a `Counted` follows."""
+
+    serial: int
+    purge: Purge
+
+
+class Invalidate(_Message, frozen=True):
+    """Forget every variant of these URIs (RFC 9111 section 4.4)."""
+
+    serial: int
+    uris: tuple[str, ...]
+
+
+class Tell(_Message, frozen=True):
+    """A `Told` answers it, not a Done."""
+
+    serial: int
+
+
+class Apply(_Message, frozen=True):
+    """Go on with these settings."""
+
+    serial: int
+    settings: PathSettings
+
+
+class Reopen(_Message, frozen=True):
+    """Open the log and read the certificates again."""
+
+    serial: int
+
+
+class Drain(_Message, frozen=True):
+    """Stop accepting, finish, and end."""
+
+
+class Output(_Message, frozen=True):
+    """A part of a guest's answer, within the credit given."""
+
+    call: int
+    data: bytes
+
+
+class Ended(_Message, frozen=True):
+    """The call is over; nothing more of it follows."""
+
+    call: int
+    outcome: Outcome
+
+
+class Fetch(_Message, frozen=True):
+    """The guest asks for a sub-request; one `Fetched` answers it."""
+
+    call: int
+    number: int
+    data: bytes
+
+
+class Answered(_Message, frozen=True):
+    """The end of an `AskPurge` or `AskInvalidate`: how many entries, in all processes."""
+
+    serial: int
+    count: int
+
+
+ToServing = (
+    Begin | Accept | Publish | PurgeStored | Invalidate | Tell | Apply | Reopen | Drain | Output | Ended | Fetch | Answered
+)
+
+
+# Serving process to leader.
+
+
+class Prepared(_Message, frozen=True):
+    """It could accept connections now."""
+
+
+class Refused(_Message, frozen=True):
+    """It cannot serve with what it was given, and ends."""
+
+    detail: str
+
+
+class Done(_Message, frozen=True):
+    """`failure`: one line, where what was asked for could not be done."""
+
+    serial: int
+    failure: str = ""
+
+
+class Counted(_Message, frozen=True):
+    serial: int
+    count: int
+
+
+class Told(_Message, frozen=True):
+    """`serial` 0: the last report, before it ends."""
+
+    serial: int
+    report: Report
+
+
+class Call(_Message, frozen=True):
+    """Run the generator's version `key` on a request."""
+
+    call: int
+    key: str
+    environ: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+    request_id: str
+
+
+class Credit(_Message, frozen=True):
+    """So many bytes more of the answer may be sent."""
+
+    call: int
+    size: int
+
+
+class Cancel(_Message, frozen=True):
+    call: int
+
+
+class Fetched(_Message, frozen=True):
+    """Bytes for the guest, or a negative errno(3)."""
+
+    call: int
+    number: int
+    answer: int | bytes
+
+
+class AskPurge(_Message, frozen=True):
+    """A client's PURGE: to be in force everywhere before it is answered."""
+
+    serial: int
+    purge: Purge
+
+
+class AskInvalidate(_Message, frozen=True):
+    """What an unsafe request made untrustworthy; the asker has forgotten it already."""
+
+    serial: int
+    uris: tuple[str, ...]
+
+
+ToLeader = Prepared | Refused | Done | Counted | Told | Call | Credit | Cancel | Fetched | AskPurge | AskInvalidate
+
+
+def _plain(value: Any) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError(f"{type(value).__name__} has no place in a message")
+
+
+def _typed(kind: type, value: object) -> object:
+    if issubclass(kind, Path) and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError(f"{kind.__name__} has no place in a message")
+
+
+ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=_plain)
+TO_SERVING: Final[msgspec.msgpack.Decoder[Any]] = msgspec.msgpack.Decoder(ToServing, dec_hook=_typed)
+TO_LEADER: Final[msgspec.msgpack.Decoder[Any]] = msgspec.msgpack.Decoder(ToLeader, dec_hook=_typed)

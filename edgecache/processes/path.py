@@ -1,0 +1,118 @@
+"""The path of a request in one process: log, store, origins, pipeline and listeners, joined, and ended in order.
+
+The one process of an edge has one of these beside monitor and control API (`edge`); each serving process has nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Mapping
+from socket import socket
+from typing import Final
+
+from edgecache.observe.access_log import AccessLog
+from edgecache.observe.recorder import Recorder
+from edgecache.policy.fields import freeze
+from edgecache.policy.message import Request, Response
+from edgecache.processes.messages import Report
+from edgecache.processes.settings import PathSettings
+from edgecache.serve.certificates import Certificates
+from edgecache.serve.fetching import Call
+from edgecache.serve.listener import Listener
+from edgecache.serve.pipeline import Pipeline, Siblings
+from edgecache.sites import SiteTable
+from edgecache.source import Source
+from edgecache.store import MemoryStore
+from edgecache.upstream.body import BytesBody
+from edgecache.upstream.origin import OriginClient
+from edgecache.upstream.upstreams import Upstreams
+
+_log: Final = logging.getLogger(__name__)
+_BACKGROUND_SECONDS: Final = 5.0
+"""For background revalidations and flights without clients, once all connections are closed."""
+
+
+class RequestPath:
+    """Make it on the loop that runs it; listen, then `close`."""
+
+    def __init__(
+        self,
+        settings: PathSettings,
+        table: SiteTable,
+        generators: Callable[[Call], Source],
+        siblings: Siblings | None = None,
+    ) -> None:
+        """Raises OSError: the access log cannot be opened; CertificateError."""
+        self.settings = settings
+        self.log = AccessLog(settings.log, shared=settings.shared_log) if settings.log.access is not None else None
+        self.recorder = Recorder(self.log)
+        self._client = OriginClient(settings.upstream)
+        self.upstreams = Upstreams(self._client)
+        table.followers.append(self.upstreams.follow)
+        self.upstreams.follow(table.snapshot)
+        cache = settings.cache
+        self.store = MemoryStore(cache.memory_bytes, max_variants=cache.max_variants, max_entry_share=cache.max_entry_share)
+        self.pipeline = Pipeline(
+            sites=table,
+            store=self.store,
+            origins=self.upstreams.of,
+            generators=generators,
+            observer=self.recorder,
+            settings=settings.serve,
+            upstream=settings.upstream,
+            siblings=siblings,
+        )
+        self.certificates = Certificates(settings.certificates, http2=settings.http2) if settings.certificates else None
+        self.plain = Listener(self.pipeline)
+        self.secure = Listener(self.pipeline, self.certificates) if self.certificates is not None else None
+
+    async def accept_at(self, plain: Mapping[int, socket], secure: Mapping[int, socket]) -> None:
+        """Accept connections at these listening sockets and at no other. Raises OSError."""
+        await self.plain.accept_at(plain)
+        if self.secure is not None:
+            await self.secure.accept_at(secure)
+
+    def reopen(self) -> None:
+        """Open the log again, after rotation, and read the certificates again, after renewal. Raises CertificateError."""
+        self._client.trust.forget()
+        if self.log is not None:
+            self.log.reopen()
+        if self.certificates is not None:
+            self.certificates.reload()
+
+    async def fetch_through(self, call: Call, request: Request, body: bytes, limit_bytes: int) -> tuple[Response, bytes]:
+        """A guest's sub-request, answered through the cache from its site's own origins. Raises SourceError."""
+        content = BytesBody(body) if body else None
+        answer = await self.pipeline.fetch_through(call.route.site, request, content, request_id=call.request_id)
+        response = answer.response
+        fields = freeze([*response.headers.items(), *answer.extra])
+        return Response(response.status, response.reason, fields), await answer.read(limit_bytes)
+
+    def report(self) -> Report:
+        figures = self.recorder.figures
+        return Report(
+            sites=figures.sites,
+            generators=figures.generators,
+            durations=figures.durations,
+            log_lines_dropped=self.recorder.log_lines_dropped,
+            store=dataclasses.replace(self.store.stats()),
+            fast_hits=self.pipeline.fast_hits,
+            connections=self.plain.connections + (self.secure.connections if self.secure is not None else 0),
+            cpu_seconds=time.process_time(),
+            origins=self.upstreams.figures(),
+        )
+
+    async def drain(self) -> None:
+        """Stop accepting, and let requests in flight finish, within their bounds. Harmless on what did not start."""
+        await asyncio.gather(*(listener.close() for listener in (self.plain, self.secure) if listener is not None))
+        await self.pipeline.close(_BACKGROUND_SECONDS)
+
+    async def close(self) -> None:
+        """After `drain`. Origins are left, and the last lines of the log are written."""
+        await self.upstreams.close()
+        await self._client.close()
+        if self.log is not None and not await asyncio.to_thread(self.log.close):
+            _log.warning("the access log did not take its last lines in time")

@@ -1,0 +1,264 @@
+"""A serving process: does what its leader says over the channel, and serves clients. Holds no state that outlives it.
+
+`python -m edgecache.processes FD` runs it on an inherited Unix stream. When the leader goes, it stops accepting,
+finishes and ends: a purge could no longer reach it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+import signal
+import socket
+import time
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from edgecache.generate.bridge import GeneratorSource
+from edgecache.generate.edge_calls import MAX_FETCH_BYTES, GeneratorEdgeCalls
+from edgecache.policy.message import Request, Response
+from edgecache.policy.purging import Purge
+from edgecache.processes import messages
+from edgecache.processes.channel import Channel
+from edgecache.processes.path import RequestPath
+from edgecache.processes.remote import RemoteGuests, leader_gone
+from edgecache.processes.sockets import close_all
+from edgecache.serve.certificates import CertificateError
+from edgecache.serve.fetching import Call
+from edgecache.sites import Site, SiteTable
+from edgecache.source import Source, SourceError
+from sandbox import End, Usage
+
+_log: Final = logging.getLogger(__name__)
+_LEADERS_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+"""A terminal and a service manager send them to all processes of an edge: the leader says what is to be done."""
+
+_FAREWELL_SECONDS: Final = 5.0
+
+
+class Serving:
+    """Make it on the loop that runs it; `run` until it is told to drain."""
+
+    def __init__(self) -> None:
+        self._table = SiteTable()
+        self._sites: dict[str, Site] = {}
+        self._path: RequestPath | None = None
+        self._sockets: tuple[dict[int, socket.socket], dict[int, socket.socket]] = ({}, {})
+        self._draining = asyncio.Event()
+        self._refused = False
+        self._serials = itertools.count(1)
+        self._asked: dict[int, asyncio.Future[int]] = {}
+        self._channel = Channel(messages.TO_SERVING, messages.TO_SERVING_BYTES, self._receive, self._lost)
+        self._guests = RemoteGuests(self._channel.send)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._accepting = asyncio.Lock()
+
+    async def run(self, channel: socket.socket) -> int:
+        """Serve until drained; the exit code."""
+        for number in _LEADERS_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        await self._channel.connected(channel)
+        await self._draining.wait()
+        path = self._path
+        if path is not None:
+            async with self._accepting:
+                await path.accept_at({}, {})
+            for places in self._sockets:
+                close_all(places.values())
+            await path.drain()
+            await path.close()
+            self._channel.send(messages.Told(0, path.report()))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._guests.close()
+        self._channel.close()
+        await self._channel.ended(_FAREWELL_SECONDS)
+        return 1 if self._refused else 0
+
+    # Implements serve.pipeline.Siblings.
+
+    async def purge(self, purge: Purge) -> int:
+        """Put it in force in all processes, through the leader. Raises SourceError."""
+        serial = next(self._serials)
+        return await self._ask(serial, messages.AskPurge(serial, purge))
+
+    async def invalidate(self, uris: tuple[str, ...]) -> None:
+        serial = next(self._serials)
+        try:
+            await self._ask(serial, messages.AskInvalidate(serial, uris))
+        except SourceError as error:
+            _log.info("other processes were not told: %s", error)
+
+    async def _ask(self, serial: int, message: messages.AskPurge | messages.AskInvalidate) -> int:
+        if self._channel.lost:
+            raise leader_gone()
+        waiting = self._asked[serial] = asyncio.get_running_loop().create_future()
+        self._channel.send(message)
+        try:
+            count: int = await waiting
+        finally:
+            self._asked.pop(serial, None)
+        return count
+
+    def _lost(self) -> None:
+        self._guests.lose()
+        for waiting in self._asked.values():
+            if not waiting.done():
+                waiting.set_exception(leader_gone())
+        self._draining.set()
+
+    def _receive(self, message: Any) -> None:
+        match message:
+            case messages.Output() | messages.Ended() | messages.Fetch():
+                self._guests.receive(message)
+            case messages.PurgeStored():
+                self._start(self._purge(message))
+            case messages.Accept():
+                self._start(self._accept(message))
+            case messages.Tell():
+                self._channel.send(messages.Told(message.serial, self._built.report()))
+            case messages.Answered():
+                waiting = self._asked.get(message.serial)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(message.count)
+            case messages.Begin():
+                self._begin(message)
+            case messages.Drain():
+                self._draining.set()
+            case _:
+                self._done(message.serial, self._do(message))
+
+    def _do(self, message: Any) -> str:
+        """What is done at once; why it could not be, or nothing."""
+        match message:
+            case messages.Publish():
+                self._publish(message)
+            case messages.Invalidate():
+                for uri in message.uris:
+                    self._built.pipeline.invalidate(uri)
+            case messages.Reopen():
+                return self._reopened()
+            case _:
+                raise TypeError(f"unknown message {message!r}")
+        return ""
+
+    @property
+    def _built(self) -> RequestPath:
+        if self._path is None:
+            raise RuntimeError("the leader's first message must be Begin")
+        return self._path
+
+    def _done(self, serial: int, failure: str = "") -> None:
+        self._channel.send(messages.Done(serial, failure))
+
+    def _begin(self, message: messages.Begin) -> None:
+        self._sites = {site.name: site for site in message.sites}
+        self._table.replace(self._sites.values())
+        self._sockets = (_inherited(message.plain), _inherited(message.secure))
+        try:
+            self._path = RequestPath(message.settings, self._table, self._generator, self)
+        except (OSError, CertificateError) as error:
+            self._refuse(str(error))
+            return
+        self._channel.send(messages.Prepared())
+
+    def _refuse(self, detail: str) -> None:
+        self._refused = True
+        self._channel.send(messages.Refused(detail))
+        self._draining.set()
+
+    async def _accept(self, message: messages.Accept) -> None:
+        plain, secure = self._sockets
+        async with self._accepting:
+            if self._draining.is_set():
+                return
+            try:
+                await self._built.accept_at(
+                    {place: plain[place] for place in message.plain}, {place: secure[place] for place in message.secure}
+                )
+            except OSError as error:
+                self._refuse(str(error))
+                return
+        self._done(message.serial)
+
+    def _publish(self, message: messages.Publish) -> None:
+        for name in message.gone:
+            self._sites.pop(name, None)
+        self._sites.update({site.name: site for site in message.changed})
+        self._table.replace(self._sites.values())
+
+    async def _purge(self, message: messages.PurgeStored) -> None:
+        count = await self._built.pipeline.purge(message.purge, lambda: self._done(message.serial))
+        self._channel.send(messages.Counted(message.serial, count))
+
+    def _reopened(self) -> str:
+        try:
+            self._built.reopen()
+        except CertificateError as error:
+            return str(error)
+        return ""
+
+    def _generator(self, call: Call) -> Source:
+        """The source of one request that a generator answers."""
+        site, generator, path = call.route.site, call.route.generator, self._built
+        if generator is None:
+            raise TypeError("a route without a generator")
+
+        async def fetch_through(request: Request, body: bytes) -> tuple[Response, bytes]:
+            return await path.fetch_through(call, request, body, MAX_FETCH_BYTES)
+
+        def used(key: str, end: End, usage: Usage) -> None:
+            call.meter.cpu_ns += usage.cpu_ns
+            path.recorder.on_usage(key, end, usage)
+
+        return GeneratorSource(
+            runner=self._guests.runner(call.request_id),
+            generator=generator,
+            edge_calls=GeneratorEdgeCalls(
+                site=site.name,
+                generator=generator.name,
+                scheme=call.request.scheme,
+                authority=call.request.authority,
+                store=_LEADERS,
+                fetch_through=fetch_through,
+            ),
+            log=_LEADERS,
+            client_ip=call.client_ip,
+            point=random.random() * 100,  # noqa: S311 - a split of traffic, not a secret
+            now=time.time,
+            on_usage=used,
+            ready=_ready,
+        )
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class _Leaders:
+    """Stored values and logs, which the leader keeps: it answers a guest's calls for them without asking here."""
+
+    async def kv_get(self, site: str, generator: str, key: bytes) -> bytes | None:
+        raise NotImplementedError(f"{site}/{generator}: the leader reads {key!r}")
+
+    async def kv_put(self, site: str, generator: str, key: bytes, value: bytes) -> bool:
+        raise NotImplementedError(f"{site}/{generator}: the leader writes {key!r}")
+
+    def write(self, version: int, request_id: str, data: bytes) -> None:
+        raise NotImplementedError(f"version {version}: the leader logs for {request_id}")
+
+
+_LEADERS: Final = _Leaders()
+
+
+async def _ready(key: str) -> None:
+    """The leader sees to it, when the call arrives there."""
+    del key
+
+
+def _inherited(descriptors: tuple[int, ...]) -> dict[int, socket.socket]:
+    return {place: socket.socket(fileno=descriptor) for place, descriptor in enumerate(descriptors)}
