@@ -308,7 +308,7 @@ def take_origin(value: object, where: str) -> Origin:
     said: Mapping[str, object] = value if isinstance(value, dict) else {"url": value}
     url = said.get("url")
     if not isinstance(url, str):
-        raise ValueError(f"{where}: must be a URL, or an object with the member url, not {_shown(value)}")  # noqa: TRY004 - as above
+        raise ValueError(f"{where}: must be a URL, or an object with the member url")  # noqa: TRY004 - as above
     at = f"{where}.url" if isinstance(value, dict) else where
     problem = origin_problem(url) if len(url) <= 1024 else "is longer than 1024 characters"
     if problem is not None:

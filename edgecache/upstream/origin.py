@@ -22,7 +22,8 @@ from edgecache.policy.upstream import HealthRule
 from edgecache.source import Body, Culprit, Interim, SourceError
 from edgecache.upstream.endpoint import Endpoint, Waits
 from edgecache.upstream.health import expected
-from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol
+from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol, Preface, preface
+from edgecache.upstream.proxy_header import ProxyHeader, encode, socket_address
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.upstream.trust import Trust, TrustError
 
@@ -68,7 +69,8 @@ class OriginClient:
         self.settings = settings
         self.trust = Trust()
         self._pooled = self._session(settings.max_connections, settings.max_connections_per_origin, reuse=True)
-        # What probes must not wait for is exactly what requests do: a connection of those that are bounded.
+        self._introduced = self._session(settings.max_connections, settings.max_connections_per_origin, reuse=False)
+        # Probes have connections of their own: an origin whose connections are all in use must not look as if it were down.
         self._probing = self._session(settings.max_connections, 0, reuse=False)
 
     def _session(self, limit: int, limit_per_host: int, *, reuse: bool) -> aiohttp.ClientSession:
@@ -94,6 +96,7 @@ class OriginClient:
 
     async def close(self) -> None:
         await self._pooled.close()
+        await self._introduced.close()
         await self._probing.close()
 
     async def exchange(
@@ -133,7 +136,9 @@ class OriginClient:
         on_interim: Interim | None = None,
         probing: bool = False,
     ) -> aiohttp.ClientResponse:
-        session = self._probing if probing else self._pooled
+        version = endpoint.proxy_protocol
+        session = self._probing if probing else self._introduced if version else self._pooled
+        preface.set(_introduction(version, "" if probing else _client(request)) if version else None)
         _exact.set(_Exact(request.target, request.method, on_interim))
         try:
             async with asyncio.timeout(waits.connect + waits.first_byte) as clock:
@@ -166,6 +171,21 @@ class OriginClient:
             if isinstance(upload := _upload_error(error), SourceError):
                 raise upload from error
             raise SourceError(Culprit.ORIGIN, "reset", _first_line(error)) from error
+
+
+def _introduction(version: int, client: str) -> Preface:
+    """The PROXY protocol's header. Of the client its address is known, of where it connected to only where this edge leads."""
+
+    def begin(host: str, port: int) -> bytes:
+        source, destination = socket_address(client), socket_address(host, port)
+        return encode(ProxyHeader(source, destination) if source and destination else None, version)
+
+    return begin
+
+
+def _client(request: Request) -> str:
+    """Whom this edge has put at the end of X-Forwarded-For; no address where it asks for itself."""
+    return ",".join(request.headers.getall("X-Forwarded-For", ())).rpartition(",")[2]
 
 
 class _HeadDeadline:

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
+from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final
 
+import aiohappyeyeballs
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
@@ -149,9 +153,44 @@ def idle_limit(keep_alive: str) -> float | None:
     return said - min(_LONGEST_MARGIN, said / 2)
 
 
+Preface = Callable[[str, int], bytes]
+"""What a new connection begins with, before TLS; given the address and port that it leads to."""
+preface: ContextVar[Preface | None] = ContextVar("preface", default=None)
+"""Of the connections that this task makes. Such connections must not be reused: their connector has force_close."""
+
+
 class OriginConnector(aiohttp.TCPConnector):
     """Connections that speak so."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._factory: Any = partial(OriginProtocol, loop=self._loop)
+
+    async def _wrap_create_connection(self, *args: Any, **kwargs: Any) -> tuple[asyncio.Transport, ResponseHandler]:
+        """aiohttp's, but for what is sent between the connection and the handshake."""
+        begin = preface.get()
+        if begin is None:
+            return await super()._wrap_create_connection(*args, **kwargs)
+        request, timeout = kwargs.pop("req"), kwargs.pop("timeout")
+        addresses, failure = kwargs.pop("addr_infos"), kwargs.pop("client_error", aiohttp.ClientConnectorError)
+        key = request.connection_key
+        try:
+            async with asyncio.timeout(timeout.sock_connect):
+                sock = await aiohappyeyeballs.start_connection(
+                    addr_infos=addresses, happy_eyeballs_delay=self._happy_eyeballs_delay, loop=self._loop
+                )
+                try:
+                    await self._loop.sock_sendall(sock, begin(*sock.getpeername()[:2]))
+                except BaseException:
+                    sock.close()
+                    raise
+                made: tuple[asyncio.Transport, ResponseHandler] = await self._loop.create_connection(*args, **kwargs, sock=sock)
+                return made
+        except ssl.CertificateError as error:
+            raise aiohttp.ClientConnectorCertificateError(key, error) from error
+        except ssl.SSLError as error:
+            raise aiohttp.ClientConnectorSSLError(key, error) from error
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise failure(key, error) from error

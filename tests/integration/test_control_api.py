@@ -20,6 +20,7 @@ from edgecache.control.sqlite_state import DATABASE
 from edgecache.control.state import StateError
 from edgecache.policy.coding import Coding
 from edgecache.policy.purging import Purge
+from edgecache.policy.upstream import Balance, HealthRule
 from edgecache.sites import Site, SiteTable
 from sandbox.limits import DEFAULT_LIMITS, MIB
 from tests.control_support import Api, TrialSandbox, bundle, purge_nothing, running
@@ -167,6 +168,10 @@ BAD_SITES = {
     "origin": ({"origins": ["ftp://a"]}, "http://"),
     "origin with password": ({"origins": ["http://u:secret@a"]}, "no password"),
     "weight": ({"weight": 0}, "weight"),
+    "origin twice": ({"origins": ["http://a", {"url": "http://a/", "weight": 2}]}, "twice"),
+    "origin's weight": ({"origins": [{"url": "http://a", "weight": 0}]}, "origins[0].weight"),
+    "upstream": ({"upstream": {"health": {"interval": 5}}}, "upstream.health.interval"),
+    "authority": ({"upstream": {"tls": {"ca": "/nonexistent/ca.pem"}}}, "$.upstream.tls.ca: /nonexistent/ca.pem does not exist"),
     "name": ({"name": "-"}, "a-z"),
     "wrong type": ({"hosts": "a.test"}, "$.hosts"),
 }
@@ -195,6 +200,23 @@ async def test_compression_is_switched_on_off_and_survives_a_restart(tmp_path: P
         answer = await api.call("PATCH", "/v1/sites/shop", {"cache": {"compress": []}})
         assert answer.json["cache"]["compress"] == []  # type: ignore[index,call-overload]
         assert api.table.snapshot.sites[0].rule.compress == ()
+
+
+async def test_how_origins_are_asked_is_changed_in_parts_and_survives_a_restart(tmp_path: Path) -> None:
+    origins = ["http://127.0.0.1:1", {"url": "http://127.0.0.1:2", "weight": 3}]
+    async with running(tmp_path) as api:
+        made = await api.site(origins=origins, upstream={"health": {"path": "/ready"}, "balance": "hash"})
+        assert made.status == 201, made.body
+        assert made.json["origins"] == origins
+        await api.call("PATCH", "/v1/sites/shop", {"upstream": {"health": {"fall": 7}, "balance": None}})
+    async with running(tmp_path) as api:
+        (served,) = api.table.snapshot.sites
+        assert served.origins == ("http://127.0.0.1:1", "http://127.0.0.1:2")
+        assert served.upstream.health == HealthRule(path="/ready", fall=7)
+        assert served.upstream.balance_of(served.origins) is Balance.WEIGHT
+        shown = await api.call("PATCH", "/v1/sites/shop", {"origins": ["http://127.0.0.1:3"]})
+        assert shown.json["origins"] == ["http://127.0.0.1:3"]
+        assert shown.json["upstream"]["health"]["path"] == "/ready"  # type: ignore[index,call-overload]
 
 
 async def test_a_site_comes_changes_and_goes(tmp_path: Path) -> None:

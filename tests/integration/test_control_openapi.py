@@ -121,6 +121,10 @@ async def test_what_the_api_answers_is_what_the_document_says(tmp_path: Path) ->
             {"weight": 3, "ceiling": {"cpu": "40ms"}, "cache": {"compress": ["zstd", "gzip"]}},
             status=200,
         )
+        pool = ["http://127.0.0.1:1", {"url": "http://127.0.0.1:2", "weight": 2, "backup": True, "proxy_protocol": 1}]
+        parts_of_it = {"health": {}, "ejection": {}, "hedge": {"after": "1s"}, "breaker": {"max_failures": 3}}
+        await call("PATCH", "/v1/sites/shop", {"origins": pool, "upstream": parts_of_it}, status=200)
+        await call("PATCH", "/v1/sites/shop", {"upstream": {"health": None, "balance": "hash"}}, status=200)
         made = await call("POST", "/v1/tokens", {"site": "shop", "verbs": ["push"], "expires_in": "1h"}, status=201)
         await call("GET", "/v1/tokens", status=200)
         await call("GET", "/v1/tokens?site=shop", status=200)

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from edgecache import config, configwords, siteform
 from edgecache.config import Address, Config, from_origin, load, read_address
 from edgecache.control import words
+from edgecache.control.upstreamwords import SECTIONS
+from edgecache.policy.upstream import HedgeRule, Origin
 from edgecache.sites import Cluster
 from edgecache.yamlform import FormError, Node
 from sandbox.jail import Layer
@@ -299,7 +301,7 @@ def test_a_certificate_that_is_none(tmp_path: Path) -> None:
     assert found[0].startswith(":1:10: control: cannot load the TLS certificate")
 
 
-@pytest.mark.parametrize("name", ["quickstart.yaml", "production.yaml", "hostile-origins.yaml"])
+@pytest.mark.parametrize("name", ["quickstart.yaml", "production.yaml", "hostile-origins.yaml", "upstreams.yaml"])
 def test_the_examples_can_be_loaded(name: str) -> None:
     assert load(CONFIGS / name).sites
 
@@ -324,6 +326,43 @@ def test_the_production_example_explains_every_key() -> None:
         assert any(
             re.match(rf"[ #-]*{key}: .*#|[ #-]*{key}:( *|.*  )#", line) or line.strip(" #-") == f"{key}:" for line in lines
         ), key
+
+
+def test_the_upstreams_example_explains_every_key() -> None:
+    text = (CONFIGS / "upstreams.yaml").read_text()
+    keys = {"weight", "backup", "proxy_protocol", "balance", *SECTIONS}
+    keys |= {key for section in SECTIONS.values() for key in section.words}
+    for key in sorted(keys):
+        assert re.search(rf"(^|[ {{#]){key}: ?", text, re.MULTILINE), key
+
+
+class TestUpstreams:
+    def test_a_site_says_how_its_origins_are_asked(self, tmp_path: Path) -> None:
+        (site,) = load(
+            written(
+                tmp_path,
+                "sites: [{name: a, hosts: [a.test], origins: [{url: 'http://b/', weight: 2}, http://c],"
+                " upstream: {hedge: {after: 1s}}}]\n",
+            )
+        ).sites
+        assert site.origins == ("http://b", "http://c")
+        assert site.upstream.members(site.origins) == (Origin("http://b", 2), Origin("http://c"))
+        assert site.upstream.hedge == HedgeRule(after=1.0)
+
+    @pytest.mark.parametrize(
+        ("origins", "upstream", "said"),
+        [
+            ("[{weight: 1}]", "{}", ":1:46: sites[0].origins[0]: needs the key url"),
+            ("[http://a, {url: 'http://a', weight: 2}]", "{}", "sites[0].origins[1]: http://a is named twice"),
+            ("[http://a]", "{tls: {ca: none.pem}}", "/none.pem does not exist"),
+            ("[http://a]", "{tls: {certificate: edge.yaml, key: edge.yaml}}", "edge.yaml and its key cannot be used"),
+            ("[http://a]", "{tls: {ca: edge.yaml}}", "holds no certificates in PEM form"),
+            ("[{url: 'http://127.0.0.1:8080'}]", "{}", "is this edge itself"),
+        ],
+    )
+    def test_what_is_wrong_is_named_before_the_edge_starts(self, tmp_path: Path, origins: str, upstream: str, said: str) -> None:
+        (found,) = problems(tmp_path, f"sites: [{{name: a, hosts: [a.test], origins: {origins}, upstream: {upstream}}}]")
+        assert said in found
 
 
 class TestClusters:
