@@ -15,7 +15,6 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
-    ConnectionTerminated,
     DataReceived,
     Event,
     InformationalResponseReceived,
@@ -73,6 +72,7 @@ class Client:
             )
         )
         self._reader, self.writer = reader, writer
+        self._held = b""
         self.acknowledge = True
         self.streams: dict[int, Exchange] = {}
         self.goaway: int | None = None
@@ -153,7 +153,7 @@ class Client:
     async def _read(self) -> None:
         try:
             while data := await self._reader.read(1 << 16):
-                for event in self.h2.receive_data(data):
+                for event in self.h2.receive_data(self._without_goaway(data)):
                     self._on(event)
                 self.flush()
         except (OSError, ssl.SSLError):
@@ -163,10 +163,19 @@ class Client:
             for exchange in self.streams.values():
                 exchange.changed.set()
 
+    def _without_goaway(self, data: bytes) -> bytes:
+        """Whole frames. The library takes GOAWAY for the end of all streams, so it is read here."""
+        self._held += data
+        frames: list[bytes] = []
+        while len(self._held) >= 9 and len(self._held) >= (end := 9 + int.from_bytes(self._held[:3], "big")):
+            frame, self._held = self._held[:end], self._held[end:]
+            if frame[3] == 7:
+                self.last_stream, self.goaway = int.from_bytes(frame[9:13], "big"), int.from_bytes(frame[13:17], "big")
+            else:
+                frames.append(frame)
+        return b"".join(frames)
+
     def _on(self, event: Event) -> None:
-        if isinstance(event, ConnectionTerminated):
-            self.goaway, self.last_stream = int(event.error_code or 0), event.last_stream_id
-            return
         exchange = self.streams.get(getattr(event, "stream_id", 0) or 0)
         if exchange is None:
             return
