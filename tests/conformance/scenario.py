@@ -6,14 +6,15 @@ The clock is the edge's only fake: `after` moves it, so that nothing waits.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from email.utils import formatdate
 
 from aiohttp import web
 
 from edgecache.policy.rule import CacheRule
-from tests.integration.proxy_support import Got, edge_for, origin_of
+from tests.integration.proxy_support import Edge, Got, edge_for, origin_of
 
 Fields = tuple[tuple[str, str], ...]
 
@@ -80,7 +81,23 @@ def not_reused(name: str, fields: str, *, status: int = 200, after: float = 0.0)
     return Scenario(name, (Reply(fields, status),), (first, again))
 
 
-async def play(scenario: Scenario) -> None:
+Fetch = Callable[[str, str, Fields], Awaitable[Got]]
+"""Path, method and fields of a request, to its answer."""
+Wire = Callable[[Edge], AbstractAsyncContextManager[Fetch]]
+"""How the client talks to the edge."""
+
+
+@asynccontextmanager
+async def http_1(edge: Edge) -> AsyncIterator[Fetch]:
+    """HTTP/1.1, without TLS."""
+
+    async def fetch(path: str, method: str, fields: Fields) -> Got:
+        return await edge.fetch(path, method, headers=fields, skip_auto_headers=("Accept-Encoding", "Accept"))
+
+    yield fetch
+
+
+async def play(scenario: Scenario, wire: Wire = http_1) -> None:
     """Raises AssertionError where the edge does otherwise."""
     replies: Iterator[Reply] = iter(scenario.replies)
     current = scenario.replies[-1]
@@ -100,13 +117,12 @@ async def play(scenario: Scenario) -> None:
             response.headers.add(name, value)
         return response
 
-    async with origin_of(answer) as origin, edge_for(origin.url, rule=scenario.rule) as edge:
+    async with origin_of(answer) as origin, edge_for(origin.url, rule=scenario.rule) as edge, wire(edge) as fetch:
         for number, ask in enumerate(scenario.asks, 1):
             edge.clock.advance(ask.after)
             edge_now = edge.clock.now
             before = origin.count
-            headers = f(_dated(ask.sends, edge_now))
-            got = await edge.fetch(ask.path, ask.method, headers=headers, skip_auto_headers=("Accept-Encoding", "Accept"))
+            got = await fetch(ask.path, ask.method, f(_dated(ask.sends, edge_now)))
             where = f"{scenario.name}: request {number}: {got.status} {dict(got.headers)}"
             _check(ask, got, origin.count - before, where, edge_now)
             for name, value in f(_dated(ask.origin_saw, edge_now)):

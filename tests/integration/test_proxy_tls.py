@@ -42,10 +42,10 @@ class Authority:
         key.write_bytes(issued.private_key_pem.bytes())
         return CertificateFiles(hosts, chain, key)
 
-    def client(self) -> ssl.SSLContext:
+    def client(self, *protocols: str) -> ssl.SSLContext:
         context = ssl.create_default_context()
         self._ca.configure_trust(context)
-        context.set_alpn_protocols(["h2", "http/1.1"])
+        context.set_alpn_protocols(protocols or ("http/1.1",))
         return context
 
 
@@ -106,6 +106,20 @@ async def test_the_name_asked_for_chooses_the_certificate(authority: Authority) 
             assert session.version() in ("TLSv1.2", "TLSv1.3")
         with pytest.raises(ssl.SSLCertVerificationError):
             await ask(address, authority.client(), "unknown.test", get("unknown.test"))
+
+
+@pytest.mark.parametrize("http2", [True, False])
+async def test_http_2_is_offered_unless_it_is_turned_off(authority: Authority, http2: bool) -> None:
+    async with edge_for() as edge:
+        listener = Listener(edge.pipeline, Certificates([authority.files("shop.test")], http2=http2))
+        address = await listener.start()
+        for offered in (("h2", "http/1.1"), ("http/1.1", "h2"), ("h2",), ("http/1.1",)):
+            client = authority.client(*offered)
+            _, writer = await asyncio.open_connection(*address, ssl=client, server_hostname="shop.test")
+            expected = "h2" if http2 and "h2" in offered else "http/1.1" if "http/1.1" in offered else None
+            assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == expected
+            writer.transport.abort()
+        await listener.close()
 
 
 async def in_turn(address: tuple[str, int], host: str, client: ssl.SSLContext | None = None) -> list[bytes]:
@@ -244,6 +258,7 @@ def test_a_whole_edge_serves_https_and_reads_certificates_again_on_sighup(tmp_pa
         ("{listen: '127.0.0.1:1', certificates: [{hosts: [a.test], chain: absent.pem, key: absent.pem}]}", "cannot be read"),
         ("{listen: '127.0.0.1:1', certificates: [{hosts: [a.test], chain: KEY, key: KEY}]}", "cannot load the TLS certificate"),
         ("{listen: '127.0.0.1:1', certificates: [{hosts: ['a:1'], chain: KEY, key: KEY}]}", "without a port"),
+        ("{listen: '127.0.0.1:1', certificates: [GOOD], http2: perhaps}", "must be true or false"),
         ("{listen: '127.0.0.1:1', certificates: [GOOD, GOOD]}", "shop.test has a certificate already"),
     ],
 )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from edgecache.serve.settings import ServeSettings
+from tests.integration.h2_support import secure_edge
 from tests.integration.proxy_support import edge_for, origin_of, plain, raw_origin, read_head, until
 
 uvloop = pytest.importorskip("uvloop")
@@ -73,5 +75,23 @@ def test_back_pressure_disconnect_and_drain() -> None:
             await asyncio.wait_for(ended.wait(), 10)
             await until(lambda: len(edge.records) == 1)
             assert written < 64 << 20
+
+    run(scenario)
+
+
+def test_http_2(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        body = bytes(range(256)) * 8192
+        async with origin_of(plain(body, Cache_Control="max-age=60")) as origin, secure_edge(tmp_path, origin.url) as serving:
+            client = await serving.connect()
+            got = await asyncio.gather(*(client.fetch("/a") for _ in range(20)))
+            assert {bytes(exchange.body) for exchange in got} == {body}
+            assert origin.count == 1
+            assert (await client.fetch("/up", "POST", body=bytes(1 << 20))).status == 200
+            reset = client.begin(client.head(path="/a"))
+            client.h2.reset_stream(reset.stream_id)
+            closing = asyncio.create_task(serving.listener.close())
+            assert await client.ended() == 0
+            await closing
 
     run(scenario)

@@ -38,7 +38,7 @@ from edgecache.serve.guard import Head, Violation
 from edgecache.serve.http2.fields import FieldReader, Malformed, stored_fields, trailer_fields
 from edgecache.serve.http2.floods import FloodGuard
 from edgecache.serve.http2.frames import MAX_FRAME_BYTES, ConnectionFault, FrameCutter, Kind
-from edgecache.serve.http2.hpack import FieldDecoder, FieldEncoder, Fields
+from edgecache.serve.http2.hpack import FieldDecoder, FieldEncoder, Fields, plain
 from edgecache.serve.http2.stream import Stream
 from edgecache.serve.pipeline import Pipeline
 from edgecache.serve.request_id import next_request_id
@@ -284,10 +284,10 @@ class Http2Connection(asyncio.Protocol):
         if len(body) > min(MAX_BODY_BYTES, states.local_flow_control_window(stream_id)):
             return False
         request_id = next_request_id()
-        extra = (
-            (b"age", b"%d" % hit.age),
-            (b"cache-status", b"%b; ttl=%d" % (self._pipeline.respond.hit_member, hit.lifetime_left)),
-            (b"x-request-id", request_id.encode()),
+        extra = b"%b%b%b" % (
+            plain(b"age", b"%d" % hit.age),
+            plain(b"cache-status", b"%b; ttl=%d" % (self._pipeline.respond.hit_member, hit.lifetime_left)),
+            plain(b"x-request-id", request_id.encode()),
         )
         states.send_headers(stream_id, stored_fields(entry.timed.response.status, entry.head, extra), end_stream=not body)
         step = states.max_outbound_frame_size

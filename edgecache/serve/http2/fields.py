@@ -161,7 +161,7 @@ def _agreed(authority: bytes | None, regular: Fields, scheme: str) -> str:
 
 def response_fields(response: Response, *, length: int | None, extra: Iterable[tuple[str, str]] = ()) -> Fields:
     """A response's field list; `length` becomes Content-Length. Raises ValueError where a value is not fit to be sent."""
-    fields = [(b":status", b"%d" % response.status)]
+    fields = [_status(response.status)]
     fields += _encoded((name, value) for name, value in response.headers.items() if name.lower() not in _DROPPED)
     if length is not None:
         fields.append((b"content-length", b"%d" % length))
@@ -169,9 +169,10 @@ def response_fields(response: Response, *, length: int | None, extra: Iterable[t
     return fields
 
 
-def stored_fields(status: int, head: bytes, extra: Iterable[tuple[bytes, bytes]]) -> Fields:
-    """As `response_fields`, of a stored response's prepared HTTP/1.1 head, which has its Content-Length."""
-    return [(b":status", b"%d" % status), (PREPARED, _prepared(head)), *extra]
+def stored_fields(status: int, head: bytes, extra: bytes) -> Fields:
+    """As `response_fields`, of a stored response's prepared HTTP/1.1 head, which has its Content-Length; `extra` is encoded."""
+    block = _known_block(head) if len(head) <= _MAX_KNOWN_BYTES else _block(head)
+    return [_status(status), (PREPARED, block + extra)]
 
 
 def encoded(fields: Iterable[tuple[str, str]]) -> Fields:
@@ -179,10 +180,17 @@ def encoded(fields: Iterable[tuple[str, str]]) -> Fields:
     return _encoded(fields)
 
 
-@lru_cache(4096)
-def _prepared(head: bytes) -> bytes:
+@lru_cache(1024)
+def _status(status: int) -> tuple[bytes, bytes]:
+    return (b":status", b"%d" % status)
+
+
+def _block(head: bytes) -> bytes:
     lines = (line.partition(b": ") for line in head.split(b"\r\n")[1:] if line)
     return encode([(name.lower(), value.strip(b" \t")) for name, _, value in lines])
+
+
+_known_block = lru_cache(4096)(_block)
 
 
 def _encoded(fields: Iterable[tuple[str, str]]) -> Fields:

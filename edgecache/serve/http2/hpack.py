@@ -29,7 +29,8 @@ _SECRET: Final = frozenset({b"set-cookie", b"authorization"})
 _TO_SIZE_ZERO: Final = b"\x20"
 _KNOWN_BLOCKS: Final = 32
 _MAX_KNOWN_BYTES: Final = 1 << 10
-_MAX_CACHED_VALUE: Final = 256
+_MAX_CACHED_BYTES: Final = 256
+"""Of a name and its value: what is remembered of fields is bounded in bytes."""
 
 
 class FieldDecoder(Decoder):
@@ -74,12 +75,17 @@ class FieldEncoder:
 
 def encode(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Fields as part of a block of any connection."""
-    return b"".join(
-        [
-            value if name == PREPARED else _known(name, value) if len(value) <= _MAX_CACHED_VALUE else _literal(name, value)
-            for name, value in fields
-        ]
-    )
+    return b"".join([value if name == PREPARED else _field(name, value) for name, value in fields])
+
+
+def plain(name: bytes, value: bytes) -> bytes:
+    """One field of which the value is never the same again: without Huffman coding, which takes longer than it saves."""
+    return _plain_name(name) + _integer(len(value), 7, 0x00) + value
+
+
+@lru_cache(64)
+def _plain_name(name: bytes) -> bytes:
+    return _name(name, 0x00)
 
 
 _huffman: Final = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH)
@@ -91,22 +97,29 @@ def _literal(name: bytes, value: bytes) -> bytes:
     """RFC 7541 sections 6.1, 6.2.2 and 6.2.3."""
     if (whole := _PAIRS.get((name, value))) is not None:
         return _integer(whole, 7, 0x80)
-    kind = 0x10 if name in _SECRET else 0x00
-    index = _NAMES.get(name)
-    head = _integer(index, 4, kind) if index is not None else bytes([kind]) + _string(name)
-    return head + _string(value)
+    return _name(name, 0x10 if name in _SECRET else 0x00) + _string(value)
 
 
 _known = lru_cache(8192)(_literal)
 
 
+def _field(name: bytes, value: bytes) -> bytes:
+    return _known(name, value) if len(name) + len(value) <= _MAX_CACHED_BYTES else _literal(name, value)
+
+
+def _name(name: bytes, kind: int) -> bytes:
+    index = _NAMES.get(name)
+    return _integer(index, 4, kind) if index is not None else bytes([kind]) + _string(name)
+
+
 def _string(text: bytes) -> bytes:
-    packed = _huffman.encode(text) if len(text) <= _MAX_CACHED_VALUE else text
+    packed = _huffman.encode(text) if len(text) <= _MAX_CACHED_BYTES else text
     if len(packed) < len(text):
         return _integer(len(packed), 7, 0x80) + packed
     return _integer(len(text), 7, 0x00) + text
 
 
+@lru_cache(1024)
 def _integer(number: int, prefix_bits: int, pattern: int) -> bytes:
     encoded = encode_integer(number, prefix_bits)
     encoded[0] |= pattern

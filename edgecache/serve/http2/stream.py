@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from edgecache.observe.record import HTTP_2
 from edgecache.policy.message import Response
@@ -21,6 +21,9 @@ from edgecache.serve.http2.writer import write_answer
 from edgecache.serve.interim import InterimWriter
 from edgecache.serve.pipeline import Pipeline
 from edgecache.serve.settings import ServeSettings
+
+_IN_A_ROW_BYTES: Final = 64 << 10
+"""What a stream may send before others have a turn, however fast the client reads."""
 
 
 class Peer(Protocol):
@@ -57,6 +60,7 @@ class Stream:
         self.blocked: asyncio.Future[None] | None = None
         self.blocked_since: float | None = None
         """On the loop's clock: since when the client gives no window."""
+        self._in_a_row = 0
         self.task: asyncio.Task[None] | None = None
         self.body: StreamBody | None = None
         if isinstance(said, Head) and not ended:
@@ -119,6 +123,10 @@ class Stream:
                 continue
             size = await self._peer.send_data(self.stream_id, rest, end=end)
             rest = rest[size:]
+            self._in_a_row += size
+            if self._in_a_row >= _IN_A_ROW_BYTES:
+                self._in_a_row = 0
+                await asyncio.sleep(0)
             if end and not rest:
                 self.ended = True
                 return

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from edgecache.serve.answer import Answer
 from edgecache.serve.http2.fields import encoded, response_fields, stored_fields
-from edgecache.serve.http2.hpack import Fields
+from edgecache.serve.http2.hpack import Fields, encode
 from edgecache.serve.writer import Sent
 from edgecache.source import SourceError
 
@@ -51,5 +51,5 @@ async def write_answer(wire: StreamWire, answer: Answer, *, method: str) -> Sent
 
 def _fields(answer: Answer, length: int | None) -> Fields:
     if answer.head:
-        return stored_fields(answer.response.status, answer.head, encoded(answer.extra))
+        return stored_fields(answer.response.status, answer.head, encode(encoded(answer.extra)))
     return response_fields(answer.response, length=length, extra=answer.extra)
