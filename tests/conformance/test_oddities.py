@@ -268,7 +268,7 @@ SCENARIOS = [
     _after_304("two lines replace one", f"{_BRIEF} | X-A: 1", f"{_FRESH} | X-A: 2 | X-A: 3", Ask(has="X-A: 2")),
     _after_304("its Age counts", _BRIEF, f'{_FRESH} | Age: 50 | ETag: "1"', Ask(after=11, comes_from="origin", body="new")),
     _after_304(
-        "the old Age does not", f"{_BRIEF} | Age: 1", f'{_FRESH} | ETag: "1" | Date: {date}', Ask(after=30, has="Age: 30")
+        "the old Age does not", f"{_BRIEF} | Age: 1", f'{_FRESH} | ETag: "1" | Date: {{date}}', Ask(after=30, has="Age: 30")
     ),
     _after_304(
         "Content-Type is replaced",
