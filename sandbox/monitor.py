@@ -157,6 +157,7 @@ class Monitor:
         """A tenant's cluster and its share in it; kept while it has a generator. Raises KeyError, ValueError."""
         dispatcher = self._running()
         dispatcher.shares.set_site(tenant, share, dispatcher.now_ns())
+        dispatcher.pacer.set_rates(tenant, share.rates)
         dispatcher.shares_changed()
 
     def set_cluster(self, name: str, share: ClusterShare) -> None:
@@ -252,6 +253,8 @@ class Monitor:
             vms=len(generator.active) + generator.warm,
             quarantined_s=max(0.0, generator.record.until - self._clock()),
             cap=self._running().scheduler.share(generator.path).cap,
+            delayed=generator.delayed,
+            log_dropped_bytes=generator.log_dropped_bytes,
             standing=standings.get(generator.path, NOTHING),
         )
 
