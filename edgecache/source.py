@@ -26,16 +26,27 @@ class SourceError(Exception):
     """A source gave no complete response.
 
     `reason` is a word from a fixed set ("connect", "timeout", "reset", "protocol", or a `sandbox.outcome.End`), the same in logs,
-    metrics and Cache-Status; `status` is what a client gets when nothing else can answer; `retry`: another origin may be tried.
+    metrics and Cache-Status; `status` is what a client gets when nothing else can answer; `retry`: another origin may be tried;
+    `retry_after`: seconds after which the client may try again, where that helps.
     """
 
-    def __init__(self, culprit: Culprit, reason: str, detail: str = "", *, status: int = 502, retry: bool = False) -> None:
+    def __init__(
+        self,
+        culprit: Culprit,
+        reason: str,
+        detail: str = "",
+        *,
+        status: int = 502,
+        retry: bool = False,
+        retry_after: int | None = None,
+    ) -> None:
         super().__init__(f"{culprit}: {reason}" + (f": {detail}" if detail else ""))
         self.culprit = culprit
         self.reason = reason
         self.detail = detail
         self.status = status
         self.retry = retry
+        self.retry_after = retry_after
 
 
 UNREACHABLE = frozenset({"connect", "timeout", "reset"})

@@ -174,7 +174,7 @@ class Dispatcher:
         if left_s > 0 or call.state is State.STALLED:
             call.wall_timer = self._loop.call_later(max(left_s, 0.01), self._wall, call)
             return
-        self.end(call, Outcome(End.WALL_LIMIT, call.usage, f"{limit_ns / SECOND_NS:g} s"))
+        self.end(call, Outcome(_late(call), call.usage, f"{limit_ns / SECOND_NS:g} s"))
 
     def _drained(self, call: GuestCall) -> None:
         """Its output has passed at its rate."""
@@ -382,9 +382,9 @@ class Dispatcher:
             self._refresh(generator)
         self._pump()
 
-    def worker_unavailable(self, lane: Lane, why: str) -> None:
+    def worker_unavailable(self, lane: Lane, end: End, why: str) -> None:
         for generator in lane.holding():
-            self._fail_queue(generator, Outcome(End.WORKER_DIED, Usage(), f"no worker: {why}"))
+            self._fail_queue(generator, Outcome(end, Usage(), why))
 
     def worker_lost(self, lane: Lane, why: str) -> None:
         """One request is to blame at most; the others begin again elsewhere, once, if nothing of them has been sent."""
@@ -448,3 +448,10 @@ class Dispatcher:
         self.pacer.close()
         self.fleet.close()
         await self._tasks.close()
+
+
+def _late(call: GuestCall) -> End:
+    """Why a request has not been answered within its time."""
+    lane = call.owner.lane
+    waits_for_worker = call.state is State.QUEUED and lane.worker is None
+    return End.NO_MEMORY if waits_for_worker and lane.short_of_memory else End.WALL_LIMIT

@@ -128,6 +128,8 @@ class Lane:
         self.spawning = False
         self.draining = False
         """Starts no further requests: another lane waits for the worker's place."""
+        self.short_of_memory = False
+        """Waits for a worker because the memory budget has no room."""
         self.stages: dict[int, Stage] = {}
         self.running: Running | None = None
         self.last_used = self.held_since = 0.0
