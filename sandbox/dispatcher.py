@@ -45,7 +45,8 @@ class Dispatcher:
         self._serial = 0
         self._closed = False
         self.fleet = Fleet(spawner, policy.fleet, self._tasks, self)
-        self.scheduler = Scheduler(quantum_ns=policy.slice_ns, credit_ns=policy.credit_ns)
+        floor_ns = min(policy.least_charge_ns, policy.slice_ns)
+        self.scheduler = Scheduler(quantum_ns=policy.slice_ns, credit_ns=policy.credit_ns, floor_ns=floor_ns)
         self.shares = ShareTree(self.scheduler, policy.slots)
         self.pacer = Pacer(self._drained)
         self.generators: dict[Path, Generator] = {}
