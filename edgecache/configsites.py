@@ -17,8 +17,16 @@ from edgecache.policy.access import MAX_NETWORKS, MAX_RATE, OPEN, AccessRule
 from edgecache.policy.coding import Coding
 from edgecache.policy.rule import DEFAULT_RULE, CacheRule
 from edgecache.policy.upstream import DEFAULT_UPSTREAM, Origin, UpstreamRule
-from edgecache.siteform import MAX_CAP, MAX_HOSTS, MAX_ORIGINS, MAX_WEIGHT, host_problem, network_problem
-from edgecache.sites import Cluster, Site
+from edgecache.siteform import (
+    MAX_CAP,
+    MAX_HOSTS,
+    MAX_ORIGINS,
+    MAX_WEIGHT,
+    MOST_GENERATORS,
+    host_problem,
+    network_problem,
+)
+from edgecache.sites import DEFAULT_MAX_GENERATORS, Cluster, Site
 from edgecache.yamlform import FormError, Node, Problem, Problems
 from sandbox.limits import DEFAULT_LIMITS, Limits
 from sandbox.shares import DEFAULT_CLUSTER
@@ -27,7 +35,8 @@ MAX_SITES: Final = 10_000
 MAX_CLUSTERS: Final = 1_000
 
 _OPERATORS_CACHE_WORDS: Final = ("store_set_cookie", "honour_client_reload", "forward_ranges", "compress")
-_KEYS: Final = ("name", "hosts", "origins", "weight", "cluster", "cap", "upstream", "cache", "access", "limits")
+_SHARE_KEYS: Final = ("weight", "cluster", "cap", "limits", "max_generators")
+_KEYS: Final = ("name", "hosts", "origins", "upstream", "cache", "access", *_SHARE_KEYS)
 _ACCESS_KEYS: Final = ("deny", "allow", "purge", "client_rate", "client_burst")
 _NOTHING: Final[tuple[Node, ...]] = ()
 _REQUIRED: Final = ("name", "hosts", "origins")
@@ -91,8 +100,16 @@ def _read_site(node: Node, problems: Problems, directory: Path) -> Site | None:
         rule=problems.attempt(lambda: _rule(form.get("cache")), DEFAULT_RULE),
         access=problems.attempt(lambda: _access(form.get("access")), OPEN),
         ceiling=ceiling,
+        max_generators=_max_generators(form, problems),
         from_config=True,
     )
+
+
+def _max_generators(form: Mapping[str, Node], problems: Problems) -> int:
+    node = form.get("max_generators")
+    if node is None:
+        return DEFAULT_MAX_GENERATORS
+    return problems.attempt(partial(node.integer, 0, MOST_GENERATORS), DEFAULT_MAX_GENERATORS)
 
 
 def read_hosts(node: Node) -> tuple[str, ...]:

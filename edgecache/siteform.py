@@ -18,6 +18,7 @@ MAX_ORIGINS: Final = 32
 MAX_WEIGHT: Final = 1_000_000
 MAX_CAP: Final = 100_000
 """In percent of one CPU."""
+MOST_GENERATORS: Final = 100_000
 
 _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 

@@ -20,6 +20,7 @@ from sandbox.limits import DEFAULT_LIMITS, Limits
 from sandbox.shares import DEFAULT_CLUSTER
 
 ANY_HOST = "*"
+DEFAULT_MAX_GENERATORS = 1_000
 
 
 class OnError(enum.StrEnum):
@@ -83,7 +84,9 @@ class Site:
     access: AccessRule = OPEN
     """Which clients may ask, and how often."""
     ceiling: Limits = DEFAULT_LIMITS
-    """A manifest that asks for more is refused."""
+    """A manifest that asks for more is refused; its rates bound all the site's generators together, too."""
+    max_generators: int = DEFAULT_MAX_GENERATORS
+    """A push of one more is refused."""
     generators: tuple[GeneratorRoutes, ...] = ()
     from_config: bool = False
     """Declared in the configuration file: the API shows it and does not change it."""

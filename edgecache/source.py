@@ -27,16 +27,27 @@ class SourceError(Exception):
 
     `reason` is a word from a fixed set ("connect", "tls", "timeout", "reset", "protocol", "unhealthy", "breaker-open",
     "overloaded", or a `sandbox.outcome.End`), the same in logs, metrics and Cache-Status; `status` is what a client gets when
-    nothing else can answer; `retry`: another origin may be tried.
+    nothing else can answer; `retry`: another origin may be tried; `retry_after`: seconds after which the client may try again,
+    where that helps.
     """
 
-    def __init__(self, culprit: Culprit, reason: str, detail: str = "", *, status: int = 502, retry: bool = False) -> None:
+    def __init__(
+        self,
+        culprit: Culprit,
+        reason: str,
+        detail: str = "",
+        *,
+        status: int = 502,
+        retry: bool = False,
+        retry_after: int | None = None,
+    ) -> None:
         super().__init__(f"{culprit}: {reason}" + (f": {detail}" if detail else ""))
         self.culprit = culprit
         self.reason = reason
         self.detail = detail
         self.status = status
         self.retry = retry
+        self.retry_after = retry_after
 
 
 UNREACHABLE = frozenset({"connect", "tls", "timeout", "reset", "unhealthy", "breaker-open", "overloaded"})

@@ -1,6 +1,6 @@
 """A token bucket: what may be used now, and how long to wait for more. Pure: integers, and time as an argument.
 
-CPU caps (`scheduler.py`) are made of it.
+CPU caps (`scheduler.py`) and rates (`pacing.py`) are made of it.
 """
 
 from __future__ import annotations
@@ -36,6 +36,19 @@ class TokenBucket:
         self._refill(now_ns)
         missing = min(tokens, self.burst) * _SECOND_NS - self._level
         return 0 if missing <= 0 else -(-missing // self.rate)
+
+    def level(self, now_ns: int) -> int:
+        """Whole tokens that are there; negative while there is a debt."""
+        self._refill(now_ns)
+        return self._level // _SECOND_NS
+
+    def retune(self, rate: int, burst: int, now_ns: int) -> None:
+        """Another rate and burst from here on: what is there stays, as far as the new burst holds it. Raises ValueError."""
+        if rate <= 0 or burst <= 0:
+            raise ValueError("rate and burst must be positive")
+        self._refill(now_ns)
+        self.rate, self.burst = rate, burst
+        self._level = min(self._level, burst * _SECOND_NS)
 
     def _refill(self, now_ns: int) -> None:
         passed_ns = now_ns - self._at_ns

@@ -19,6 +19,7 @@ from sandbox.request import GuestRequest
 
 if TYPE_CHECKING:
     from sandbox.lane import Generator
+    from sandbox.pacing import Ticket
 
 
 _log = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ class State(enum.Enum):
     """Waits for the answer to an edge call."""
     STALLED = "stalled"
     """Waits for its reader."""
+    PACED = "paced"
+    """Waits until its output has passed at the rate it may have; its VM may be done."""
     ENDED = "ended"
 
 
@@ -80,7 +83,7 @@ class GuestCall:
         self.outcome: Outcome | None = None
         """How it ended; None while it runs."""
         self.retried = False
-        self.output_bytes = self.log_bytes = self.edge_calls = self.sub_requests = 0
+        self.output_bytes = self.log_bytes = self.log_dropped_bytes = self.edge_calls = self.sub_requests = 0
         self.undelivered = 0
         self.answer: int | bytes | None = None
         """For the edge call that the guest waits for."""
@@ -89,6 +92,14 @@ class GuestCall:
         self.stalled_since = self.stalled_s = 0.0
         self.on_read: Callable[[GuestCall], None] | None = None
         self.on_close: Callable[[GuestCall], None] | None = None
+        self.on_output: Callable[[GuestCall, bytes], None] = GuestCall.deliver
+        self.on_log: Callable[[GuestCall, bytes], None] = GuestCall.tell
+        self.held: deque[memoryview] = deque()
+        """Output that waits to be delivered at its rate."""
+        self.ticket: Ticket | None = None
+        """Its place in line, while there is any."""
+        self.closing: Outcome | None = None
+        """How it ends once `held` is delivered."""
         self._chunks: deque[bytes] = deque()
         self._waiter: asyncio.Future[None] | None = None
 
@@ -151,7 +162,7 @@ class GuestCall:
             self.log_bytes += len(report.log)
             if self.log_bytes > limits.log_bytes:
                 raise wire.WireError("more log than the limit allows")
-            self._tell(report.log)
+            self.on_log(self, report.log)
         if isinstance(report.event, wire.WantsAnswer):
             self.edge_calls += 1
             self.sub_requests += report.event.kind == "fetch"
@@ -175,14 +186,25 @@ class GuestCall:
             raise wire.WireError("more output than the limit allows")
         self.output_bytes += len(output)
         if self.outcome is None:
-            self.undelivered += len(output)
-            self._chunks.append(output)
-            self._notify()
+            self.on_output(self, output)
+
+    def deliver(self, output: bytes) -> None:
+        """To the reader."""
+        self.undelivered += len(output)
+        self._chunks.append(output)
+        self._notify()
+
+    def tell(self, log: bytes) -> None:
+        """To whoever takes the log."""
+        try:
+            self.log(log)
+        except Exception:
+            _log.exception("the log receiver of %r failed", self)
 
     def finish(self, outcome: Outcome, now: float) -> None:
         """The dispatcher's: it is over. Times and sizes are filled in as seen from here."""
         wall_ns = max(0, int((now - self.started) * 1e9))
-        self.outcome = Outcome(outcome.end, _with_wall(outcome.usage, wall_ns), outcome.detail)
+        self.outcome = Outcome(outcome.end, _completed(outcome.usage, wall_ns, self.log_dropped_bytes), outcome.detail)
         self.state = State.ENDED
         self._notify()
 
@@ -191,12 +213,6 @@ class GuestCall:
             self.on_close(self)
         self._chunks.clear()
         self.undelivered = 0
-
-    def _tell(self, log: bytes) -> None:
-        try:
-            self.log(log)
-        except Exception:
-            _log.exception("the log receiver of %r failed", self)
 
     def _notify(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -212,14 +228,14 @@ def refused(
     return call
 
 
-def _with_wall(usage: Usage, wall_ns: int) -> Usage:
-    """What dataclasses.replace does, in a seventh of its time: every request ends here."""
+def _completed(usage: Usage, wall_ns: int, dropped: int) -> Usage:
+    """With its time, and without the log dropped here. By hand: dataclasses.replace takes seven times as long."""
     return Usage(
         usage.cpu_ns,
         wall_ns,
         usage.output_bytes,
-        usage.log_bytes,
-        usage.log_dropped_bytes,
+        max(0, usage.log_bytes - dropped),
+        usage.log_dropped_bytes + dropped,
         usage.edge_calls,
         usage.sub_requests,
         usage.system_calls,

@@ -19,6 +19,8 @@ from sandbox.lane import Generator, Lane, Running, Stage
 from sandbox.limits import SECOND_NS
 from sandbox.nodes import Path
 from sandbox.outcome import End, Outcome, Usage
+from sandbox.pacer import Pacer
+from sandbox.pacing import Flow
 from sandbox.policies import DispatchPolicy
 from sandbox.request import GuestRequest
 from sandbox.scheduler import Scheduler
@@ -43,8 +45,10 @@ class Dispatcher:
         self._serial = 0
         self._closed = False
         self.fleet = Fleet(spawner, policy.fleet, self._tasks, self)
-        self.scheduler = Scheduler(quantum_ns=policy.slice_ns, credit_ns=policy.credit_ns)
+        floor_ns = min(policy.least_charge_ns, policy.slice_ns)
+        self.scheduler = Scheduler(quantum_ns=policy.slice_ns, credit_ns=policy.credit_ns, floor_ns=floor_ns)
         self.shares = ShareTree(self.scheduler, policy.slots)
+        self.pacer = Pacer(self._drained)
         self.generators: dict[Path, Generator] = {}
         self._pump_timer: asyncio.TimerHandle | None = None
 
@@ -73,7 +77,8 @@ class Dispatcher:
         lane = generator.lane
         if lane.running is not None and lane.running.generator is generator:
             return
-        self.shares.leave(generator.path, self.now_ns())
+        if self.shares.leave(generator.path, self.now_ns()):
+            self.pacer.forget(generator.path[0])
         del self.generators[generator.path], lane.generators[generator.path]
         lane.retired.discard(generator)
         if not lane.generators:
@@ -101,6 +106,7 @@ class Dispatcher:
         self._serial += 1
         call = GuestCall(self._serial, generator, request, edge=edge, log=log, now=self._loop.time())
         call.on_read, call.on_close = self._read, self._closed_by_reader
+        call.on_output, call.on_log = self.pacer.output, self.pacer.log
         call.wall_timer = self._loop.call_at(call.started + generator.limits.wall_ns / SECOND_NS, self._wall, call)
         generator.queue.append(call)
         generator.lane.astir.add(generator)
@@ -119,7 +125,7 @@ class Dispatcher:
                 generator.queue.remove(call)
             case State.RUNNING:
                 return  # its slice is out; the report finds it ended
-            case State.READY | State.CALLING | State.STALLED:
+            case State.READY | State.CALLING | State.STALLED | State.PACED:
                 if was is State.READY:
                     generator.ready.remove(call)
                 self._give_up(generator, call)
@@ -135,6 +141,8 @@ class Dispatcher:
         """The one place where a request ends."""
         if call.outcome is not None:
             return
+        self.pacer.drop(call)
+        self.pacer.own_up(call)
         call.finish(outcome, self._loop.time())
         generator = call.owner
         generator.ends[outcome.end] += 1
@@ -167,14 +175,31 @@ class Dispatcher:
         if left_s > 0 or call.state is State.STALLED:
             call.wall_timer = self._loop.call_later(max(left_s, 0.01), self._wall, call)
             return
-        self.end(call, Outcome(End.WALL_LIMIT, call.usage, f"{limit_ns / SECOND_NS:g} s"))
+        self.end(call, Outcome(_late(call), call.usage, f"{limit_ns / SECOND_NS:g} s"))
+
+    def _drained(self, call: GuestCall) -> None:
+        """Its output has passed at its rate."""
+        if call.closing is not None:
+            self._finish(call, call.closing)
+        elif call.state is State.PACED:
+            self._make_ready(call)
 
     def _make_ready(self, call: GuestCall) -> None:
+        """It wants its next slice, unless its output is still on its way, or nobody reads it."""
         generator = call.owner
-        call.state = State.READY
-        generator.ready.append(call)
+        self._wait_or_ready(call)
         self._refresh(generator)
         self._pump()
+
+    def _wait_or_ready(self, call: GuestCall) -> None:
+        if call.held:
+            call.state = State.PACED
+        elif call.undelivered > self._policy.undelivered_bytes:
+            call.state = State.STALLED
+            call.stalled_since = self._loop.time()
+        else:
+            call.state = State.READY
+            call.owner.ready.append(call)
 
     # Who runs.
 
@@ -308,15 +333,13 @@ class Dispatcher:
                 generator.active.discard(call)
                 if outcome.end is End.FINISHED:
                     generator.warm = min(generator.warm + 1, generator.limits.vms - len(generator.active))
-                self._finish(call, claims.told(outcome))
+                if call.held and outcome.end is End.FINISHED:
+                    call.state, call.closing = State.PACED, claims.told(outcome)
+                else:
+                    self._finish(call, claims.told(outcome))
                 self._note(generator, outcome.end)
             case wire.WantsMore():
-                if call.undelivered > self._policy.undelivered_bytes:
-                    call.state = State.STALLED
-                    call.stalled_since = self._loop.time()
-                else:
-                    call.state = State.READY
-                    generator.ready.append(call)
+                self._wait_or_ready(call)
             case wire.WantsAnswer():
                 call.state = State.CALLING
                 call.edge_task = self._tasks.start(self._answer(call, event))
@@ -345,6 +368,7 @@ class Dispatcher:
             self._finish(generator.queue.popleft(), outcome)
 
     async def _answer(self, call: GuestCall, wanted: wire.WantsAnswer) -> None:
+        await self.pacer.turn(call.owner, Flow.SUB_REQUESTS if wanted.kind == "fetch" else Flow.EDGE_CALLS)
         answer = await answer_edge_call(call.edge, wanted, self._policy.edge_call_s)
         call.edge_task = None
         if call.state is State.CALLING:
@@ -359,9 +383,9 @@ class Dispatcher:
             self._refresh(generator)
         self._pump()
 
-    def worker_unavailable(self, lane: Lane, why: str) -> None:
+    def worker_unavailable(self, lane: Lane, end: End, why: str) -> None:
         for generator in lane.holding():
-            self._fail_queue(generator, Outcome(End.WORKER_DIED, Usage(), f"no worker: {why}"))
+            self._fail_queue(generator, Outcome(end, Usage(), why))
 
     def worker_lost(self, lane: Lane, why: str) -> None:
         """One request is to blame at most; the others begin again elsewhere, once, if nothing of them has been sent."""
@@ -420,5 +444,15 @@ class Dispatcher:
             self._fail_queue(generator, closing)
             for call in tuple(generator.active):
                 self._finish(call, closing)
+        for call in tuple(self.pacer.waiting):
+            self._finish(call, Outcome(End.CANCELLED, Usage(), "the monitor is closing"))
+        self.pacer.close()
         self.fleet.close()
         await self._tasks.close()
+
+
+def _late(call: GuestCall) -> End:
+    """Why a request has not been answered within its time."""
+    lane = call.owner.lane
+    waits_for_worker = call.state is State.QUEUED and lane.worker is None
+    return End.NO_MEMORY if waits_for_worker and lane.short_of_memory else End.WALL_LIMIT

@@ -16,6 +16,7 @@ from sandbox.errors import JailError, WorkerLost
 from sandbox.footprint import proportional_bytes, resident_bytes
 from sandbox.lane import Lane
 from sandbox.limits import MIB
+from sandbox.outcome import End
 from sandbox.policies import FleetPolicy
 from sandbox.spawner import Spawner
 from sandbox.tasks import Tasks
@@ -33,8 +34,8 @@ class Crew(Protocol):
     def worker_changed(self, lane: Lane) -> None:
         """The lane has a worker, or has lost it without having used it."""
 
-    def worker_unavailable(self, lane: Lane, why: str) -> None:
-        """No worker could be started."""
+    def worker_unavailable(self, lane: Lane, end: End, why: str) -> None:
+        """There will be no worker for those who wait: it could not be started (WORKER_DIED), or fits no budget (NO_MEMORY)."""
 
     def worker_reported(self, lane: Lane, message: wire.FromWorker) -> None:
         """Raises WireError when the report makes no sense: the worker is killed for it."""
@@ -137,6 +138,7 @@ class Fleet:
                 break
             if self._waiting.get(lane.name) is not lane:
                 continue
+            lane.short_of_memory = False
             if not lane.queued:
                 del self._waiting[lane.name]
                 continue
@@ -150,9 +152,12 @@ class Fleet:
                     self._tasks.start(self._provide(lane))
                 case Refuse(reason):
                     del self._waiting[lane.name]
-                    self._crew.worker_unavailable(lane, reason)
+                    self._crew.worker_unavailable(lane, End.NO_MEMORY, reason)
                 case Wait(own_site):
+                    lane.short_of_memory = True
                     if not own_site:
+                        for behind in self._waiting.values():
+                            behind.short_of_memory = True
                         break
         if self._waiting:
             self._make_place()
@@ -202,7 +207,7 @@ class Fleet:
             worker = await self._spawner.spawn()
         except (WorkerLost, JailError) as error:
             _log.error("no worker for %r: %s", lane.name, error)
-            self._crew.worker_unavailable(lane, str(error))
+            self._crew.worker_unavailable(lane, End.WORKER_DIED, f"no worker: {error}")
         finally:
             lane.spawning = False
             if worker is None:

@@ -9,6 +9,7 @@ import enum
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sandbox.call import GuestCall, State
 from sandbox.limits import Limits
@@ -18,6 +19,10 @@ from sandbox.program import Program
 from sandbox.quarantine import Record
 from sandbox.scheduler import Path
 from sandbox.spawner import WorkerHandle
+
+if TYPE_CHECKING:
+    from sandbox.pacer import Way
+    from sandbox.pacing import Flow
 
 __all__ = ["Generator", "Isolation", "Lane", "Running", "Stage"]
 
@@ -68,6 +73,10 @@ class Generator:
         self.calls = 0
         self.ends: Counter[End] = Counter()
         self.cpu_ns = 0
+        self.ways: dict[Flow, Way] = {}
+        """The pacer's: where what it sends, logs and asks for passes; made when something first does."""
+        self.delayed = self.log_dropped_bytes = self.log_untold_bytes = 0
+        """How often something waited for its rate; log dropped for its rate, and how much of that the log does not say yet."""
 
     @property
     def room(self) -> bool:
@@ -119,6 +128,8 @@ class Lane:
         self.spawning = False
         self.draining = False
         """Starts no further requests: another lane waits for the worker's place."""
+        self.short_of_memory = False
+        """Waits for a worker because the memory budget has no room."""
         self.stages: dict[int, Stage] = {}
         self.running: Running | None = None
         self.last_used = self.held_since = 0.0

@@ -1,4 +1,4 @@
-"""The limits one request to one program is held to. Every field is required: there is no "unlimited"."""
+"""The limits one request to one program is held to, and the rates of all its requests. There is no "unlimited"."""
 
 from __future__ import annotations
 
@@ -8,6 +8,19 @@ KIB = 1 << 10
 MIB = 1 << 20
 MILLISECOND_NS = 1_000_000
 SECOND_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How fast a generator's output, log and calls may flow, or those of a whole site together; each a second."""
+
+    output_bytes: int
+    log_bytes: int
+    edge_calls: int
+    """Other than `fetch`."""
+    sub_requests: int
+    burst_ns: int
+    """What passes at once after a pause: as much as the rate allows in this time, and at least one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +49,23 @@ class Limits:
     """VMs of this generator that may hold a request at once."""
     queue: int
     """Requests that may wait for a VM; one more is refused."""
+    # What follows has defaults: programs that were stored before there were rates name none.
+    output_rate: int = 128 * MIB
+    """Bytes of output a second, of all requests together; what is above waits, and its VM with it."""
+    log_rate: int = MIB
+    """Bytes of log a second; what is above is dropped and counted."""
+    edge_call_rate: int = 10_000
+    """Edge calls other than `fetch` a second; what is above waits."""
+    sub_request_rate: int = 1_000
+    """`fetch` calls a second; what is above waits."""
+    rate_burst_ns: int = SECOND_NS
+    """After a pause, as much passes at once as each rate allows in this time, in nanoseconds."""
+    cpu_share: int = 100
+    """Percent of one CPU that it never exceeds; 100 is all that one vCPU can use."""
+
+    @property
+    def rates(self) -> Rates:
+        return Rates(self.output_rate, self.log_rate, self.edge_call_rate, self.sub_request_rate, self.rate_burst_ns)
 
     def exceeding(self, ceiling: Limits) -> tuple[str, ...]:
         """Names of the fields in which this is above `ceiling`."""
@@ -56,3 +86,5 @@ DEFAULT_LIMITS = Limits(
     queue=256,
 )
 """What a manifest that names no limits gets."""
+DEFAULT_RATES = DEFAULT_LIMITS.rates
+"""Of a site whose operator names none."""

@@ -137,6 +137,7 @@ class Monitor:
         except ValueError:
             self._images.release(shared)
             raise
+        dispatcher.shares.set_generator(path, weight, _own_cap(limits, None), dispatcher.now_ns())
         self._generators[key] = generator
 
     def unregister(self, key: str) -> None:
@@ -147,9 +148,12 @@ class Monitor:
             self._running().retire(generator)
 
     def set_weight(self, key: str, weight: int, cap: int | None = None) -> None:
-        """A generator's share inside its tenant, and its cap in percent of one CPU. Raises KeyError, ValueError."""
+        """A generator's share inside its tenant, and its cap in percent of one CPU, below that of its limits.
+
+        Raises KeyError, ValueError.
+        """
         dispatcher, generator = self._running(), self._generators[key]
-        dispatcher.shares.set_generator(generator.path, weight, cap, dispatcher.now_ns())
+        dispatcher.shares.set_generator(generator.path, weight, _own_cap(generator.limits, cap), dispatcher.now_ns())
         generator.weight = weight
         dispatcher.shares_changed()
 
@@ -157,6 +161,7 @@ class Monitor:
         """A tenant's cluster and its share in it; kept while it has a generator. Raises KeyError, ValueError."""
         dispatcher = self._running()
         dispatcher.shares.set_site(tenant, share, dispatcher.now_ns())
+        dispatcher.pacer.set_rates(tenant, share.rates)
         dispatcher.shares_changed()
 
     def set_cluster(self, name: str, share: ClusterShare) -> None:
@@ -188,7 +193,7 @@ class Monitor:
         key = f"{_VERIFY_TENANT}{self._serial}"
         bound_s = (limits.boot_cpu_ns + limits.wall_ns) / SECOND_NS + _VERIFY_EXTRA_S
         # The deadline of a verification is its own: it may wait for a worker and boot first.
-        patient = replace(limits, wall_ns=int(bound_s * SECOND_NS), queue=1, vms=1)
+        patient = replace(limits, wall_ns=int(bound_s * SECOND_NS), queue=1, vms=1, cpu_share=100)
         async with self._verifying:
             self.register(key, program, patient, tenant=key)
             generator = self._generators[key]
@@ -252,6 +257,8 @@ class Monitor:
             vms=len(generator.active) + generator.warm,
             quarantined_s=max(0.0, generator.record.until - self._clock()),
             cap=self._running().scheduler.share(generator.path).cap,
+            delayed=generator.delayed,
+            log_dropped_bytes=generator.log_dropped_bytes,
             standing=standings.get(generator.path, NOTHING),
         )
 
@@ -264,6 +271,11 @@ class Monitor:
         while True:
             await asyncio.sleep(_SWEEP_S)
             dispatcher.sweep()
+
+
+def _own_cap(limits: Limits, cap: int | None) -> int | None:
+    """The lower of both; all of one CPU is no cap, for a vCPU cannot use more."""
+    return cap if limits.cpu_share >= 100 else min(limits.cpu_share, cap or limits.cpu_share)
 
 
 def _share_statuses(

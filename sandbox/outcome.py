@@ -23,6 +23,8 @@ class End(enum.StrEnum):
     EXIT_STATUS = "exit-status"
     """A `cgi` program ended with a status other than 0."""
     QUEUE_FULL = "queue-full"
+    NO_MEMORY = "no-memory"
+    """The budget for workers' memory has no room for one more, and had none within the request's time."""
     QUARANTINED = "quarantined"
     WORKER_DIED = "worker-died"
     REJECTED = "rejected"

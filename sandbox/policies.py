@@ -48,6 +48,8 @@ class DispatchPolicy:
     """Where more generators compete than a round of full slices serves in this time, slices are shorter in proportion."""
     least_slice_ns: int = MILLISECOND_NS
     """But no shorter: a slice costs the monitor some 100 µs."""
+    least_charge_ns: int = MILLISECOND_NS // 10
+    """What a slice counts at least against its generator's share: as much as it costs the monitor, some 90 µs."""
     credit_ns: int = 10 * MILLISECOND_NS
     undelivered_bytes: int = 256 * KIB
     """A request whose reader lags behind by more gets no slice."""

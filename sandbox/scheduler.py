@@ -77,12 +77,15 @@ class Scheduler:
     mostly idle generator goes first, while no sleep is ever saved up beyond that. `quantum_ns` is what a pick is expected to
     cost until `charge` tells the truth: it keeps several CPUs from all going to one node that has not been charged yet
     (SFQ(D): Jin, Chase, Kaur, SIGMETRICS 2004), and a capped node from beginning slices that its cap does not cover.
+    `floor_ns` is the least that a pick costs, for whoever picks and hears the answer pays for it, too: who gives its CPU back at
+    once, again and again, uses up its share by that.
     """
 
-    def __init__(self, *, quantum_ns: int, credit_ns: int = 0) -> None:
-        if quantum_ns <= 0 or credit_ns < 0:
-            raise ValueError("quantum_ns must be positive and credit_ns not negative")
+    def __init__(self, *, quantum_ns: int, credit_ns: int = 0, floor_ns: int = 0) -> None:
+        if quantum_ns <= 0 or credit_ns < 0 or not 0 <= floor_ns <= quantum_ns:
+            raise ValueError("quantum_ns must be positive, credit_ns not negative, and floor_ns lie between 0 and quantum_ns")
         self._quantum_ns = quantum_ns
+        self._floor_ns = floor_ns
         self._credit_ns = credit_ns
         self._root = _Node(ROOT, None, 1, 1 << 62)
         self._nodes: dict[Path, _Node] = {ROOT: self._root}
@@ -214,10 +217,15 @@ class Scheduler:
             self._hold(node, now_ns)
         return picked
 
-    def charge(self, path: Path, cpu_ns: int, now_ns: int = 0) -> None:
-        """The leaf gave its CPU back after `cpu_ns`. It stays awake until `sleep`. Raises KeyError when it was not running."""
+    def charge(self, path: Path, cpu_ns: int, now_ns: int = 0) -> int:
+        """The leaf gave its CPU back after `cpu_ns`. It stays awake until `sleep`. Raises KeyError when it was not running.
+
+        What it was charged is returned: `floor_ns` at least.
+        """
         self._running.remove(path)
-        self._release(self._nodes[path], max(0, cpu_ns), now_ns)
+        charged_ns = max(self._floor_ns, cpu_ns)
+        self._release(self._nodes[path], charged_ns, now_ns)
+        return charged_ns
 
     def runnable(self, now_ns: int = 0) -> bool:
         """Whether `pick` would find something."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sandbox.scheduler import Path
+from sandbox.limits import DEFAULT_RATES, Rates
+from sandbox.nodes import Path
 
 DEFAULT_CLUSTER = "default"
 """Where sites are that name no cluster. It is always there."""
@@ -30,6 +31,8 @@ class SiteShare:
     weight: int = 1
     cluster: str = DEFAULT_CLUSTER
     cap: int | None = None
+    rates: Rates = DEFAULT_RATES
+    """Of all its generators together."""
 
 
 def cluster_path(name: str) -> Path:

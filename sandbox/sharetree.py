@@ -82,8 +82,7 @@ class ShareTree:
 
     def charge(self, path: Path, cpu_ns: int, now_ns: int) -> None:
         """A generator gave its CPU back after so much. Raises KeyError when it was not running."""
-        self.scheduler.charge(path, cpu_ns, now_ns)
-        self._ledger.charge(path, cpu_ns, now_ns)
+        self._ledger.charge(path, self.scheduler.charge(path, cpu_ns, now_ns), now_ns)
 
     def standings(self, now_ns: int) -> Mapping[Path, Standing]:
         """What everybody who competed in the last ten seconds was promised, and what it received."""

@@ -41,6 +41,10 @@ class GeneratorStatus:
     """Seconds until it may run again; 0 when it may."""
     cap: int | None = None
     """Percent of one CPU; None: none."""
+    delayed: int = 0
+    """How often output, an edge call or a sub-request had to wait for its rate."""
+    log_dropped_bytes: int = 0
+    """Log dropped because it came faster than its rate."""
     standing: Standing = NOTHING
     """Of the CPU time given out in the last ten seconds: promised and received."""
 

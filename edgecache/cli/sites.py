@@ -25,6 +25,8 @@ def site() -> None:
     "--weight", type=click.IntRange(1, 1_000_000), default=1, show_default=True, help="Share of the CPU, against other sites"
 )
 @click.option("--cluster", help="Cluster whose share it shares; without, default")
+@click.option("--ceiling", "ceiling", multiple=True, metavar="KEY=VALUE", help="A limit's ceiling, such as output_rate=8MiB")
+@click.option("--max-generators", type=click.IntRange(0, 100_000), help="A push of one more is refused; without, 1000")
 @json_option
 @with_client
 def add(
@@ -35,12 +37,18 @@ def add(
     origins: tuple[str, ...],
     weight: int,
     cluster: str | None,
+    ceiling: tuple[str, ...],
+    max_generators: int | None,
     as_json: bool,
 ) -> None:
     """Add the site NAME."""
     body: Json = {"name": name, "hosts": list(hosts), "origins": origins_of(origins), "weight": weight}
     if cluster is not None:
         body["cluster"] = cluster
+    if ceiling:
+        body["ceiling"] = _settings(ceiling, "--ceiling")
+    if max_generators is not None:
+        body["max_generators"] = max_generators
     found = client.post("sites", body=body)
     if as_json:
         print_json(found)
@@ -105,6 +113,7 @@ def show(client: ControlClient, name: str, as_json: bool) -> None:
 @click.option("--cache", "cache", multiple=True, metavar="KEY=VALUE", help="A cache rule, such as default_ttl=60s")
 @click.option("--access", "access", multiple=True, metavar="KEY=VALUE", help="A rule for clients, such as client_rate=50")
 @click.option("--ceiling", "ceiling", multiple=True, metavar="KEY=VALUE", help="A limit's ceiling, such as cpu=100ms or vms=8")
+@click.option("--max-generators", type=click.IntRange(0, 100_000), help="A push of one more is refused")
 @json_option
 @with_client
 def set_site(
@@ -120,6 +129,7 @@ def set_site(
     cache: tuple[str, ...],
     access: tuple[str, ...],
     ceiling: tuple[str, ...],
+    max_generators: int | None,
     as_json: bool,
 ) -> None:
     """Change what is named of a site, keep the rest."""
@@ -136,9 +146,12 @@ def set_site(
     body = {key: value for key, value in asked.items() if value}
     if cap is not None:
         body["cap"] = cap or None
+    if max_generators is not None:
+        body["max_generators"] = max_generators
     if not body:
         raise click.UsageError(
-            "nothing to change: give --host, --origin, --weight, --cluster, --cap, --upstream, --cache, --access or --ceiling"
+            "nothing to change: give --host, --origin, --weight, --cluster, --cap, --upstream, --cache, --access, --ceiling "
+            "or --max-generators"
         )
     found = client.patch("sites", name, body=body)
     if as_json:

@@ -149,6 +149,9 @@ class Deployer:
             detail = f"the manifest's name is {manifest.name}, the push is for {name}"
             raise Problem(Code.BAD_MANIFEST, detail, "push to that name, or change the manifest", where=f"{FILE_NAME}: name")
         above = words.exceeding(manifest.limits, site.ceiling)
+        if site.cap is not None and site.cap < manifest.limits.cpu_share < site.ceiling.cpu_share:
+            # One that names no cap of its own has the ceiling's, and is held by the site's cap anyhow.
+            above = (*above, ("cpu_share", manifest.limits.cpu_share, site.cap))
         if above:
             mistakes = tuple(
                 Mistake(f"{word} is {asked}, the site's ceiling {most}", FILE_NAME, key=f"limits.{word}")
@@ -169,6 +172,7 @@ class Deployer:
             created=self._now(),
         )
         async with self._storing:
+            await self._check_number(site, name)
             try:
                 await asyncio.to_thread(self._bundles.discard_damaged, bundle.digest)
                 await asyncio.to_thread(self._bundles.put, bundle)
@@ -181,6 +185,15 @@ class Deployer:
                 raise not_found(f"site {site.name}") from error
             except TooMany as error:
                 raise Problem(Code.TOO_MANY, str(error), "remove some first") from error
+
+    async def _check_number(self, site: Site, name: str) -> None:
+        """Whether the site may have this generator, new or not. Raises Problem, StateError."""
+        known = await self._state.generators(site.name)
+        if len(known) >= site.max_generators and all(generator.name != name for generator in known):
+            most = site.max_generators
+            detail = f"the site {site.name} has {len(known)} generators, and its max_generators is {most}: {name} is one more"
+            advice = "remove a generator, or have the operator raise the site's max_generators"
+            raise Problem(Code.TOO_MANY, detail, advice, where="max_generators")
 
     async def _verified(self, site: Site, version: Version, bundle: Bundle) -> Version:
         """`version`, verified; it is removed again when it fails, and kept as pushed when the sandbox could not try it."""

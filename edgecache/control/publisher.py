@@ -109,7 +109,7 @@ class Publisher:
         for generator, versions in await self._state.serving(site.name):
             routes.append(generator_routes(site, generator, versions))
             wanted.extend(registration(site, version) for version in versions)
-        self._registry.want(site.name, SiteShare(site.weight, site.cluster, site.cap), wanted)
+        self._registry.want(site.name, SiteShare(site.weight, site.cluster, site.cap, site.ceiling.rates), wanted)
         return replace(site, generators=tuple(routes))
 
     def _with_free_hosts(self, site: Site) -> Site:

@@ -17,7 +17,15 @@ from edgecache.control.problems import Code, Problem
 from edgecache.policy.access import MAX_NETWORKS, MAX_RATE, AccessRule
 from edgecache.policy.coding import Coding
 from edgecache.policy.rule import CacheRule
-from edgecache.siteform import MAX_CAP, MAX_HOSTS, MAX_ORIGINS, MAX_WEIGHT, host_problem, network_problem
+from edgecache.siteform import (
+    MAX_CAP,
+    MAX_HOSTS,
+    MAX_ORIGINS,
+    MAX_WEIGHT,
+    MOST_GENERATORS,
+    host_problem,
+    network_problem,
+)
 from edgecache.sites import Site
 from sandbox.limits import Limits
 
@@ -58,6 +66,12 @@ class LimitsForm(Struct, forbid_unknown_fields=True):
     boot_cpu: Given = UNSET
     vms: int | UnsetType = UNSET
     queue: int | UnsetType = UNSET
+    output_rate: Given = UNSET
+    log_rate: Given = UNSET
+    edge_call_rate: int | UnsetType = UNSET
+    sub_request_rate: int | UnsetType = UNSET
+    rate_burst: Given = UNSET
+    cpu_share: int | UnsetType = UNSET
 
 
 class AccessForm(Struct, forbid_unknown_fields=True):
@@ -82,6 +96,7 @@ class SiteChange(Struct, forbid_unknown_fields=True):
     cache: CacheForm | UnsetType = UNSET
     access: AccessForm | UnsetType = UNSET
     ceiling: LimitsForm | UnsetType = UNSET
+    max_generators: int | UnsetType = UNSET
 
 
 class SiteCreate(SiteChange, forbid_unknown_fields=True, kw_only=True):
@@ -122,6 +137,10 @@ def changed_site(site: Site, form: SiteChange) -> Site:
         site = replace(site, access=_access(form.access, site.access))
     if form.ceiling is not UNSET:
         site = replace(site, ceiling=_ceiling(form.ceiling, site.ceiling))
+    if form.max_generators is not UNSET:
+        if not 0 <= form.max_generators <= MOST_GENERATORS:
+            raise _wrong("$.max_generators", f"must be from 0 to {MOST_GENERATORS}, not {form.max_generators}")
+        site = replace(site, max_generators=form.max_generators)
     return site
 
 

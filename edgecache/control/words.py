@@ -81,6 +81,12 @@ LIMIT_WORDS: Final[Mapping[str, LimitWord]] = {
     "boot_cpu": LimitWord("boot_cpu_ns", "duration", _MILLISECOND, _DAY),
     "vms": LimitWord("vms", "count", 1, 100_000),
     "queue": LimitWord("queue", "count", 0, 10**6),
+    "output_rate": LimitWord("output_rate", "size", 1, 1 << 40),
+    "log_rate": LimitWord("log_rate", "size", 1, 1 << 40),
+    "edge_call_rate": LimitWord("edge_call_rate", "count", 1, 10**9),
+    "sub_request_rate": LimitWord("sub_request_rate", "count", 1, 10**9),
+    "rate_burst": LimitWord("rate_burst_ns", "duration", _MILLISECOND, 3_600 * 10**9),
+    "cpu_share": LimitWord("cpu_share", "count", 1, 100),
 }
 _WORD_OF: Final[Mapping[str, str]] = {limit.field: word for word, limit in LIMIT_WORDS.items()}
 

@@ -25,12 +25,16 @@ MAX_REQUEST_BODY: Final = 1 << 20
 _STATUS_OF: Final = {
     End.WALL_LIMIT: 504,
     End.QUEUE_FULL: 503,
+    End.NO_MEMORY: 503,
     End.QUARANTINED: 503,
     End.UNKNOWN_GENERATOR: 503,
     End.WORKER_DIED: 503,
     End.CPU_LIMIT: 503,
 }
 """What a client gets when no fallback answers; everything else is 502: the program, not the edge, is at fault."""
+
+_RETRY_AFTER: Final = {End.QUEUE_FULL: 1, End.NO_MEMORY: 2}
+"""Seconds after which another attempt may well be answered: queues move on, and idle workers make room."""
 
 _BODILESS: Final = frozenset({204, 304})
 
@@ -80,6 +84,8 @@ class GeneratorSource:
 
     async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply:
         """Run the program on `request`; it has no interim responses. Raises SourceError before the first byte of an answer."""
+        if cgi.holds_nul(request.target):
+            raise SourceError(Culprit.CLIENT, "nul-in-path", "a NUL cannot be handed to a program", status=400)
         content = await read_bounded(body, MAX_REQUEST_BODY)
         version = pick(self.generator.active, self.point)
         await self.ready(version.key)
@@ -199,7 +205,7 @@ async def read_bounded(body: Body | None, limit: int) -> bytes:
 
 
 def _failed(end: End, detail: str) -> SourceError:
-    return SourceError(Culprit.GENERATOR, str(end), detail, status=_STATUS_OF.get(end, 502))
+    return SourceError(Culprit.GENERATOR, str(end), detail, status=_STATUS_OF.get(end, 502), retry_after=_RETRY_AFTER.get(end))
 
 
 def _dated(response: Response, now: float) -> Response:

@@ -71,12 +71,17 @@ def environ(request: Request, body: bytes, *, client_ip: str, request_id: str) -
     }
     if content_type := request.headers.get("Content-Type"):
         variables["CONTENT_TYPE"] = content_type
-    # Decoding may bring in a NUL, which no environment can hold.
-    path_info = unquote_to_bytes(path).replace(b"\0", b"")
+    # No environment can hold a NUL: it stays encoded, rather than cutting the value short or making two paths one.
+    path_info = unquote_to_bytes(path).replace(b"\0", b"%00")
     pairs = [(name.encode(), _bytes(value)) for name, value in variables.items()]
     pairs.append((b"PATH_INFO", path_info))
     pairs += ((name.encode(), _bytes(value)) for name, value in _field_variables(request.headers).items())
     return tuple(pairs)
+
+
+def holds_nul(target: str) -> bool:
+    """Whether the decoded path holds a NUL; the query stays encoded."""
+    return "%00" in target.partition("?")[0]
 
 
 def _field_variables(headers: CIMultiDictProxy[str]) -> Mapping[str, str]:

@@ -37,6 +37,8 @@ _FAILURES = {
     "bad-chunk": "The request body is not valid chunked coding.",
     "shutting-down": "This edge is shutting down.",
     "leader-gone": "The process that leads this edge has ended; this one ends too.",
+    "no-memory": "This edge has no memory left to run this now.",
+    "nul-in-path": "The path holds an encoded NUL (%00), which no program's environment can hold.",
 }
 
 Fields = tuple[tuple[str, str], ...]
@@ -109,7 +111,8 @@ class Responder:
 
     def failed(self, call: Call, error: SourceError) -> Answer:
         text = _FAILURES.get(error.reason, f"The {error.culprit} failed: {error.reason}.")
-        return self.refused(call, error.status, text, outcome=Outcome("error", error.reason))
+        fields = () if error.retry_after is None else (("Retry-After", str(error.retry_after)),)
+        return self.refused(call, error.status, text, fields, outcome=Outcome("error", error.reason))
 
     def refused(self, call: Call, status: int, text: str, fields: Fields = (), *, outcome: Outcome) -> Answer:
         """This edge's own error, for a request that has a site."""

@@ -160,5 +160,12 @@ class SharedReader:
 def again(error: BaseException) -> SourceError:
     """A fresh exception for each reader: one object raised in several tasks would collect their tracebacks."""
     if isinstance(error, SourceError):
-        return SourceError(error.culprit, error.reason, error.detail, status=error.status, retry=error.retry)
+        return SourceError(
+            error.culprit,
+            error.reason,
+            error.detail,
+            status=error.status,
+            retry=error.retry,
+            retry_after=error.retry_after,
+        )
     return SourceError(Culprit.EDGE, "aborted")

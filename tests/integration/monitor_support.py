@@ -62,6 +62,8 @@ int main(void) {
             for (;;) if (edge_call(EDGE_RESPOND, buffer, 65536, NULL, 0) < 0) break;
         } else if (strcmp(path, "/stream") == 0) {
             for (int i = 0; i < 64; i++) edge_call(EDGE_RESPOND, buffer, 65536, NULL, 0);
+        } else if (strcmp(path, "/twice") == 0) {
+            for (int i = 0; i < 2; i++) edge_call(EDGE_RESPOND, buffer, 32768 - 1, NULL, 0);
         } else if (strcmp(path, "/huge") == 0) {
             char *many = calloc(3, 1 << 20);
             edge_call(EDGE_RESPOND, many, 3 << 20, NULL, 0);

@@ -28,7 +28,7 @@ from sandbox import (
     Usage,
     WorkerLost,
 )
-from sandbox.limits import MIB
+from sandbox.limits import KIB, MIB
 from sandbox.monitor import NoEdge
 from tests.control_support import Api, TrialSandbox, bundle, files, manifest, program, purge_nothing, running, tar
 
@@ -401,3 +401,44 @@ async def test_a_site_that_sends_slowly_does_not_keep_another_from_pushing(
             writer.close()
             await writer.wait_closed()
     assert "Traceback" not in caplog.text, "who leaves inside a body is no mistake of ours"
+
+
+async def test_a_site_has_no_more_generators_than_it_may(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        await api.site(max_generators=1)
+        assert (await api.push(bundle())).status == 201
+        refused = await api.push(bundle("other"), name="other")
+        assert (refused.status, refused.code, refused.json["where"]) == (409, "too-many", "max_generators")
+        assert "its max_generators is 1: other is one more" in str(refused.json["detail"])
+        assert (await api.push(bundle(text="again"))).json["version"] == 2
+        changed = await api.call("PATCH", "/v1/sites/shop", {"max_generators": 2})
+        assert changed.json["max_generators"] == 2
+        assert (await api.push(bundle("other"), name="other")).status == 201
+        assert (await api.call("PATCH", "/v1/sites/shop", {"max_generators": -1})).json["where"] == "$.max_generators"
+
+
+async def test_a_generators_cpu_share_lies_below_its_sites_cap(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        await api.site(cap=50)
+        refused = await api.push(bundle(more="limits: {cpu_share: 60}\n"))
+        assert refused.code == "limits-exceed-ceiling"
+        assert "cpu_share is 60, the site's ceiling 50" in str(refused.json["detail"])
+        kept = await api.push(bundle(more="limits: {cpu_share: 40}\n"), query="?activate=true")
+        assert kept.status == 201
+        assert api.sandbox.registered["shop/hello@1"][1].cpu_share == 40
+        assert (await api.push(bundle(text="unnamed"))).status == 201
+
+
+async def test_rates_go_from_ceiling_and_manifest_to_the_sandbox(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        await api.site(ceiling={"output_rate": "1MiB", "sub_request_rate": 20, "rate_burst": "100ms"})
+        refused = await api.push(bundle(more="limits: {output_rate: 2MiB}\n"))
+        assert refused.code == "limits-exceed-ceiling"
+        pushed = await api.push(bundle(more="limits: {output_rate: 512KiB, edge_call_rate: 7}\n"), query="?activate=true")
+        assert pushed.status == 201, pushed.body
+        own = api.sandbox.registered["shop/hello@1"][1].rates
+        assert (own.output_bytes, own.edge_calls, own.sub_requests, own.burst_ns) == (512 * KIB, 7, 20, 10**8)
+        assert api.sandbox.shares["shop"].rates.output_bytes == MIB
+        await api.call("PATCH", "/v1/sites/shop", {"ceiling": {"output_rate": "256KiB"}})
+        assert api.sandbox.shares["shop"].rates.output_bytes == 256 * KIB
+        assert api.sandbox.registered["shop/hello@1"][1].rates.output_bytes == 256 * KIB

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -311,6 +312,20 @@ class TestShares:
             assert used("heavy") == pytest.approx(3 * used("light"), rel=0.3)
             for call in calls:
                 await call.aclose()
+
+    async def test_a_generators_own_cap_holds_whatever_is_idle(self) -> None:
+        async with Monitor(MonitorPolicy(dispatch=DispatchPolicy(slots=1))) as monitor:
+            monitor.register("capped", resident(), limits(cpu_share=10), tenant="shop")
+            assert await ask(monitor, "/ok", key="capped") == b"ok"
+            (status,) = monitor.status().generators
+            assert status.cap == 10
+            started, before = time.monotonic(), status.cpu_ns
+            call = begin(monitor, "/spin", key="capped")
+            await asyncio.sleep(1.5)
+            used = monitor.status().generators[0].cpu_ns - before
+            burst = SECOND_NS // 100 + DispatchPolicy().slice_ns
+            assert 0 < used <= (time.monotonic() - started) * SECOND_NS // 10 + burst + 2 * DispatchPolicy().slice_ns
+            await call.aclose()
 
     async def test_weights_change_while_running(self, monitor: Monitor) -> None:
         monitor.set_weight("probe", 7)

@@ -34,6 +34,7 @@ def site(value: Site, generators: Iterable[Generator]) -> dict[str, object]:
             "client_burst": value.access.client_burst,
         },
         "ceiling": words.show_limits(value.ceiling),
+        "max_generators": value.max_generators,
         "from_config": value.from_config,
         "generators": [generator.name for generator in generators],
     }

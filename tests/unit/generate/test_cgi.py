@@ -66,6 +66,12 @@ def test_no_variable_holds_a_nul() -> None:
     assert all(b"\0" not in name + value for name, value in cgi.environ(request("/a%00b"), b"", client_ip="", request_id=""))
 
 
+def test_a_nul_in_the_path_cuts_nothing_short() -> None:
+    assert variables(request("/a%00b"))[b"PATH_INFO"] == b"/a%00b"
+    assert cgi.holds_nul("/a%00b")
+    assert not cgi.holds_nul("/a?b=%00")
+
+
 @pytest.mark.parametrize(
     ("output", "status", "reason"),
     [

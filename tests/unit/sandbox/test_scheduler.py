@@ -87,6 +87,54 @@ class TestFairness:
         assert len(run(scheduler, turns)) == 2 * len(shares)
 
 
+class TestFloor:
+    """Who answers at once is charged what that costs the others."""
+
+    FLOOR = MS // 10
+
+    def race(self, weights: tuple[int, int], picks: int) -> tuple[int, int]:
+        """CPU time of a leaf that uses it, and how often one that returns it at once was picked meanwhile."""
+        scheduler = Scheduler(quantum_ns=QUANTUM, floor_ns=self.FLOOR)
+        for name, weight in zip(("busy", "flood"), weights, strict=True):
+            scheduler.add((name,), weight)
+            scheduler.wake((name,))
+        used = floods = 0
+        for _ in range(picks):
+            (path,) = scheduler.pick()
+            if path == ("busy",):
+                used += scheduler.charge(path, QUANTUM)
+            else:
+                assert scheduler.charge(path, 0) == self.FLOOR
+                floods += 1
+        return used, floods
+
+    @settings(deadline=None)
+    @given(st.integers(1, 100), st.integers(1, 100), st.integers(1, 500))
+    def test_a_flood_of_instant_answers_costs_as_much_as_a_loop(self, busy: int, flood: int, picks: int) -> None:
+        used, floods = self.race((busy, flood), picks)
+        assert floods * self.FLOOR / flood <= used / busy + QUANTUM / busy + QUANTUM / flood
+
+    def test_a_capped_flood_is_held_to_its_cap(self) -> None:
+        scheduler = Scheduler(quantum_ns=QUANTUM, floor_ns=self.FLOOR)
+        scheduler.add(("flood",), 1)
+        scheduler.set_cap(("flood",), 10, 0)
+        scheduler.wake(("flood",))
+        floods = now = 0
+        while now < 1000 * MS:
+            if scheduler.pick(now):
+                scheduler.charge(("flood",), 0, now)
+                floods += 1
+            else:
+                release = scheduler.next_release_ns()
+                assert release is not None
+                now = release
+        assert floods * self.FLOOR <= 1000 * MS // 10 + 10 * MS + 2 * QUANTUM
+
+    def test_the_floor_is_no_more_than_a_slice(self) -> None:
+        with pytest.raises(ValueError, match="floor"):
+            Scheduler(quantum_ns=1, floor_ns=2)
+
+
 class TestWorkConservation:
     @settings(max_examples=200, deadline=None)
     @given(st.data())

@@ -1,0 +1,198 @@
+"""Holding guests to their rates: output and calls above them wait, log above them is dropped. Timers and callbacks on one loop.
+
+What may pass is `pacing.py`'s to decide. A request whose output waits gets no slice: its VM waits with it, within its wall time;
+nobody else's does. Called by `dispatcher.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from sandbox.call import GuestCall
+from sandbox.lane import Generator
+from sandbox.limits import DEFAULT_RATES, KIB, SECOND_NS, Rates
+from sandbox.pacing import Flow, Gate, Line, bucket
+
+_PIECE_BYTES = 64 * KIB
+_LEAST_PIECE_BYTES = KIB
+_PIECES_A_SECOND = 20
+"""Output that waits flows in pieces, some 50 ms apart, rather than in the bursts that a bucket would allow."""
+_TIMER_SLACK_S = 0.000_1
+
+
+Way = tuple["Keeper", Line]
+"""A site's gate, and a generator's line through it."""
+
+
+class Pacer:
+    """All gates of all sites. `drained` is told when the output of a request that waited has all passed."""
+
+    def __init__(self, drained: Callable[[GuestCall], None]) -> None:
+        self._drained = drained
+        self._rates: dict[str, Rates] = {}
+        self._gates: dict[tuple[str, Flow], Keeper] = {}
+        """Made when something first flows."""
+        self.waiting: set[GuestCall] = set()
+        """Requests whose output waits."""
+
+    def set_rates(self, site: str, rates: Rates) -> None:
+        """What the site's generators may do together, from here on."""
+        self._rates[site] = rates
+        for flow in Flow:
+            if (keeper := self._gates.get((site, flow))) is not None:
+                keeper.retune(rates, flow)
+
+    def forget(self, site: str) -> None:
+        """The site has no generator any more; what waits of it still passes."""
+        self._rates.pop(site, None)
+        for flow in Flow:
+            self._gates.pop((site, flow), None)
+
+    def output(self, call: GuestCall, data: bytes) -> None:
+        """Deliver what the guest has sent: now, or as its rate allows."""
+        keeper, line = self._way(call.owner, Flow.OUTPUT)
+        if not call.held and keeper.gate.take(line, len(data), keeper.now_ns()):
+            call.deliver(data)
+            return
+        call.held.append(memoryview(data))
+        if call.ticket is None:
+            call.owner.delayed += 1
+            self.waiting.add(call)
+            self._next_piece(call)
+
+    def drop(self, call: GuestCall) -> None:
+        """The request is over: what waits of it never passes."""
+        self.waiting.discard(call)
+        call.held.clear()
+        if (ticket := call.ticket) is not None:
+            call.ticket = None
+            keeper, _ = self._way(call.owner, Flow.OUTPUT)
+            keeper.gate.leave(ticket)
+            keeper.wind()
+
+    def log(self, call: GuestCall, data: bytes) -> None:
+        """Hand on as much of the log as the rate allows; count the rest, and say so in the log as soon as there is room."""
+        generator = call.owner
+        self.own_up(call)
+        keeper, line = self._way(generator, Flow.LOG)
+        kept = keeper.gate.take_some(line, len(data), keeper.now_ns())
+        lost = len(data) - kept
+        call.log_dropped_bytes += lost
+        generator.log_dropped_bytes += lost
+        generator.log_untold_bytes += lost
+        if kept:
+            call.tell(data[:kept])
+
+    def own_up(self, call: GuestCall) -> None:
+        """Say in the log what was dropped of it, if its rate has room for that."""
+        generator = call.owner
+        if not generator.log_untold_bytes:
+            return
+        keeper, line = self._way(generator, Flow.LOG)
+        rate = min(line.bucket.rate, keeper.gate.bucket.rate)
+        notice = f"({generator.log_untold_bytes} bytes of log dropped: more than {rate} a second)\n".encode()
+        if keeper.gate.take(line, len(notice), keeper.now_ns()):
+            generator.log_untold_bytes = 0
+            call.tell(notice)
+
+    async def turn(self, generator: Generator, flow: Flow) -> None:
+        """Return when one call may be made."""
+        keeper, line = self._way(generator, flow)
+        if keeper.gate.take(line, 1, keeper.now_ns()):
+            return
+        generator.delayed += 1
+        here: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ticket = keeper.gate.wait(line, 1, lambda: _settle(here), keeper.now_ns())
+        keeper.wind()
+        try:
+            await here
+        finally:
+            keeper.gate.leave(ticket)
+
+    def close(self) -> None:
+        """Let nothing pass any more."""
+        for keeper in self._gates.values():
+            keeper.close()
+
+    def _next_piece(self, call: GuestCall) -> None:
+        keeper, line = self._way(call.owner, Flow.OUTPUT)
+        rate = min(line.bucket.rate, keeper.gate.bucket.rate)
+        smooth = max(_LEAST_PIECE_BYTES, rate // _PIECES_A_SECOND)
+        size = min(len(call.held[0]), keeper.gate.most(line), smooth, _PIECE_BYTES)
+        call.ticket = keeper.gate.wait(line, size, lambda: self._piece_passed(call, size), keeper.now_ns())
+        keeper.wind()
+
+    def _piece_passed(self, call: GuestCall, size: int) -> None:
+        if call.ticket is None:
+            return  # it ended while others passed
+        call.ticket = None
+        data = call.held.popleft()
+        if size < len(data):
+            call.held.appendleft(data[size:])
+        call.deliver(bytes(data[:size]))
+        if call.held:
+            self._next_piece(call)
+        else:
+            self.waiting.discard(call)
+            self._drained(call)
+
+    def _way(self, generator: Generator, flow: Flow) -> Way:
+        """The site's gate, and the generator's line through it."""
+        site = generator.path[0]
+        found = generator.ways.get(flow)
+        if found is None:
+            keeper = self._gates.get((site, flow))
+            if keeper is None:
+                keeper = self._gates[site, flow] = Keeper(self._rates.get(site, DEFAULT_RATES), flow)
+            found = generator.ways[flow] = keeper, Line(bucket(generator.limits.rates, flow, keeper.now_ns()))
+        return found
+
+
+class Keeper:
+    """A gate and its timer."""
+
+    __slots__ = ("_loop", "_running", "_timer", "gate")
+
+    def __init__(self, rates: Rates, flow: Flow) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._running = False
+        self.gate = Gate(bucket(rates, flow, self.now_ns()))
+
+    def now_ns(self) -> int:
+        return int(self._loop.time() * SECOND_NS)
+
+    def retune(self, rates: Rates, flow: Flow) -> None:
+        self.gate.retune(rates, flow, self.now_ns())
+        self.wind()
+
+    def wind(self) -> None:
+        """Somebody came or left: see to it that the gate is looked at in time. Nobody passes within this call."""
+        if self._running:
+            return
+        self.close()
+        now_ns = self.now_ns()
+        if (next_ns := self.gate.next_ns(now_ns)) is not None:
+            self._timer = self._loop.call_at(max(now_ns, next_ns) / SECOND_NS + _TIMER_SLACK_S, self._run)
+
+    def _run(self) -> None:
+        """Let pass whatever may; those who pass may come back at once."""
+        self._running = True
+        try:
+            while passed := self.gate.advance(self.now_ns()):
+                for ticket in passed:
+                    ticket.passed()
+        finally:
+            self._running = False
+        self.wind()
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _settle(here: asyncio.Future[None]) -> None:
+    if not here.done():
+        here.set_result(None)
