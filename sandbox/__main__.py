@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--vms", type=_count, default=200, metavar="N", help="warm VMs at once (default 200)")
     bench.add_argument("--quick", action="store_true", help="load for fewer seconds: rougher figures")
     bench.add_argument("--plots", type=Path, metavar="DIR", help="draw throughput.png and shares.png there (needs matplotlib)")
+    bench.add_argument("--peers", action="store_true", help="also what others take for the same page, as far as they are here")
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     shown = commands.add_parser("jail", help="show which layers of a worker's jail are in force here, and its system call filter")
     shown.add_argument("--json", action="store_true", help="print one JSON object")
@@ -190,7 +191,7 @@ def _bench(options: argparse.Namespace) -> int:
     if folder is not None:
         plots.check()
     effort = figures.QUICK if options.quick else figures.FULL
-    found = figures.run(options.engine, options.vms, effort, say, plots=folder is not None)
+    found = figures.run(options.engine, options.vms, effort, say, plots=folder is not None, peers=options.peers)
     if folder is not None and found.changing is not None:
         for path in plots.draw(folder, found.throughputs, found.changing):
             say(f"drew {path}")

@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox import landlock, seccomp
+from sandbox.cgroup import NO_CGROUP, CgroupParent
 from sandbox.engines import kvm_api
 from sandbox.errors import JailError
+from sandbox.footprint import physical_bytes
 from sandbox.limits import MIB
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -31,12 +33,16 @@ _CAPABILITY_VERSION_3 = 0x20080522
 _LAST_CAPABILITY = 63
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = 1, 2, 4, 8, 0x4000, 1 << 18
 _MNT_DETACH = 2
+_OWN_TASKS = 4
+"""The vCPU's thread, the watchdog, and room for what a library starts and ends before the filter."""
 _MOUNT_POINTS = ("/tmp", "/proc", "/dev", "/etc")  # noqa: S108  nothing is put there: an empty root is mounted over it
 
 
 class Layer(enum.StrEnum):
     """One thing that stands between an escaped guest and the machine, in the order of application."""
 
+    CGROUP = "cgroup"
+    """A control group bounds its memory and its tasks."""
     DESCRIPTORS = "descriptors"
     """No inherited file is open."""
     NETWORK_NAMESPACE = "network-namespace"
@@ -91,6 +97,9 @@ class JailPolicy:
     group_id: int = 65534
     address_space_bytes: int = 64 << 30
     """RLIMIT_AS. A VM's window counts whole, though only what is written to takes memory."""
+    memory_bytes: int = physical_bytes() * 3 // 4
+    """memory.max of its control group, templates and the kernel's own memory for it included: a last bound, beyond the budgets
+    within which idle workers are parked."""
     memfd_bytes: int = 4 << 30
     """RLIMIT_FSIZE: the largest template."""
     open_files: int = 4096
@@ -139,7 +148,13 @@ class _Ledger:
 
 
 def enter(
-    policy: JailPolicy, parent: int, keep: Iterable[int], *, open_files: Callable[[], None], start: Callable[[], None]
+    policy: JailPolicy,
+    parent: int,
+    keep: Iterable[int],
+    *,
+    open_files: Callable[[], None],
+    start: Callable[[], None],
+    cgroup: CgroupParent = NO_CGROUP,
 ) -> JailReport:
     """Give everything up, for ever, and say what worked.
 
@@ -149,6 +164,7 @@ def enter(
     Raises JailError when a required layer is missing; the process is half jailed then, and must exit.
     """
     ledger = _Ledger()
+    ledger.attempt(Layer.CGROUP, lambda: cgroup.join(_group_limits(policy)))
     ledger.attempt(Layer.DESCRIPTORS, lambda: _close_descriptors(keep))
     open_files()
     with suppress(OSError):  # a favour to the rest of the machine, not a layer
@@ -172,6 +188,12 @@ def enter(
     if lacking:
         raise JailError(f"required, but not to be had here: {', '.join(lacking)}")
     return report
+
+
+def _group_limits(policy: JailPolicy) -> dict[str, int | str]:
+    """Files of the controllers memory and pids. On kvm the kernel starts a thread for each VM, which has two descriptors."""
+    tasks = _OWN_TASKS + (policy.open_files // 2 if policy.engine == "kvm" else 0)
+    return {"memory.max": policy.memory_bytes, "pids.max": tasks}
 
 
 def _rules(policy: JailPolicy) -> tuple[seccomp.Rule, ...]:

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from sandbox import wire
+from sandbox.cpuclock import CpuClock
 from sandbox.errors import JailError, WorkerLost
 from sandbox.jail import JailPolicy, JailReport
 from sandbox.limits import Limits
@@ -32,19 +32,17 @@ EXIT_TIMEOUT_S = 5.0
 """For a zygote whose channel is closed to kill its workers and go; then it is killed."""
 _ROOT = str(Path(__file__).resolve().parent.parent)
 
-_clock_ns = time.clock_gettime_ns
-
 
 class WorkerHandle:
     """One worker: its channel, its process, its CPU clock. `on_message` and `on_lost` are set by whoever uses it."""
 
-    def __init__(self, pid: int, sock: socket.socket, pidfd: int) -> None:
+    def __init__(self, pid: int, sock: socket.socket, pidfd: int, *, engine: str = "unicorn") -> None:
         self.pid = pid
         self.report = JailReport((), ())
         self.on_message: Callable[[wire.FromWorker], None] = self._unexpected
         self.on_lost: Callable[[str], None] = lambda _: None
         self.lost = False
-        self._clock = ~pid << 3 | 2  # clock_getcpuclockid(3): CPUCLOCK_SCHED of a process
+        self._clock = CpuClock(pid, many_threads=engine == "kvm")
         self._used_ns = 0
         self._sock = sock
         self._pidfd = pidfd
@@ -57,10 +55,7 @@ class WorkerHandle:
     def cpu_ns(self) -> int:
         """CPU time of the whole process as the kernel counts it; of a lost one, what it was. No word of the worker's is taken."""
         if not self.lost:
-            try:
-                self._used_ns = _clock_ns(self._clock)
-            except OSError:
-                return self._used_ns
+            self._used_ns = self._clock.read_ns()
         return self._used_ns
 
     def send(self, message: msgspec.Struct, fds: tuple[int, ...] = ()) -> None:
@@ -118,6 +113,7 @@ class WorkerHandle:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         os.close(self._pidfd)
+        self._clock.close()
         self._sock.close()
 
     def _readable(self) -> None:
@@ -172,7 +168,7 @@ class Spawner:
         try:
             async with asyncio.timeout(SPAWN_TIMEOUT_S):
                 pid, channel, pidfd = await self._fork()
-                handle = WorkerHandle(pid, socket.socket(fileno=channel), pidfd)
+                handle = WorkerHandle(pid, socket.socket(fileno=channel), pidfd, engine=self._policy.engine)
                 try:
                     await self._greet(handle)
                 except BaseException:

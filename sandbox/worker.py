@@ -13,6 +13,7 @@ import time
 from typing import NoReturn, assert_never
 
 from sandbox import events, jail, vm, wire
+from sandbox.cgroup import CgroupParent
 from sandbox.engines import kvm
 from sandbox.engines.watchdog import watchdog
 from sandbox.errors import EngineUnavailable, ImageError, JailError
@@ -203,13 +204,20 @@ def _read(fd: int, size: int) -> bytes:
     return data
 
 
-def main(sock: socket.socket, policy: JailPolicy, parent: int) -> NoReturn:
-    """Enter the jail and serve; never returns, and runs none of the forking process's exit handlers."""
+def main(sock: socket.socket, policy: JailPolicy, parent: int, cgroup: CgroupParent) -> NoReturn:
+    """Enter a control group and the jail and serve; never returns, and runs none of the forking process's exit handlers."""
     status = 70
     try:
         channel = wire.BlockingChannel(sock, wire.TO_WORKER, wire.TO_WORKER_BYTES)
         try:
-            report = jail.enter(policy, parent, [sock.fileno()], open_files=lambda: _open_files(policy), start=_start_threads)
+            report = jail.enter(
+                policy,
+                parent,
+                [sock.fileno()],
+                open_files=lambda: _open_files(policy),
+                start=_start_threads,
+                cgroup=cgroup,
+            )
             channel.send(wire.Hello(report))
             Worker(channel).serve()
             status = 0

@@ -15,7 +15,7 @@ import sys
 from contextlib import suppress
 
 import sandbox.engines.unicorn  # noqa: F401  for the workers: they cannot import any more
-from sandbox import jail, wire, worker
+from sandbox import cgroup, jail, wire, worker
 
 MAX_WORKERS = 4096
 """A monitor that asks for more has gone mad."""
@@ -24,8 +24,9 @@ MAX_WORKERS = 4096
 class Zygote:
     """Forks, reaps, reports. One thread; forking is only safe while that is so."""
 
-    def __init__(self, channel: wire.BlockingChannel[wire.ToZygote]) -> None:
+    def __init__(self, channel: wire.BlockingChannel[wire.ToZygote], group: cgroup.CgroupParent) -> None:
         self._channel = channel
+        self._group = group
         self._workers: dict[int, int] = {}
         """Process ids by pidfd."""
         self._poll = select.poll()
@@ -47,7 +48,9 @@ class Zygote:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             os.waitpid(pid, 0)
             os.close(pidfd)
+            self._group.remove(pid)
         self._workers.clear()
+        self._group.close()
         self._channel.close()
 
     def _listen(self) -> bool:
@@ -76,7 +79,7 @@ class Zygote:
                 self._channel.send(wire.SpawnFailed(message.serial, str(error)))
                 return
             if pid == 0:
-                worker.main(theirs, message.policy, zygote)
+                worker.main(theirs, message.policy, zygote, self._group)
             pidfd = os.pidfd_open(pid)
             self._workers[pidfd] = pid
             self._poll.register(pidfd, select.POLLIN)
@@ -87,6 +90,7 @@ class Zygote:
         pid = self._workers.pop(pidfd)
         os.close(pidfd)
         _, status = os.waitpid(pid, 0)
+        self._group.remove(pid)
         self._channel.send(wire.Died(pid, os.waitstatus_to_exitcode(status)))
 
 
@@ -95,7 +99,7 @@ def main(arguments: list[str]) -> int:
     fd, parent = (int(argument) for argument in arguments)
     jail.die_with(parent)
     channel = wire.BlockingChannel(socket.socket(fileno=fd), wire.TO_ZYGOTE, wire.ZYGOTE_BYTES)
-    zygote = Zygote(channel)
+    zygote = Zygote(channel, cgroup.prepare([parent]))
     gc.collect()
     gc.freeze()
     try:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
-from sandbox.bench import crowd, fairness, guests, machine
+from sandbox.bench import crowd, fairness, guests, machine, neighbour
+from sandbox.bench import peers as others
 from sandbox.engines import ENGINES
 from sandbox.errors import EngineUnavailable
-from sandbox.program import Program
+from sandbox.program import Convention, Program
 
 _ENGINE_KEYS: Final = ("resident_call_us", "resident_call_p99_us", "fork_us", "warm_vm_kib", "create_and_boot_ms")
 _FEW: Final = 10
 """Generators whose throughput is what that of others is compared with."""
 _PLOT_COUNTS: Final = (1, 3, 10, 30, 100, 300)
+_PEERS_FOLDER: Final = Path(".run") / "peers"
 _PLOT_WEIGHTS: Final = (1, 2, 3, 4)
 """Nobody is promised a whole slot: who never leaves its slot gets what the host gives that one process."""
 _PLOT_CHANGE: Final = {0: 5}
@@ -33,10 +36,13 @@ class Effort:
     """Sizes of the crowds that are compared with a few."""
     saturating: int = 50
     """Generators that share two workers, with weights from 1 on."""
+    neighbour_calls: int = 1000
+    """Requests of the well-behaved neighbour, alone and again beside `looping` generators."""
+    looping: int = neighbour.LOOPING
 
 
 FULL: Final = Effort(load_s=10.0, fairness_s=10.0, calls=machine.CALLS)
-QUICK: Final = Effort(load_s=4.0, fairness_s=4.0, calls=500)
+QUICK: Final = Effort(load_s=4.0, fairness_s=4.0, calls=500, neighbour_calls=200)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,9 @@ class Figures:
     shares: fairness.Shares
     many: tuple[int, ...]
     """The crowds that the figures name; others are for the plot."""
+    neighbourhood: neighbour.Neighbourhood
+    peers: tuple[others.Peer, ...] = ()
+    """Where they were asked for."""
     changing: fairness.Shares | None = None
     """Of a few generators, one of whose weights is changed in the middle: for the plot."""
 
@@ -63,6 +72,7 @@ class Figures:
             "parked_kib": round(self.parked_kib, 2),
             **{f"throughput_ratio_{count}": round(self.ratio(count), 3) for count in self.many},
             "fairness_error": round(self.shares.error, 4),
+            **({"peers": {peer.name: peer.as_json() for peer in self.peers}} if self.peers else {}),
         }
 
     def as_text(self) -> str:
@@ -83,11 +93,26 @@ class Figures:
             for count, answers in self.throughputs.items()
         ]
         lines.append(f"  fairness error            {self.shares.error:8.4f}  ({len(self.shares.weights)} saturating generators)")
+        near = self.neighbourhood
+        lines.append("a neighbour's answer, through the monitor")
+        for where, took in (("alone", near.alone), (f"beside {near.looping} that loop", near.beside)):
+            lines.append(f"  {where:25} {took.p50_us:8.0f} us   p99 {took.p99_us:.0f} us")
+        if self.peers:
+            lines.append("the same page made by others")
+        for peer in self.peers:
+            if peer.found is None:
+                lines.append(f"  {peer.name:25} skipped: {peer.skipped}")
+            else:
+                lines.append(f"  {peer.name:25} {peer.found.p50_us:8.0f} us   p99 {peer.found.p99_us:.0f} us   ({peer.holds})")
         return "\n".join(lines)
 
 
-def run(engine: str, vms: int, effort: Effort, say: Callable[[str], None], *, plots: bool = False) -> Figures:
-    """Measure everything; `engine` "auto" measures VMs on each engine that works here, and the monitor as it would choose itself.
+def run(
+    engine: str, vms: int, effort: Effort, say: Callable[[str], None], *, plots: bool = False, peers: bool = False
+) -> Figures:
+    """Measure everything, peers where asked for.
+
+    `engine` "auto" measures VMs on each engine that works here, and the monitor as it would choose itself.
 
     Raises EngineUnavailable, SdkError where the guests cannot be built, or SandboxError where they misbehave.
     """
@@ -102,6 +127,9 @@ def run(engine: str, vms: int, effort: Effort, say: Callable[[str], None], *, pl
             if engine != "auto":
                 raise
             say(str(unavailable))
+    asked = _peers(engines, effort.calls, say) if peers else ()
+    say("a neighbour, alone and beside looping generators")
+    near = asyncio.run(neighbour.measure(page, burner, engine=engine, calls=effort.neighbour_calls, looping=effort.looping))
     say("what a parked generator takes")
     parked = asyncio.run(crowd.parked_kib(page, effort.many[-1], engine=engine))
     say("fairness")
@@ -114,9 +142,15 @@ def run(engine: str, vms: int, effort: Effort, say: Callable[[str], None], *, pl
     counts = tuple(sorted({_FEW, *effort.many, *(_PLOT_COUNTS if plots else ())}))
     say(f"throughput of {', '.join(map(str, counts))} generators: booting them takes a minute")
     throughputs = asyncio.run(crowd.throughputs(page, counts, engine=engine, seconds=effort.load_s))
-    return Figures(engines, parked, throughputs, shares, effort.many, changing)
+    return Figures(engines, parked, throughputs, shares, effort.many, near, asked, changing)
 
 
 async def _fairness(burner: Program, engine: str, effort: Effort) -> fairness.Shares:
     weights = range(1, effort.saturating + 1)
     return await fairness.measure(burner, weights, engine=engine, seconds=effort.fairness_s)
+
+
+def _peers(engines: Iterable[str], calls: int, say: Callable[[str], None]) -> tuple[others.Peer, ...]:
+    program = guests.build("page_cgi", Convention.CGI)
+    ours = tuple(others.ours(name, machine.cgi_calls(program, name, others.WARM_UP + calls)) for name in engines)
+    return ours + others.measure(program.image, calls, say, install=_PEERS_FOLDER)

@@ -23,9 +23,9 @@ REQUEST: Final = GuestRequest(
 )
 
 
-def build(name: str) -> Program:
-    """`page` makes a page of about 600 bytes, `burner` never ends. Raises SdkError where there is no compiler."""
+def build(name: str, convention: Convention = Convention.RESIDENT) -> Program:
+    """`page` makes a page of about 600 bytes, `page_cgi` too, `burner` never ends. Raises SdkError where there is no compiler."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / name
         compile_c([Path(__file__).with_name(f"{name}.c")], output)
-        return Program(output.read_bytes(), Convention.RESIDENT, name)
+        return Program(output.read_bytes(), convention, name)

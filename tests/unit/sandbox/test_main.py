@@ -6,6 +6,8 @@ import asyncio
 import io
 import itertools
 import json
+import re
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.__main__ import main
-from sandbox.bench import crowd, figures, plots
+from sandbox.bench import crowd, figures, neighbour, peers, plots
 from sandbox.bench.fairness import Shares, share_error
 from sandbox.errors import SandboxError
 from sandbox.jail import Layer
@@ -102,9 +104,12 @@ def test_usage_errors_are_two(arguments: list[str], capfd: pytest.CaptureFixture
     assert capfd.readouterr().err.startswith("python -m sandbox")
 
 
+TINY = figures.Effort(load_s=0.2, fairness_s=0.3, calls=20, many=(12, 15), saturating=3, neighbour_calls=5, looping=2)
+
+
 @pytest.mark.timeout(400)
 def test_bench_prints_measured_figures(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "QUICK", figures.Effort(load_s=0.2, fairness_s=0.3, calls=20, many=(12, 15), saturating=3))
+    monkeypatch.setattr(figures, "QUICK", TINY)
     assert main(["bench", "--quick", "--vms", "3", "--engine", "unicorn", "--json"]) == 0
     found = json.loads(capfd.readouterr().out)
     assert set(found) == {"engines", "parked_kib", "throughput_ratio_12", "throughput_ratio_15", "fairness_error"}
@@ -119,6 +124,33 @@ def test_bench_prints_measured_figures(capfd: pytest.CaptureFixture[str], monkey
     assert all(value > 0 for value in found["engines"]["unicorn"].values())
     assert all(found[f"throughput_ratio_{count}"] > 0 for count in (12, 15))
     assert 0 <= found["fairness_error"] < 2
+
+
+@pytest.mark.timeout(400)
+def test_bench_tells_peers_and_a_neighbour(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "QUICK", TINY)
+    monkeypatch.setattr(figures, "_PEERS_FOLDER", None)  # nothing is installed by a test
+    assert main(["bench", "--quick", "--vms", "3", "--engine", "unicorn", "--peers"]) == 0
+    told = capfd.readouterr().out
+    for line in ("alone", "beside 2 that loop", "this sandbox, unicorn", "fork and exec"):
+        assert re.search(rf"{line} +\d+ us   p99 \d+ us", told), line
+    for peer in ("nginx, fcgiwrap", "wasmtime", "workerd"):
+        assert re.search(rf"{peer} +(\d+ us|skipped: .)", told), peer
+
+
+def test_peers_that_are_missing_are_skipped_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    monkeypatch.setitem(sys.modules, "wasmtime", None)
+    found = {peer.name: peer for peer in peers.measure(b"\x7fELF", 1, lambda _: None, install=None)}
+    assert all(peer.found is None and peer.skipped for peer in found.values())
+    assert found["wasmtime"].as_json() == {"skipped": "not installed: pip install 'edgecache[bench]'"}
+    assert found["workerd"].skipped == "not installed"
+
+
+def test_a_neighbour_beside_a_generator_that_ends_is_no_measurement() -> None:
+    page, ends = Program(image(serve(ECHO)), Convention.RESIDENT), Program(image(serve(b"\x0f\x0b")), Convention.RESIDENT)
+    with pytest.raises(SandboxError, match=r"a looping generator ended"):
+        asyncio.run(neighbour.measure(page, ends, engine="unicorn", calls=3, looping=1))
 
 
 def test_a_guest_that_fails_fails_the_benchmark() -> None:

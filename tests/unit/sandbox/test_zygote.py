@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from sandbox import jail, wire, zygote
+from sandbox.cgroup import NO_CGROUP
 from sandbox.jail import JailPolicy, Layer
 from tests.integration.monitor_support import alive
 from tests.unit.sandbox.forked import run_forked
@@ -76,7 +77,7 @@ def test_it_forks_reports_and_takes_its_workers_with_it() -> None:
 def test_it_forks_no_more_than_its_bound(monkeypatch: pytest.MonkeyPatch, ends: tuple[socket.socket, socket.socket]) -> None:
     monkeypatch.setattr(zygote, "MAX_WORKERS", 0)
     ours, theirs = ends
-    process = zygote.Zygote(wire.BlockingChannel(theirs, wire.TO_ZYGOTE, wire.ZYGOTE_BYTES))
+    process = zygote.Zygote(wire.BlockingChannel(theirs, wire.TO_ZYGOTE, wire.ZYGOTE_BYTES), NO_CGROUP)
     wire.send_frame(ours, wire.Spawn(1, JailPolicy()))
     wire.send_frame(ours, wire.Spawn(2, JailPolicy()))
     ours.shutdown(socket.SHUT_WR)
@@ -94,7 +95,7 @@ def test_what_it_cannot_do_it_says(name: str, monkeypatch: pytest.MonkeyPatch, e
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(zygote.socket if name == "socketpair" else zygote.os, name, fail)
-    process = zygote.Zygote(wire.BlockingChannel(theirs, wire.TO_ZYGOTE, wire.ZYGOTE_BYTES))
+    process = zygote.Zygote(wire.BlockingChannel(theirs, wire.TO_ZYGOTE, wire.ZYGOTE_BYTES), NO_CGROUP)
     process._spawn(wire.Spawn(1, JailPolicy()))
     message = wire.BlockingChannel(ours, wire.FROM_ZYGOTE, wire.ZYGOTE_BYTES).receive()
     assert isinstance(message, wire.SpawnFailed)
