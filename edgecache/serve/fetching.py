@@ -98,6 +98,11 @@ class Fetcher:
         self._replay_bytes = replay_bytes
         self.purges = RecentPurges()
 
+    def change(self, settings: ServeSettings, replay_bytes: int) -> None:
+        """Go on with these."""
+        self._settings = settings
+        self._replay_bytes = replay_bytes
+
     def forwarded(self, call: Call, *, whole: bool = False, conditional: Headers | None = None) -> Request:
         """The request as sources get it. Raises NotForwardable."""
         request = call.request

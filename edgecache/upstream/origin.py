@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import cast
@@ -24,6 +25,7 @@ from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol
 from edgecache.upstream.settings import UpstreamSettings
 
 _BODILESS = frozenset({204, 304})
+_RETIRE_SECONDS = 0.5
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """RFC 9110 section 9.2.2: may be sent again where no answer has begun."""
 _SKIPPED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
@@ -67,14 +69,15 @@ class OriginClient:
     def __init__(self, settings: UpstreamSettings) -> None:
         self.settings = settings
         self.ejection = Ejection(settings.ejection_failures, settings.ejection_time)
+        self._connector = OriginConnector(
+            limit=settings.max_connections,
+            limit_per_host=settings.max_connections_per_origin,
+            keepalive_timeout=settings.keepalive_timeout,
+            ttl_dns_cache=int(settings.dns_ttl),
+            enable_cleanup_closed=False,
+        )
         self._session = aiohttp.ClientSession(
-            connector=OriginConnector(
-                limit=settings.max_connections,
-                limit_per_host=settings.max_connections_per_origin,
-                keepalive_timeout=settings.keepalive_timeout,
-                ttl_dns_cache=int(settings.dns_ttl),
-                enable_cleanup_closed=False,
-            ),
+            connector=self._connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=_SKIPPED,
@@ -88,6 +91,14 @@ class OriginClient:
 
     def origins(self, base_urls: tuple[str, ...]) -> Origins:
         return Origins(self, base_urls)
+
+    async def retire(self, within_seconds: float) -> None:
+        """Close it once no exchange is under way any more, or when the time is up: nobody begins another."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_seconds):
+                while self._connector.busy:  # noqa: ASYNC110 - aiohttp tells nobody
+                    await asyncio.sleep(_RETIRE_SECONDS)
+        await self.close()
 
     async def close(self) -> None:
         await self._session.close()

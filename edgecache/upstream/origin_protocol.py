@@ -155,3 +155,8 @@ class OriginConnector(aiohttp.TCPConnector):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._factory: Any = partial(OriginProtocol, loop=self._loop)
+
+    @property
+    def busy(self) -> bool:
+        """Whether an exchange is under way."""
+        return bool(self._acquired)
