@@ -12,6 +12,7 @@ import random
 import signal
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -33,11 +34,13 @@ from edgecache.processes.entry import prepare
 from edgecache.processes.fleet import Fleet
 from edgecache.processes.guests import GuestHost
 from edgecache.processes.path import RequestPath
+from edgecache.processes.reload import reloaded
 from edgecache.processes.settings import part, whole
 from edgecache.serve.certificates import CertificateError
 from edgecache.serve.fetching import Call
 from edgecache.sites import SiteTable
 from edgecache.source import Culprit, Source, SourceError
+from edgecache.yamlform import FormError
 from sandbox import End, GuestFailed, Monitor, Outcome, Usage
 
 _log: Final = logging.getLogger(__name__)
@@ -108,8 +111,47 @@ class Edge:
         await self._control.listen()
         return served, Address(*self._control.address)
 
-    async def reload(self) -> None:
-        """Open the log again, after rotation, and read the certificates again, after renewal."""
+    async def reload(self, read: Callable[[], Config] | None) -> None:
+        """Open the log and read the certificates again; then the configuration, where `read` does that.
+
+        What is wrong is said, and what was in force stays.
+        """
+        await self._reopen()
+        if read is None:
+            return
+        try:
+            config = await asyncio.to_thread(read)
+        except FormError as error:
+            mistakes = "".join(f"\n  {problem}" for problem in error.problems)
+            _log.error("the configuration in use stays, for the new one cannot be used:%s", mistakes)
+            return
+        await self._apply(config)
+
+    async def _apply(self, read: Config) -> None:
+        config, kept = reloaded(self._config, read)
+        if kept:
+            _log.warning(
+                "not changed while running: %s; for these, restart the edge, or upgrade it in place (SIGUSR2)", ", ".join(kept)
+            )
+        self._config = config
+        failures: tuple[str, ...] = ()
+        try:
+            if self._path is not None:
+                self._path.change(whole(config))
+        except (CertificateError, OSError) as error:
+            failures = (str(error),)
+        if self._fleet is not None:
+            failures = await self._fleet.apply(part(config))
+        try:
+            await self._control.redeclare(config.sites, config.clusters)
+        except StateError as error:
+            failures = (*failures, f"sites and clusters stay as they were: {error}")
+        for failure in failures:
+            _log.error("the configuration is in force but for this: %s", failure)
+        if not failures:
+            print(f"edgecache: the configuration {config.source} is in force", flush=True)
+
+    async def _reopen(self) -> None:
         try:
             if self._path is not None:
                 self._path.reopen()
@@ -224,10 +266,21 @@ def _address(sock: socket.socket) -> Address:
     return Address(str(host), int(port))
 
 
-async def run(config: Config) -> int:
+async def _reload(edge: Edge, read: Callable[[], Config] | None, again: asyncio.Event) -> None:
+    """One reload after another, for ever."""
+    while True:
+        await again.wait()
+        again.clear()
+        try:
+            await edge.reload(read)
+        except Exception:
+            _log.exception("the configuration was not read again")
+
+
+async def run(config: Config, read: Callable[[], Config] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. A second signal does not wait for requests in flight.
 
-    Raises what `Edge.start` raises.
+    On SIGHUP `read` gives the configuration as it is then; it raises FormError. Raises what `Edge.start` raises.
     """
     prepare()
     loop = asyncio.get_running_loop()
@@ -235,14 +288,8 @@ async def run(config: Config) -> int:
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, stop.set)
     edge = Edge(config)
-    reloading: set[asyncio.Task[None]] = set()
-
-    def reload() -> None:
-        task = loop.create_task(edge.reload())
-        reloading.add(task)
-        task.add_done_callback(reloading.discard)
-
-    loop.add_signal_handler(signal.SIGHUP, reload)
+    again = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, again.set)
     try:
         starting = asyncio.ensure_future(edge.start())
         waiting = asyncio.ensure_future(stop.wait())
@@ -252,7 +299,10 @@ async def run(config: Config) -> int:
             scheme = "http" if config.control.tls_certificate is None else "https"
             also = f" and https://{edge.secure}" if edge.secure else ""
             print(f"edgecache: serving on http://{served}{also}, control on {scheme}://{control}", flush=True)
+            reloading = loop.create_task(_reload(edge, read, again))
             await stop.wait()
+            reloading.cancel()
+            await asyncio.gather(reloading, return_exceptions=True)
         starting.cancel()
         waiting.cancel()
         with suppress(asyncio.CancelledError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,10 +37,14 @@ def serve(
 
     if config is not None and origin is not None:
         raise click.UsageError("give CONFIG or --origin, not both; in a file, origins belong to its sites")
+
+    def read() -> Config:
+        read = _load(config) if config is not None else from_origin(origin) if origin is not None else _without_sites()
+        return read.overridden(listen=listen, control=control, engine=engine, state=state, processes=processes)
+
     with from_form():
-        settings = _load(config) if config is not None else from_origin(origin) if origin is not None else _without_sites()
-        settings = settings.overridden(listen=listen, control=control, engine=engine, state=state, processes=processes)
-    return _run(settings)
+        settings = read()
+    return _run(settings, read if config is not None else None)
 
 
 @click.command()
@@ -65,7 +70,7 @@ def _without_sites() -> Config:
     return Config()
 
 
-def _run(settings: Config) -> int:
+def _run(settings: Config, read: Callable[[], Config] | None) -> int:
     from edgecache.control.listener import BindRefused  # noqa: PLC0415 (as above)
     from edgecache.control.state import StateError  # noqa: PLC0415
     from edgecache.edge import run  # noqa: PLC0415
@@ -75,7 +80,7 @@ def _run(settings: Config) -> int:
     from sandbox.errors import SandboxError  # noqa: PLC0415
 
     try:
-        return run_loop(run(settings))
+        return run_loop(run(settings, read))
     except KeyboardInterrupt:
         return 0
     except BindRefused as error:

@@ -43,6 +43,21 @@ class Clusters:
                 self._clusters[cluster.name] = cluster
                 self._tell(cluster)
 
+    async def redeclare(self, declared: Iterable[Cluster]) -> frozenset[str]:
+        """Take these for what was declared before; names of clusters that are none any more, for `drop`. Raises StateError."""
+        stored = {cluster.name: cluster for cluster in await self._state.clusters()}
+        self._declared = {cluster.name: replace(cluster, from_config=True) for cluster in declared}
+        before = self._clusters.keys()
+        self._clusters = {DEFAULT_CLUSTER: Cluster(DEFAULT_CLUSTER), **stored, **self._declared}
+        for cluster in self._clusters.values():
+            self._tell(cluster)
+        return frozenset(before - self._clusters.keys())
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Have the monitor forget clusters in which no site is left."""
+        for name in names:
+            self._scales.remove_cluster(name)
+
     def all(self) -> tuple[Cluster, ...]:
         return tuple(sorted(self._clusters.values(), key=lambda cluster: cluster.name))
 

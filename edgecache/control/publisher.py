@@ -59,6 +59,26 @@ class Publisher:
             self._publish()
             await self._published()
 
+    async def redeclare(self, config_sites: Iterable[Site]) -> None:
+        """Take these in place of what was declared before, and publish. Raises StateError, and nothing is changed."""
+        async with self.editing, self._changing:
+            declared = {site.name: replace(site, from_config=True) for site in config_sites}
+            await self._state.declare(declared)
+            stored = await self._state.sites()
+            before, self._config = self._config, declared
+            sites: dict[str, Site] = {}
+            try:
+                for site in (*(site for site in stored if site.name not in declared), *declared.values()):
+                    sites[site.name] = await self._built(self._with_free_hosts(site))
+            except BaseException:
+                self._config = before
+                raise
+            for name in self._sites.keys() - sites.keys():
+                self._registry.want(name, SiteShare(), ())
+            self._sites = sites
+            self._publish()
+            await self._published()
+
     def site(self, name: str) -> Site | None:
         return self._sites.get(name)
 

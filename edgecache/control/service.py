@@ -142,6 +142,12 @@ class Control:
             await self.close()
             raise
 
+    async def redeclare(self, sites: Iterable[Site], clusters: Iterable[Cluster]) -> None:
+        """Take these in place of what the configuration declared before. Raises StateError."""
+        gone = await self._clusters.redeclare(clusters)
+        await self._publisher.redeclare(sites)
+        self._clusters.drop(gone)
+
     async def close(self) -> None:
         """Finish the requests at hand, then close state. Idempotent."""
         if self._runner is not None:

@@ -165,6 +165,22 @@ class AccessLog:
         self._reopen.set()
         self._wake.set()
 
+    def change(self, settings: LogSettings) -> None:
+        """Go on with these, in the file that they name. Raises OSError, and nothing is changed; ValueError without a file."""
+        if settings.access is None:
+            raise ValueError("there is no access log to open")
+        before, self._path = self._path, settings.access
+        try:
+            descriptor = self._open()
+        except OSError:
+            self._path = before
+            raise
+        if descriptor > 2:
+            os.close(descriptor)
+        self._encoder = LineEncoder(settings)
+        self._limit = settings.queue
+        self.reopen()
+
     def close(self, wait_seconds: float = 5.0) -> bool:
         """Write what waits and stop; blocks up to `wait_seconds`. False: the disk did not take it in time. Idempotent."""
         self._stop.set()

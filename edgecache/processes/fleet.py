@@ -117,6 +117,14 @@ class Fleet:
             _log.warning("%d serving processes have not counted a purge within %g s", len(late), COUNT_SECONDS)
         return sum(count.result() for count in done)
 
+    async def apply(self, settings: PathSettings) -> tuple[str, ...]:
+        """Settings that all go on with, and those that are started later begin with; what failed, said once.
+
+        A `publish` must follow, for heads that are remembered were answered and logged under the settings before.
+        """
+        self._settings = settings
+        return await self._everywhere(lambda serial: messages.Apply(serial, settings))
+
     async def reopen(self) -> tuple[str, ...]:
         """Logs and certificates, in all; what could not be read, said once."""
         return await self._everywhere(messages.Reopen)

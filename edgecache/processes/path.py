@@ -9,9 +9,9 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from socket import socket
-from typing import Final
+from typing import Any, Final
 
 from edgecache.observe.access_log import AccessLog
 from edgecache.observe.recorder import Recorder
@@ -31,6 +31,8 @@ from edgecache.upstream.origin import OriginClient
 from edgecache.upstream.upstreams import Upstreams
 
 _log: Final = logging.getLogger(__name__)
+_RETIRE_SECONDS: Final = 600.0
+"""For exchanges with origins that began under settings before."""
 _BACKGROUND_SECONDS: Final = 5.0
 """For background revalidations and flights without clients, once all connections are closed."""
 
@@ -53,6 +55,7 @@ class RequestPath:
         self.upstreams = Upstreams(self._client)
         table.followers.append(self.upstreams.follow)
         self.upstreams.follow(table.snapshot)
+        self._retiring: set[asyncio.Task[object]] = set()
         cache = settings.cache
         self.store = MemoryStore(cache.memory_bytes, max_variants=cache.max_variants, max_entry_share=cache.max_entry_share)
         self.pipeline = Pipeline(
@@ -83,6 +86,24 @@ class RequestPath:
         if self.certificates is not None:
             self.certificates.reload()
 
+    def change(self, settings: PathSettings) -> None:
+        """Go on with these. Raises OSError (the log), CertificateError; what was changed before that stays changed."""
+        before, self.settings = self.settings, settings
+        self.pipeline.change(settings.serve, settings.upstream)
+        self.plain.change()
+        if self.secure is not None:
+            self.secure.change()
+        cache = settings.cache
+        self.store.change(cache.memory_bytes, max_variants=cache.max_variants, max_entry_share=cache.max_entry_share)
+        if settings.upstream != before.upstream:
+            client, self._client = self._client, OriginClient(settings.upstream)
+            self.upstreams.use(self._client)
+            self._retire(client.retire(_RETIRE_SECONDS))
+        if self.certificates is not None and settings.certificates:
+            self.certificates.change(settings.certificates)
+        if settings.log != before.log:
+            self._change_log(settings)
+
     async def fetch_through(self, call: Call, request: Request, body: bytes, limit_bytes: int) -> tuple[Response, bytes]:
         """A guest's sub-request, answered through the cache from its site's own origins. Raises SourceError."""
         content = BytesBody(body) if body else None
@@ -112,7 +133,25 @@ class RequestPath:
 
     async def close(self) -> None:
         """After `drain`. Origins are left, and the last lines of the log are written."""
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
         await self.upstreams.close()
         await self._client.close()
         if self.log is not None and not await asyncio.to_thread(self.log.close):
             _log.warning("the access log did not take its last lines in time")
+
+    def _change_log(self, settings: PathSettings) -> None:
+        if self.log is not None and settings.log.access is not None:
+            self.log.change(settings.log)
+            return
+        before = self.log
+        self.log = AccessLog(settings.log, shared=settings.shared_log) if settings.log.access is not None else None
+        self.recorder.log = self.log
+        if before is not None:
+            self._retire(asyncio.to_thread(before.close))
+
+    def _retire(self, work: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)

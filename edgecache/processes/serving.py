@@ -141,6 +141,8 @@ class Serving:
                     self._built.pipeline.invalidate(uri)
             case messages.Reopen():
                 return self._reopened()
+            case messages.Apply():
+                return self._applied(message)
             case _:
                 raise TypeError(f"unknown message {message!r}")
         return ""
@@ -198,6 +200,13 @@ class Serving:
         try:
             self._built.reopen()
         except CertificateError as error:
+            return str(error)
+        return ""
+
+    def _applied(self, message: messages.Apply) -> str:
+        try:
+            self._built.change(message.settings)
+        except (CertificateError, OSError) as error:
             return str(error)
         return ""
 

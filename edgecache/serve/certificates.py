@@ -76,6 +76,15 @@ class Certificates:
         self._contexts = self._load()
         self._default = self._contexts[self._files[0].hosts[0]]
 
+    def change(self, files: Iterable[CertificateFiles]) -> None:
+        """Show these from now on. Raises CertificateError, as `reload`."""
+        before, self._files = self._files, tuple(files)
+        try:
+            self.reload()
+        except CertificateError:
+            self._files = before
+            raise
+
     def _load(self) -> dict[str, ssl.SSLContext]:
         loaded: dict[str, ssl.SSLContext] = {}
         for files in self._files:

@@ -103,6 +103,11 @@ class Fetcher:
         self.purges = RecentPurges()
         self.parts = PartStore(store)
 
+    def change(self, settings: ServeSettings, replay_bytes: int) -> None:
+        """Go on with these."""
+        self._settings = settings
+        self._replay_bytes = replay_bytes
+
     def forwarded(self, call: Call, *, whole: bool = False, conditional: Headers | None = None) -> Request:
         """The request as sources get it. Raises NotForwardable."""
         request = call.request

@@ -38,6 +38,7 @@ class _Server(web.Server):
     def __init__(self, pipeline: Pipeline, scheme: str) -> None:
         super().__init__(_unused, request_factory=InProgress, handler_cancellation=True)  # type: ignore[arg-type]
         self._pipeline = pipeline
+        self._scheme = scheme
         self._heads = HeadReader(pipeline.settings, scheme=scheme)
         self._fields = FieldReader(pipeline.settings, scheme)
         self._http2: set[Http2Connection] = set()
@@ -45,6 +46,9 @@ class _Server(web.Server):
         self._open = 0
         self._none_open = asyncio.Event()
         self._none_open.set()
+
+    def change(self) -> None:
+        self._heads = HeadReader(self._pipeline.settings, scheme=self._scheme)
 
     def __call__(self) -> RequestHandler:
         return Connection(self, self._pipeline, self._heads, loop=self._loop)
@@ -138,6 +142,12 @@ class Listener:
             self._bound[place] = await create(sock=places[place].dup())
         for place in self._bound.keys() - places.keys():
             self._bound.pop(place).close()
+
+    def change(self) -> None:
+        """The pipeline has other settings: new connections keep to them, those that are open go on as they began."""
+        self._settings = self._pipeline.settings
+        if self._server is not None:
+            self._server.change()
 
     @property
     def descriptors(self) -> tuple[int, ...]:

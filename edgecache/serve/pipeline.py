@@ -127,6 +127,14 @@ class Pipeline:
         # The bytes of a head do not say over what they came, and the two schemes share no entry.
         self.fast_lane, self.secure_lane = lane(), lane()
 
+    def change(self, settings: ServeSettings, upstream: UpstreamSettings) -> None:
+        """Go on with these; a request under way may see both. Name and fast lanes stay as they were made."""
+        self.settings = settings
+        self.respond = Responder(settings, self.clock)
+        self._fetcher.change(settings, upstream.replay_bytes)
+        self.flights.change(upstream)
+        self._background.limit = upstream.background_limit
+
     @property
     def fast_hits(self) -> int:
         """Requests that the fast lanes have answered since the start."""

@@ -74,6 +74,13 @@ class MemoryStore:
         self._used = 0
         self._stored = self._evicted = self._refused = 0
 
+    def change(self, capacity_bytes: int, *, max_variants: int, max_entry_share: float) -> None:
+        """Go on with other bounds; what no longer fits goes, least recently used first."""
+        self._capacity = capacity_bytes
+        self._max_variants = max_variants
+        self._max_entry_bytes = int(capacity_bytes * max_entry_share)
+        self._evict()
+
     def get(self, uri: str, request: Request, rule: CacheRule) -> Entry | None:
         """The variant that `request` selects (RFC 9111 section 4.1); it becomes the most recently used."""
         primary = self._primaries.get(uri)

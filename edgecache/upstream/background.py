@@ -17,13 +17,13 @@ class Background:
     """Tasks by key. A key that is running is not started again; above `limit` nothing is started."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._tasks: dict[Hashable, asyncio.Task[Any]] = {}
         self._closed = False
 
     def start(self, key: Hashable, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any] | None:
         """The task, or None when the key is busy, the owner full or closed (`work` is then closed unrun)."""
-        if self._closed or key in self._tasks or len(self._tasks) >= self._limit:
+        if self._closed or key in self._tasks or len(self._tasks) >= self.limit:
             work.close()
             return None
         task = asyncio.get_running_loop().create_task(work)

@@ -61,6 +61,10 @@ class Checks:
         if missing[room:] and not self._closed:
             _log.error("%d origins are not checked: upstream.health_checks is %d", len(missing) - room, self._limit)
 
+    def change(self, limit: int) -> None:
+        """The bound from the next `follow` on."""
+        self._limit = limit
+
     async def close(self) -> None:
         self._closed = True
         for key in list(self._tasks):

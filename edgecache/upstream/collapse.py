@@ -155,6 +155,11 @@ class Flights:
         self._tasks = Background(limit=2**31)
         self._opened = self._joined = 0
 
+    def change(self, settings: UpstreamSettings) -> None:
+        """Go on with these; flights under way keep what they began with."""
+        self._settings = settings
+        self._budget.capacity_bytes = settings.flight_buffer_bytes
+
     def board(self, key: Hashable, produce: Callable[[], Awaitable[Landing]]) -> Seat:
         """A seat on the flight of `key`; `produce` is run, in a task of its own, only where there is none.
 

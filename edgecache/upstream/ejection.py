@@ -52,6 +52,10 @@ class Ejection:
         self._pause = pause
         self._health: LRU[Hashable, Health] = LRU(_CAPACITY)
 
+    def change(self, limit: int, pause: float) -> None:
+        """The bounds of failures from here on."""
+        self._limit, self._pause = limit, pause
+
     def ejected(self, endpoint: Hashable, now: float) -> bool:
         health = self._health.get(endpoint)
         return health is not None and health.until > now

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, cast
@@ -27,6 +28,7 @@ from edgecache.upstream.proxy_header import ProxyHeader, encode, socket_address
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.upstream.trust import Trust, TrustError
 
+_RETIRE_SECONDS = 0.5
 _SKIPPED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 """What aiohttp would add by itself."""
 _BAD_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -68,6 +70,7 @@ class OriginClient:
     def __init__(self, settings: UpstreamSettings) -> None:
         self.settings = settings
         self.trust = Trust()
+        self._connectors: list[OriginConnector] = []
         self._pooled = self._session(settings.max_connections, settings.max_connections_per_origin, reuse=True)
         self._introduced = self._session(settings.max_connections, settings.max_connections_per_origin, reuse=False)
         # Probes have connections of their own: an origin whose connections are all in use must not look as if it were down.
@@ -76,14 +79,16 @@ class OriginClient:
     def _session(self, limit: int, limit_per_host: int, *, reuse: bool) -> aiohttp.ClientSession:
         settings = self.settings
         kept: dict[str, Any] = {"keepalive_timeout": settings.keepalive_timeout} if reuse else {"force_close": True}
+        connector = OriginConnector(
+            limit=limit,
+            limit_per_host=limit_per_host,
+            ttl_dns_cache=int(settings.dns_ttl),
+            enable_cleanup_closed=False,
+            **kept,
+        )
+        self._connectors.append(connector)
         return aiohttp.ClientSession(
-            connector=OriginConnector(
-                limit=limit,
-                limit_per_host=limit_per_host,
-                ttl_dns_cache=int(settings.dns_ttl),
-                enable_cleanup_closed=False,
-                **kept,
-            ),
+            connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=_SKIPPED,
@@ -93,6 +98,14 @@ class OriginClient:
             max_field_size=settings.max_head_line_bytes,
             max_headers=settings.max_head_fields,
         )
+
+    async def retire(self, within_seconds: float) -> None:
+        """Close it once no exchange is under way any more, or when the time is up: nobody begins another."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_seconds):
+                while any(connector.busy for connector in self._connectors):  # noqa: ASYNC110 - aiohttp tells nobody
+                    await asyncio.sleep(_RETIRE_SECONDS)
+        await self.close()
 
     async def close(self) -> None:
         await self._pooled.close()

@@ -194,3 +194,8 @@ class OriginConnector(aiohttp.TCPConnector):
             raise
         except OSError as error:
             raise failure(key, error) from error
+
+    @property
+    def busy(self) -> bool:
+        """Whether an exchange is under way."""
+        return bool(self._acquired)

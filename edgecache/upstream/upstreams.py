@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from edgecache.policy.upstream import UpstreamRule
+from edgecache.policy.upstream import HealthRule, UpstreamRule
 from edgecache.sites import Site, SiteSnapshot
 from edgecache.upstream.checking import Checks
 from edgecache.upstream.ejection import Ejection
@@ -37,7 +37,7 @@ class Upstreams:
         self._clock = clock or asyncio.get_running_loop().time
         self._reach = Ejection(client.settings.ejection_failures, client.settings.ejection_time)
         self._pools: dict[str, tuple[Pool, Origins]] = {}
-        self._checks = Checks(client.probe, limit=client.settings.health_checks, pause=pause)
+        self._checks = Checks(self._probe, limit=client.settings.health_checks, pause=pause)
         self._warned: set[str] = set()
 
     def of(self, site: Site) -> Origins:
@@ -72,6 +72,13 @@ class Upstreams:
                 self._warned.add(site.name)
         self._warned &= names
 
+    def use(self, client: OriginClient) -> None:
+        """Ask through `client` from here on. What is known of the origins stays."""
+        self._client = client
+        self._reach.change(client.settings.ejection_failures, client.settings.ejection_time)
+        self._checks.change(client.settings.health_checks)
+        self._pools = {name: (pool, Origins(client, pool)) for name, (pool, _) in self._pools.items()}
+
     def figures(self) -> tuple[OriginFigures, ...]:
         """Of every origin of the sites that were asked for since they were added."""
         return tuple(row for name, (pool, _) in self._pools.items() for row in pool.figures(name))
@@ -79,6 +86,9 @@ class Upstreams:
     async def close(self) -> None:
         """End the health checks."""
         await self._checks.close()
+
+    async def _probe(self, endpoint: Endpoint, rule: HealthRule) -> bool:
+        return await self._client.probe(endpoint, rule)
 
     def _down(self, endpoint: Endpoint, rule: UpstreamRule) -> bool:
         return rule.health is not None and self._checks.down(endpoint, rule.health)

@@ -118,7 +118,7 @@ async def test_a_site_is_changed_and_shown(tmp_path: Path) -> None:
         (("site", "show", "absent"), "What to do:"),
         (("site", "add", "BAD NAME", "--host", "a.test"), "name"),
         (("site", "add", "other", "--host", "declared.test"), "declared.test"),
-        (("site", "set", "declared", "--weight", "2"), "restart the edge"),
+        (("site", "set", "declared", "--weight", "2"), "reload the edge (SIGHUP)"),
         (("generator", "promote", "absent", "1", "--site", "declared"), "What to do:"),
         (("generator", "rollback", "absent", "--site", "declared"), "What to do:"),
         (("token", "revoke", "absent"), "What to do:"),

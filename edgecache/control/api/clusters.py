@@ -106,7 +106,9 @@ def _known(call: Call) -> Cluster:
 def _changeable(call: Call, cluster: Cluster) -> None:
     if cluster.from_config:
         file = call.services.settings.config_file
-        raise Problem(Code.CONFLICT, f"the cluster {cluster.name} is declared in {file}", f"edit {file} and restart the edge")
+        raise Problem(
+            Code.CONFLICT, f"the cluster {cluster.name} is declared in {file}", f"edit {file} and reload the edge (SIGHUP)"
+        )
 
 
 def _sites(call: Call, name: str) -> list[str]:

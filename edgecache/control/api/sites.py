@@ -91,7 +91,7 @@ def _changeable(call: Call) -> Site:
         file = call.services.settings.config_file
         named = str(file) if file else "the command line"
         detail = f"the site {site.name} is declared in {named}"
-        raise Problem(Code.SITE_FROM_CONFIG, detail, f"edit {named} and restart the edge", where=named)
+        raise Problem(Code.SITE_FROM_CONFIG, detail, f"edit {named} and reload the edge (SIGHUP)", where=named)
     return replace(site, generators=())
 
 
