@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from edgecache.observe.access_log import AccessLog, LineEncoder
+from edgecache.observe.access_log import AccessLog
+from edgecache.observe.log_line import LineEncoder
 from edgecache.observe.record import Record
 from edgecache.observe.settings import LogSettings
 
