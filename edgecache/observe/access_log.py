@@ -9,9 +9,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
+from msgspec import UNSET
+
 from edgecache.observe.log_line import LineEncoder
 from edgecache.observe.log_writer import LogWriter
-from edgecache.observe.record import Record
+from edgecache.observe.record import Record, Repeated
+from edgecache.observe.sampling import Sampler, drawn, threshold
 from edgecache.observe.settings import LogSettings
 
 _CLIENTS: Final = 1024
@@ -21,12 +24,15 @@ _CLIENTS: Final = 1024
 class AccessLog:
     """Opens its file at once (raises OSError), and writes until `close`. `write` never blocks and never raises."""
 
-    def __init__(self, settings: LogSettings) -> None:
+    def __init__(self, settings: LogSettings, *, shared: bool = False) -> None:
+        """`shared`: other processes write to the same file."""
         if settings.access is None:
             raise ValueError("there is no access log to open")
         self._encoder = LineEncoder(settings)
         self._quoted = lru_cache(_CLIENTS)(self._encoder.quoted)
-        self._writer = LogWriter(settings.access, settings.queue)
+        self._writer = LogWriter(settings.access, settings.queue, shared=shared)
+        self._sampler = Sampler(settings.sample, settings.sample_sites, settings.slow_seconds)
+        self._sampled = settings.sample < 1 or any(rate < 1 for rate in settings.sample_sites.values())
 
     @property
     def dropped(self) -> int:
@@ -34,13 +40,27 @@ class AccessLog:
         return self._writer.dropped
 
     def write(self, record: Record) -> None:
-        """Queue one line; drop and count it when too many wait."""
-        if self._writer.takes():
-            self._writer.put(self._encoder.encode(record))
+        """Queue one line, if the sample has it; drop and count it when too many wait."""
+        if not self._sampled:
+            if self._writer.takes():
+                self._writer.put(self._encoder.encode(record))
+            return
+        chance = self._sampler.chance(record)
+        if drawn(record.request_id, threshold(chance)) and self._writer.takes():
+            told = UNSET if self._sampler.rate(record.site) >= 1 else chance
+            self._writer.put(self._encoder.encode(record, told))
 
-    def repeated(self, record: Record) -> RepeatedLine:
+    def repeated(self, record: Record) -> Repeated:
         """Writes the lines of requests that differ from `record` in `Repeated`'s fields only."""
-        return RepeatedLine(self, *self._encoder.around(record))
+        rate = self._sampler.rate(record.site) if self._sampled else 1.0
+        if rate >= 1:
+            return RepeatedLine(self, *self._encoder.around(record))
+        chance = self._sampler.chance(record)
+        line = RepeatedLine(self, *self._encoder.around(record, chance))
+        if chance >= 1:
+            return line
+        slow = RepeatedLine(self, *self._encoder.around(record, 1.0))
+        return SampledLine(line, slow, threshold(chance), self._sampler.slow_seconds)
 
     def write_around(self, between: str, after: str, own: tuple[float, str, str, float]) -> None:
         """As `write`, of a line whose other parts are encoded already. Request IDs are this edge's own: they need no escapes."""
@@ -69,3 +89,18 @@ class RepeatedLine:
 
     def on_request(self, time: float, request_id: str, client: str, duration: float) -> None:
         self._log.write_around(self._between, self._after, (time, request_id, client, duration))
+
+
+class SampledLine:
+    """As `RepeatedLine`, for the requests that the sample has, and for the slow ones."""
+
+    __slots__ = ("_below", "_line", "_slow", "_slow_seconds")
+
+    def __init__(self, line: RepeatedLine, slow: RepeatedLine, below: int, slow_seconds: float) -> None:
+        self._line, self._slow, self._below, self._slow_seconds = line, slow, below, slow_seconds
+
+    def on_request(self, time: float, request_id: str, client: str, duration: float) -> None:
+        if duration >= self._slow_seconds:
+            self._slow.on_request(time, request_id, client, duration)
+        elif drawn(request_id, self._below):
+            self._line.on_request(time, request_id, client, duration)

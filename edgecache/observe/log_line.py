@@ -28,6 +28,8 @@ class _Line(msgspec.Struct):
     collapsed: bool
     truncated: bool
     cpu_ns: int
+    sample: float | msgspec.UnsetType = msgspec.UNSET
+    """Only where not all requests of the site are logged: how likely one like this is."""
 
 
 class LineEncoder:
@@ -38,7 +40,7 @@ class LineEncoder:
         self._encoder = msgspec.json.Encoder()
         self._millis, self._stamp = -1, ""
 
-    def encode(self, record: Record) -> bytes:
+    def encode(self, record: Record, sample: float | msgspec.UnsetType = msgspec.UNSET) -> bytes:
         line = _Line(
             time=self.stamp(record.time),
             id=record.request_id,
@@ -55,6 +57,7 @@ class LineEncoder:
             collapsed=record.collapsed,
             truncated=record.truncated,
             cpu_ns=record.cpu_ns,
+            sample=sample,
         )
         try:
             return self._encoder.encode(line) + b"\n"
@@ -63,9 +66,9 @@ class LineEncoder:
                 setattr(line, name, getattr(line, name).encode("utf-8", "backslashreplace").decode())
             return self._encoder.encode(line) + b"\n"
 
-    def around(self, record: Record) -> tuple[str, str]:
+    def around(self, record: Record, sample: float | msgspec.UnsetType = msgspec.UNSET) -> tuple[str, str]:
         """What stands between client and duration of `record`'s line, and after the duration."""
-        line = self.encode(msgspec.structs.replace(record, client="", duration=0.0)).decode()
+        line = self.encode(msgspec.structs.replace(record, client="", duration=0.0), sample).decode()
         between, after = line.split('"duration":0.0,', 1)
         return between.partition('"client":""')[2], f",{after}"
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import select
+import stat
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +34,9 @@ class LogWriter:
     `put` belongs to one thread, the event loop's.
     """
 
-    def __init__(self, path: Path, limit_lines: int) -> None:
+    def __init__(self, path: Path, limit_lines: int, *, shared: bool = False) -> None:
+        """`shared`: other processes write to the same file, and lines must stay whole."""
+        self._shared = shared
         self._path = path
         self._limit = limit_lines
         self._lines: deque[bytes] = deque()
@@ -121,12 +125,28 @@ class LogWriter:
         self._join()
         while self._blocks:
             block, count = self._blocks.popleft()
-            try:
-                self._write_all(block)
-            except OSError as error:
-                self._lost += count
-                self._warn(error)
+            for piece in self._pieces(block):
+                try:
+                    self._write_all(piece)
+                except OSError as error:
+                    self._lost += count if piece is block else piece.count(b"\n")
+                    self._warn(error)
             self._done += count
+
+    def _pieces(self, block: bytes) -> Iterable[bytes]:
+        """What of `block` is written at once, so that no other process' lines come between.
+
+        Appending to a regular file is whole at any size (open(2), O_APPEND), writing to a pipe up to PIPE_BUF (pipe(7)).
+        """
+        if not self._shared or len(block) <= select.PIPE_BUF or stat.S_ISREG(os.fstat(self._fd).st_mode):
+            yield block
+            return
+        start = 0
+        while start < len(block):
+            # At least one line, however long; one byte is left for the line end that follows a torn one.
+            end = block.rfind(b"\n", start, start + select.PIPE_BUF - 1) + 1 or block.find(b"\n", start) + 1
+            yield block[start:end]
+            start = end
 
     def _write_all(self, data: bytes) -> None:
         """Raises OSError; a block that was written in part is lost as a whole, and the next begins on a line of its own."""
