@@ -62,6 +62,10 @@ def _share(low: float, high: float) -> Reader:
     return lambda node: node.number(low, high)
 
 
+def _shares_by_name(node: Node) -> Mapping[str, float]:
+    return {name: share.number(0.0, 1.0) for name, share in node.entries().items()}
+
+
 def _duration(low_ns: int, high_ns: int) -> Reader:
     return lambda node: node.duration(low_ns, high_ns)
 
@@ -173,6 +177,9 @@ LOG: Final[Table] = {
     "queue": ("queue", _count(100, 10_000_000)),
     "query": ("query", lambda node: node.boolean()),
     "uri_chars": ("uri_chars", _count(64, 65_536)),
+    "sample": ("sample", _share(0.0, 1.0)),
+    "sample_sites": ("sample_sites", _shares_by_name),
+    "slow": ("slow_seconds", _time(0.001, 3600)),
 }
 CONTROL: Final[Table] = {
     "body": ("body_bytes", _size(_KIB, 16 * _MIB)),

@@ -17,10 +17,46 @@ NO_SITE: Final = "(none)"
 MAX_SITES: Final = 1000
 """Sites with figures of their own; the rest share those of OTHER."""
 MAX_GENERATORS: Final = 1000
+MAX_ROUTES: Final = 50
+"""Routes of one site with figures of their own; the rest share those of OTHER."""
+MAX_REASONS: Final = 64
+"""Reasons told apart for one site. They come from fixed sets; this holds whatever those grow to."""
+ORIGIN_ROUTE: Final = "origin"
+"""The route of requests that no generator claims."""
 BUCKETS: Final = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds of the durations' histogram, in seconds."""
 HITS: Final = frozenset({"hit", "stale", "revalidated"})
 """The words for answers out of the cache."""
+
+
+@dataclass(slots=True)
+class Durations:
+    """A histogram: requests in each bucket of BUCKETS, and beyond the last; and the sum of their seconds."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
+    seconds: float = 0.0
+
+    def add(self, other: Durations) -> None:
+        """Count what `other` has counted."""
+        self.counts = [mine + its for mine, its in zip(self.counts, other.counts, strict=True)]
+        self.seconds += other.seconds
+
+
+@dataclass(slots=True)
+class RouteFigures:
+    """One route of a site, which is a generator's or the origin's: rate, errors, durations."""
+
+    by_class: dict[str, Durations] = field(default_factory=dict)
+    """By class of status (`2xx`)."""
+
+    def of_class(self, status: str) -> Durations:
+        """Where answers with this class of status are counted."""
+        return self.by_class.setdefault(status, Durations())
+
+    def add(self, other: RouteFigures) -> None:
+        """Count what `other` has counted."""
+        for status, durations in other.by_class.items():
+            self.of_class(status).add(durations)
 
 
 @dataclass(slots=True)
@@ -32,6 +68,20 @@ class SiteFigures:
     bytes_sent: int = 0
     collapsed: int = 0
     truncated: int = 0
+    routes: dict[str, RouteFigures] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Requests by the reason in their records, where there is one."""
+
+    def route(self, name: str) -> RouteFigures:
+        """Where requests for this route are counted."""
+        if name not in self.routes and len(self.routes) >= MAX_ROUTES:
+            name = OTHER
+        return self.routes.setdefault(name, RouteFigures())
+
+    def count_reason(self, reason: str, count: int = 1) -> None:
+        if reason not in self.reasons and len(self.reasons) >= MAX_REASONS:
+            reason = OTHER
+        self.reasons[reason] = self.reasons.get(reason, 0) + count
 
     @property
     def requests(self) -> int:
@@ -58,22 +108,17 @@ class GeneratorFigures:
         return sum(self.ends.values())
 
 
-@dataclass(slots=True)
-class Durations:
-    """A histogram: requests in each bucket of BUCKETS, and beyond the last; and the sum of their seconds."""
-
-    counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
-    seconds: float = 0.0
-
-
 class RepeatedCount:
     """Where the requests of one kind are counted, found once."""
 
-    __slots__ = ("_collapsed", "_durations", "_result", "_site", "_size", "_truncated")
+    __slots__ = ("_collapsed", "_durations", "_reason", "_result", "_route", "_site", "_size", "_truncated")
 
     def __init__(self, site: SiteFigures, durations: Durations, record: Record, word: str) -> None:
         self._site, self._durations = site, durations
-        self._result = (_CLASSES.get(record.status // 100, OTHER), word, record.protocol)
+        status = _CLASSES.get(record.status // 100, OTHER)
+        self._result = (status, word, record.protocol)
+        self._route = site.route(record.generator or (ORIGIN_ROUTE if record.site else NO_SITE)).of_class(status)
+        self._reason = record.reason
         self._size, self._collapsed, self._truncated = record.bytes_sent, record.collapsed, record.truncated
 
     def on_request(self, time: float, request_id: str, client: str, duration: float) -> None:
@@ -86,9 +131,14 @@ class RepeatedCount:
             site.collapsed += 1
         if self._truncated:
             site.truncated += 1
-        durations = self._durations
-        durations.counts[bisect_left(BUCKETS, duration)] += 1
+        if self._reason:
+            site.count_reason(self._reason)
+        bucket = bisect_left(BUCKETS, duration)
+        durations, route = self._durations, self._route
+        durations.counts[bucket] += 1
         durations.seconds += duration
+        route.counts[bucket] += 1
+        route.seconds += duration
 
 
 class Figures:

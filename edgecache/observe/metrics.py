@@ -112,7 +112,18 @@ class _Traffic(Collector):
         sent = CounterMetricFamily("edgecache_response_bytes", "Body bytes sent to clients.", labels=("site",))
         collapsed = CounterMetricFamily("edgecache_collapsed_requests", "Answered by another request's flight.", labels=("site",))
         truncated = CounterMetricFamily("edgecache_truncated_responses", "Bodies that ended early.", labels=("site",))
+        by_route = CounterMetricFamily("edgecache_route_requests", "Finished requests.", labels=("site", "route", "status"))
+        took = HistogramMetricFamily("edgecache_route_duration_seconds", "From head to last byte.", labels=("site", "route"))
+        reasons = CounterMetricFamily("edgecache_request_reasons", "Requests with a reason.", labels=("site", "reason"))
         for name, site in figures.sites.items():
+            for route, counted in site.routes.items():
+                together = Durations()
+                for status, durations_of in counted.by_class.items():
+                    by_route.add_metric((name, route, status), sum(durations_of.counts))
+                    together.add(durations_of)
+                took.add_metric((name, route), _cumulative(together), together.seconds)
+            for reason, count in site.reasons.items():
+                reasons.add_metric((name, reason), count)
             for (status, word, protocol), count in site.by_result.items():
                 requests.add_metric((name, status, word, protocol), count)
             sent.add_metric((name,), site.bytes_sent)
@@ -129,7 +140,7 @@ class _Traffic(Collector):
             cpu.add_metric((name,), generator.cpu_ns / 1e9)
         dropped = self._recorder.log_lines_dropped
         lost = CounterMetricFamily("edgecache_access_log_dropped", "Lines that were not written.", value=dropped)
-        return (requests, sent, collapsed, truncated, durations, calls, cpu, lost)
+        return (requests, by_route, took, reasons, sent, collapsed, truncated, durations, calls, cpu, lost)
 
 
 class _FastLane(Collector):

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from edgecache.observe.access_log import AccessLog, RepeatedLine
+from edgecache.observe.access_log import AccessLog
 from edgecache.observe.figures import Figures, RepeatedCount
 from edgecache.observe.record import Record, Repeated
 from sandbox.outcome import End, Usage
@@ -41,7 +41,7 @@ class _Repeated:
 
     __slots__ = ("_count", "_line")
 
-    def __init__(self, count: RepeatedCount, line: RepeatedLine) -> None:
+    def __init__(self, count: RepeatedCount, line: Repeated) -> None:
         self._count = count
         self._line = line
 

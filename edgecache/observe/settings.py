@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -21,3 +22,9 @@ class LogSettings:
     """Whether the query of the URI is logged; without, it is cut off at the `?`."""
     uri_chars: int = 2048
     """Longer URIs are cut."""
+    sample: float = 1.0
+    """The part of all requests that is logged, from 0 to 1."""
+    sample_sites: Mapping[str, float] = field(default_factory=dict)
+    """Sites with a part of their own, by name."""
+    slow_seconds: float = 1.0
+    """Requests that took so long are logged always, as are those that failed."""

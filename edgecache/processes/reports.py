@@ -30,9 +30,7 @@ def add(total: Figures, report: Report) -> None:
         for end, count in generator.ends.items():
             sum_of.ends[end] = sum_of.ends.get(end, 0) + count
     for word, durations in report.durations.items():
-        histogram = total.durations.setdefault(word, Durations())
-        histogram.counts = [a + b for a, b in zip(histogram.counts, durations.counts, strict=True)]
-        histogram.seconds += durations.seconds
+        total.durations.setdefault(word, Durations()).add(durations)
 
 
 def summed(reports: Iterable[Report]) -> Figures:
@@ -136,6 +134,10 @@ def _add_site(total: SiteFigures, site: SiteFigures) -> None:
     total.bytes_sent += site.bytes_sent
     total.collapsed += site.collapsed
     total.truncated += site.truncated
+    for name, route in site.routes.items():
+        total.route(name).add(route)
+    for reason, count in site.reasons.items():
+        total.count_reason(reason, count)
 
 
 def _place(held: dict[str, T], name: str, most: int, make: type[T]) -> T:

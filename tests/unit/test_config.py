@@ -56,7 +56,7 @@ sandbox:
    quarantine: {first: 2s}}
 serve: {max_target: 4KiB, head_timeout: 5s, edge_id: fra-1}
 upstream: {connect_timeout: 500ms, first_byte_timeout: 10s}
-log: {access: access.log, format: json, queue: 500, query: false}
+log: {access: access.log, format: json, queue: 500, query: false, sample: 0.1, sample_sites: {shop: 1}, slow: 250ms}
 sites:
   - name: shop
     hosts: [Shop.Example, "*.shop.example"]
@@ -81,6 +81,7 @@ sites:
     assert (loaded.serve.max_target_bytes, loaded.serve.head_timeout, loaded.serve.edge_id) == (4096, 5.0, "fra-1")
     assert (loaded.upstream.connect_timeout, loaded.upstream.first_byte_timeout) == (0.5, 10.0)
     assert (loaded.log.access, loaded.log.queue, loaded.log.query) == (tmp_path / "access.log", 500, False)
+    assert (loaded.log.sample, loaded.log.sample_sites, loaded.log.slow_seconds) == (0.1, {"shop": 1.0}, 0.25)
     (site,) = loaded.sites
     assert site.hosts == ("shop.example", "*.shop.example")
     assert site.origins == ("http://127.0.0.1:8090", "https://[::1]")
@@ -153,6 +154,8 @@ sites:
         ("sandbox: {require_jail: [seccmp]}", ":1:26: sandbox.require_jail[0]: must be one of"),
         ("sandbox: {quarantine: {first: 1h}}", ":1:23: sandbox.quarantine: longest is below first"),
         ("sandbox: {workers: 4, max_workers: 2}", ":1:10: sandbox: max_workers (2) is below workers (4)"),
+        ("log: {sample: 1.5}", ":1:15: log.sample: must be "),
+        ("log: {sample_sites: {shop: all}}", ":1:28: log.sample_sites.shop: must be "),
         ("log: {format: text}", ":1:15: log.format: must be one of json, not 'text'"),
         ("log: {access: no/such/dir/a.log}", ":1:15: log.access: the directory "),
         ("log: {access: .}", ":1:15: log.access: "),

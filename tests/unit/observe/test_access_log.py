@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from edgecache.observe.access_log import AccessLog, LineEncoder
+from edgecache.observe.access_log import AccessLog
+from edgecache.observe.log_line import LineEncoder
 from edgecache.observe.record import Record
 from edgecache.observe.settings import LogSettings
 
@@ -176,3 +177,56 @@ def test_lines_of_several_writers_to_one_pipe_stay_whole(tmp_path: Path) -> None
     os.close(reading)
     found = [json.loads(line)["id"] for line in got.splitlines()]
     assert sorted(found) == sorted(str(number) for number in range(count) for _ in range(writers))
+
+
+def sampled(tmp_path: Path, records: list[Record], *, repeated: bool, **settings: object) -> list[dict[str, object]]:
+    """The lines of `records` with these settings, by the usual way or by that of the fast lane."""
+    path = tmp_path / f"sampled-{repeated}"
+    log = AccessLog(LogSettings(access=path, **settings))  # type: ignore[arg-type]
+    for record in records:
+        if repeated:
+            log.repeated(record).on_request(record.time, record.request_id, record.client, record.duration)
+        else:
+            log.write(record)
+    assert log.close()
+    assert log.dropped == 0
+    return lines(path)
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_a_part_of_the_requests_is_logged_and_the_line_says_which(tmp_path: Path, repeated: bool) -> None:
+    records = [replace(RECORD, request_id=f"0a1b2c3d4e5f-{number:x}") for number in range(5000)]
+    found = sampled(tmp_path, records, repeated=repeated, sample=0.1)
+    assert 350 < len(found) < 650
+    assert {line["sample"] for line in found} == {0.1}
+    assert sampled(tmp_path, [], repeated=repeated, sample=0.1) == found
+
+
+def test_both_ways_choose_the_same_requests(tmp_path: Path) -> None:
+    records = [replace(RECORD, request_id=f"0a1b2c3d4e5f-{number:x}") for number in range(2000)]
+    usual, repeated = (sampled(tmp_path, records, repeated=way, sample=0.25) for way in (False, True))
+    assert usual == repeated
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        ({}, 0),
+        ({"status": 500}, 100),
+        ({"status": 404}, 0),
+        ({"truncated": True}, 100),
+        ({"cache": "error"}, 100),
+        ({"duration": 0.5}, 100),
+        ({"site": "docs"}, 100),
+    ],
+)
+def test_failed_and_slow_requests_are_always_logged(
+    tmp_path: Path, changes: dict[str, object], count: int, repeated: bool
+) -> None:
+    records = [replace(RECORD, request_id=f"r-{number}", **changes) for number in range(100)]
+    found = sampled(tmp_path, records, repeated=repeated, sample=0.0, sample_sites={"docs": 1.0}, slow_seconds=0.5)
+    assert len(found) == count
+    for line in found:
+        assert ("sample" in line) == (line["site"] != "docs")
+        assert line.get("sample", 1.0) == 1.0

@@ -73,6 +73,36 @@ def test_requests_are_counted_by_site_status_and_cache_word() -> None:
     assert found["edgecache_request_duration_seconds_count", "hit"] == 3
 
 
+def test_rate_errors_and_durations_are_told_by_site_and_route() -> None:
+    recorder = Recorder()
+    for _ in range(3):
+        recorder.on_request(RECORD)
+    repeated = recorder.repeated(RECORD)
+    repeated.on_request(1.0, "1", "::1", 0.02)
+    recorder.on_request(replace(RECORD, generator="hello", status=504, cache="error", reason="wall-limit", duration=2.0))
+    recorder.on_request(replace(RECORD, site="", status=421, cache="none", reason="unknown-host"))
+    found = samples(Metrics(sources(recorder)))
+    assert found["edgecache_route_requests_total", "origin", "shop", "2xx"] == 4
+    assert found["edgecache_route_requests_total", "hello", "shop", "5xx"] == 1
+    assert found["edgecache_route_requests_total", figures.NO_SITE, figures.NO_SITE, "4xx"] == 1
+    assert found["edgecache_route_duration_seconds_count", "origin", "shop"] == 4
+    assert found["edgecache_route_duration_seconds_bucket", "0.0025", "origin", "shop"] == 3
+    assert found["edgecache_route_duration_seconds_bucket", "0.025", "origin", "shop"] == 4
+    assert found["edgecache_route_duration_seconds_sum", "hello", "shop"] == 2.0
+    assert found["edgecache_request_reasons_total", "wall-limit", "shop"] == 1
+    assert found["edgecache_request_reasons_total", "unknown-host", figures.NO_SITE] == 1
+
+
+def test_figures_of_two_edges_add_up() -> None:
+    first, second = figures.RouteFigures(), figures.RouteFigures()
+    first.of_class("2xx").counts[0] = 2
+    second.of_class("2xx").counts[0] = 3
+    second.of_class("5xx").seconds = 1.5
+    first.add(second)
+    assert (first.by_class["2xx"].counts[0], first.by_class["5xx"].seconds) == (5, 1.5)
+    assert second.by_class["2xx"].counts[0] == 3
+
+
 def test_calls_of_generators_are_counted_whatever_their_version() -> None:
     recorder = Recorder()
     recorder.on_usage("shop/hello@1", End.FINISHED, Usage(cpu_ns=500_000_000))
@@ -122,6 +152,11 @@ def test_labels_are_bounded_whatever_comes() -> None:
     assert len(recorder.figures.sites) == figures.MAX_SITES + 1
     assert len(recorder.figures.generators) == figures.MAX_GENERATORS + 1
     assert recorder.figures.sites[figures.OTHER].requests == 50
+    for number in range(200):
+        recorder.on_request(replace(RECORD, generator=f"g{number}", reason=f"r{number}"))
+    shop = recorder.figures.sites[figures.OTHER]
+    assert (len(shop.routes), len(shop.reasons)) == (figures.MAX_ROUTES + 1, figures.MAX_REASONS + 1)
+    assert sum(shop.reasons.values()) == 200
     assert set(recorder.figures.durations) <= {*CACHE_WORDS, figures.OTHER}
 
 
@@ -164,9 +199,10 @@ def test_a_snapshot_as_plain_values() -> None:
 
 def test_the_dashboard_asks_for_nothing_that_is_not_there() -> None:
     recorder = Recorder()
-    recorder.on_request(RECORD)
+    recorder.on_request(replace(RECORD, reason="refresh"))
     recorder.on_usage("shop/hello@1", End.FINISHED, Usage(cpu_ns=1))
-    text = Metrics(sources(recorder)).render()[0].decode()
+    told = dataclasses.replace(sources(recorder), fast_hits=lambda: 1)
+    text = Metrics(told).render()[0].decode()
     labels: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
