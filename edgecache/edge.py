@@ -35,7 +35,8 @@ from edgecache.serve.listener import Listener
 from edgecache.serve.pipeline import Pipeline
 from edgecache.sites import SiteTable
 from edgecache.source import Culprit, Source, SourceError
-from edgecache.store import MemoryStore
+from edgecache.store import MemoryStore, Store, TieredStore
+from edgecache.store.disk import DiskTier
 from edgecache.upstream.body import BytesBody
 from edgecache.upstream.origin import OriginClient
 from sandbox import End, Monitor, Usage
@@ -60,7 +61,9 @@ class Edge:
         self._client = OriginClient(config.upstream)
         table = SiteTable()
         cache = config.cache
-        store = MemoryStore(cache.memory_bytes, max_variants=cache.max_variants, max_entry_share=cache.max_entry_share)
+        memory = MemoryStore(cache.memory_bytes, max_variants=cache.max_variants, max_entry_share=cache.max_entry_share)
+        self._disk = None if cache.disk is None else DiskTier(cache.disk, max_variants=cache.max_variants)
+        store: Store = memory if self._disk is None else TieredStore(memory, self._disk)
         self._pipeline = Pipeline(
             sites=table,
             store=store,
@@ -72,7 +75,8 @@ class Edge:
         )
         sources = Sources(
             recorder=self._recorder,
-            store=store.stats,
+            store=memory.stats,
+            disk=None if self._disk is None else self._disk.stats,
             monitor=self._monitor.status,
             fast_hits=lambda: self._pipeline.fast_hits,
         )
@@ -101,6 +105,8 @@ class Edge:
         StateError, CertificateError, OSError; close it also then.
         """
         await self._monitor.start()
+        if self._disk is not None:
+            await self._disk.start()
         await self._control.start()
         served = await self._listener.start(self._config.listen.host, self._config.listen.port)
         if (tls := self._config.tls) is not None:
@@ -125,6 +131,8 @@ class Edge:
         await asyncio.gather(*(listener.close() for listener in listeners if listener is not None))
         await self._pipeline.close(_BACKGROUND_SECONDS)
         await self._control.close()
+        if self._disk is not None:
+            await self._disk.close()
         await self._client.close()
         await self._monitor.close()
         if self._log is not None and not await asyncio.to_thread(self._log.close):

@@ -12,13 +12,13 @@ from edgecache.policy.purging import Purge
 from edgecache.serve.purges import RecentPurges
 from edgecache.serve.reclaiming import Reclaimer
 from edgecache.serve.refreshing import Refresher
-from edgecache.store import Entry, MemoryStore, Purging
+from edgecache.store import Entry, Purging, Store
 
 
 class Purger:
     """Everything that one purge reaches in one process."""
 
-    def __init__(self, store: MemoryStore, recent: RecentPurges, refetch: Callable[[Entry], asyncio.Task[None] | None]) -> None:
+    def __init__(self, store: Store, recent: RecentPurges, refetch: Callable[[Entry], asyncio.Task[None] | None]) -> None:
         """`recent`: where responses on their way look before they are stored. `refetch`: fetches one entry in the background."""
         self._store = store
         self._recent = recent
@@ -26,13 +26,16 @@ class Purger:
         self._reclaimer = Reclaimer(store, self._refresher.wake)
 
     async def purge(self, purge: Purge) -> int:
-        """Returns how many entries it concerns.
+        """Returns how many entries it concerns. Raises OSError: it holds for this process, but could not be recorded on disk.
 
         It is in force from the moment when it is accepted: at once, unless too many large ones are under way.
         """
         if not purge.urls:
             await self._reclaimer.room()
-        return await self._reclaimer.counted(self._put_in_force(purge))
+        purging = self._put_in_force(purge)
+        on_disk = 0 if purging.recorded is None else await purging.recorded
+        # What memory holds is on disk too, but for what the disk was too busy to take.
+        return max(await self._reclaimer.counted(purging), on_disk)
 
     def invalidate(self, uri: str) -> None:
         """Forget every variant of `uri`, without waiting."""

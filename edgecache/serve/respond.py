@@ -20,6 +20,7 @@ from edgecache.policy.message import Headers, Response
 from edgecache.policy.problem import problem
 from edgecache.serve.answer import Answer, HeldBody, Meter
 from edgecache.serve.fetching import Call, Selected, content_length
+from edgecache.serve.file_body import FileBody, whole
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.shape import is_plain, shape_stored, shape_stream
 from edgecache.source import Body, Reply, SourceError
@@ -155,13 +156,14 @@ class Responder:
         )
 
     def _from_entry(self, call: Call, entry: Entry, age: float, status: CacheStatus, outcome: Outcome) -> Answer:
-        response, body, head = entry.timed.response, entry.body, b""
-        length: int | None = len(body)
+        response, stored, head = entry.timed.response, entry.body, b""
+        length: int | None = len(stored)
         if call.prepared and is_plain(call.request):
             head = entry.head
+            body: bytes | FileBody = stored if isinstance(stored, bytes) else whole(stored)
         else:
             client_ready = Response(response.status, response.reason, self._to_client(response, without_age=True))
-            response, body, length = shape_stored(call.request, client_ready, body, self._settings.max_ranges)
+            response, body, length = shape_stored(call.request, client_ready, stored, self._settings.max_ranges)
         return Answer(
             response=response,
             body=body,

@@ -10,10 +10,22 @@ from typing import assert_never
 
 from edgecache.policy.message import Request, Response
 from edgecache.policy.problem import problem
-from edgecache.policy.ranges import FullBody, NotSatisfiable, Parts, closing, not_satisfiable, part_head, partial, select
+from edgecache.policy.ranges import (
+    FullBody,
+    NotSatisfiable,
+    Parts,
+    body_length,
+    closing,
+    not_satisfiable,
+    part_head,
+    partial,
+    select,
+)
 from edgecache.policy.validation import Precondition, evaluate, not_modified
 from edgecache.serve.answer import SliceBody, instead
+from edgecache.serve.file_body import FileBody, Span, whole
 from edgecache.source import Body
+from edgecache.store import StoredBody
 
 _CONDITIONAL = ("If-None-Match", "If-Modified-Since", "Range", "If-Match", "If-Unmodified-Since")
 
@@ -24,7 +36,9 @@ def is_plain(request: Request) -> bool:
     return not any(name in headers for name in _CONDITIONAL)
 
 
-def shape_stored(request: Request, response: Response, body: bytes, max_parts: int) -> tuple[Response, bytes, int | None]:
+def shape_stored(
+    request: Request, response: Response, body: bytes | StoredBody, max_parts: int
+) -> tuple[Response, bytes | FileBody, int | None]:
     """Head, body and its length (None: no Content-Length) for this request."""
     match evaluate(request, response):
         case Precondition.NOT_MODIFIED:
@@ -38,13 +52,17 @@ def shape_stored(request: Request, response: Response, body: bytes, max_parts: i
             assert_never(other)
     match select(request, response, len(body), max_parts=max_parts):
         case FullBody():
-            return response, body, len(body)
+            return response, body if isinstance(body, bytes) else whole(body), len(body)
         case NotSatisfiable(length):
             return not_satisfiable(response, length), b"", 0
         case Parts() as parts:
             boundary = secrets.token_hex(16)
-            content = _multipart(parts, body, boundary) if parts.multipart else _span(parts, body)
-            return partial(response, parts, boundary), content, len(content)
+            pieces = _multipart(parts, body, boundary) if parts.multipart else [_piece(body, *parts.spans[0])]
+            head = partial(response, parts, boundary)
+            if isinstance(body, StoredBody):
+                return head, FileBody(pieces), body_length(parts, boundary)
+            content = b"".join(piece for piece in pieces if isinstance(piece, bytes))
+            return head, content, len(content)
         case unreachable:
             assert_never(unreachable)
 
@@ -77,14 +95,13 @@ def shape_stream(request: Request, response: Response, body: Body, length: int |
             assert_never(unreachable)
 
 
-def _span(parts: Parts, body: bytes) -> bytes:
-    first, last = parts.spans[0]
-    return body[first : last + 1]
+def _piece(body: bytes | StoredBody, first: int, last: int) -> bytes | Span:
+    return body[first : last + 1] if isinstance(body, bytes) else Span(body, first, last - first + 1)
 
 
-def _multipart(parts: Parts, body: bytes, boundary: str) -> bytes:
-    pieces: list[bytes] = []
+def _multipart(parts: Parts, body: bytes | StoredBody, boundary: str) -> list[bytes | Span]:
+    pieces: list[bytes | Span] = []
     for index, (first, last) in enumerate(parts.spans):
-        pieces += (part_head(parts, index, boundary), body[first : last + 1])
+        pieces += (part_head(parts, index, boundary), _piece(body, first, last))
     pieces.append(closing(boundary))
-    return b"".join(pieces)
+    return pieces
