@@ -23,6 +23,7 @@ from edgecache.policy.upstream import NO_TLS_RULE
 from edgecache.serve.certificates import CertificateError, CertificateFiles, server_context
 from edgecache.serve.settings import ServeSettings
 from edgecache.sites import ANY_HOST, Cluster, Site
+from edgecache.store.disk.settings import MIN_BYTES, DiskSettings
 from edgecache.upstream import trust
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.yamlform import Node, Problems, load_file
@@ -53,13 +54,15 @@ DEFAULT_LISTEN: Final = Address("127.0.0.1", 8080)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheSettings:
-    """The memory tier."""
+    """The tiers of the cache."""
 
     memory_bytes: int = 256 << 20
     max_variants: int = 64
     """Stored responses of one URI that differ by Vary."""
     max_entry_share: float = 0.5
     """The largest part of the memory that one response may take."""
+    disk: DiskSettings | None = None
+    """None: memory only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +151,7 @@ def load(path: Path) -> Config:
         control=_control(form.get("control"), ControlSettings(state_dir=state, config_file=path), base, control),
         clusters=configsites.read_clusters(form["clusters"], problems) if "clusters" in form else (),
         sites=configsites.read_sites(form["sites"], problems, base) if "sites" in form and not form["sites"].null else (),
-        cache=section("cache", CacheSettings(), configwords.CACHE),
+        cache=section("cache", CacheSettings(), {**configwords.CACHE, "disk": ("disk", partial(_disk, base=base))}),
         sandbox=_sandbox(form.get("sandbox"), MonitorPolicy(), problems),
         serve=section("serve", ServeSettings(), configwords.SERVE),
         upstream=section("upstream", UpstreamSettings(), configwords.UPSTREAM),
@@ -266,6 +269,16 @@ def _certificate(node: Node, directory: Path) -> CertificateFiles:
     except CertificateError as error:
         raise form["chain"].error(str(error)) from error
     return files
+
+
+def _disk(node: Node, base: Path) -> DiskSettings:
+    node.mapping(("path", *configwords.DISK), ("path", "bytes"))
+    form = node.value if isinstance(node.value, Mapping) else {}
+    problems = Problems()
+    path = problems.attempt(lambda: _path(form["path"], base), base)
+    settings = fill_part(node, DiskSettings(path=path, capacity_bytes=MIN_BYTES), configwords.DISK, problems)
+    problems.raise_any()
+    return settings
 
 
 def _path(node: Node, directory: Path) -> Path:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from edgecache.store.disk.settings import MIN_BYTES
 from edgecache.yamlform import FormError, Node, Problems
 from sandbox.jail import Layer
 from sandbox.lane import Isolation
@@ -97,6 +98,11 @@ CACHE: Final[Table] = {
     "memory": ("memory_bytes", _size(_MIB, 16 * _TIB)),
     "max_variants": ("max_variants", _count(1, 10_000)),
     "max_entry_share": ("max_entry_share", _share(0.001, 1.0)),
+}
+DISK: Final[Table] = {
+    "bytes": ("capacity_bytes", _size(MIN_BYTES, 1024 * _TIB)),
+    "large": ("large_bytes", _size(64 * _KIB, _GIB)),
+    "queue": ("queue_bytes", _size(_MIB, 16 * _GIB)),
 }
 MONITOR: Final[Table] = {
     "engine": ("engine", lambda node: node.choice(ENGINES)),

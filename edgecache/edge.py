@@ -76,7 +76,8 @@ class Edge:
             self._path = path = RequestPath(whole(config), table, self._generator)
             sources = Sources(
                 recorder=path.recorder,
-                store=path.store.stats,
+                store=path.memory.stats,
+                disk=None if path.disk is None else path.disk.stats,
                 monitor=self._monitor.status,
                 fast_hits=lambda: path.pipeline.fast_hits,
                 origins=path.upstreams.figures,
@@ -88,6 +89,7 @@ class Edge:
             sources = Sources(
                 recorder=reports,
                 store=reports.store,
+                disk=None if config.cache.disk is None else reports.disk,
                 monitor=self._monitor.status,
                 fast_hits=reports.fast_hits,
                 processes=self._fleet.states,
@@ -177,6 +179,7 @@ class Edge:
         if self._path is None:
             raise TypeError("an edge without serving processes has the path of a request itself")
         config, path = self._config, self._path
+        await path.start()
         served = Address(*await path.plain.start(config.listen.host, config.listen.port))
         if config.tls is not None and path.secure is not None:
             self.secure = Address(*await path.secure.start(config.tls.listen.host, config.tls.listen.port))

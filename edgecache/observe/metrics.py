@@ -60,12 +60,46 @@ class StoreFigures(Protocol):
     def purged(self) -> int: ...
 
 
+class DiskFigures(Protocol):
+    """What is told of a disk tier: `store.disk.DiskStats` has it."""
+
+    @property
+    def capacity_bytes(self) -> int: ...
+    @property
+    def used_bytes(self) -> int: ...
+    @property
+    def objects(self) -> int: ...
+    @property
+    def segments(self) -> int: ...
+    @property
+    def purges_pending(self) -> int: ...
+    @property
+    def hits(self) -> int: ...
+    @property
+    def misses(self) -> int: ...
+    @property
+    def written(self) -> int: ...
+    @property
+    def refused(self) -> int: ...
+    @property
+    def evicted(self) -> int: ...
+    @property
+    def corrupt(self) -> int: ...
+    @property
+    def purged(self) -> int: ...
+    @property
+    def failures(self) -> int: ...
+    @property
+    def waiting_bytes(self) -> int: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
     """Where figures come from; those that are asked at each scrape are functions."""
 
     recorder: TrafficFigures
     store: Callable[[], StoreFigures] | None = None
+    disk: Callable[[], DiskFigures | None] | None = None
     monitor: Callable[[], MonitorStatus] | None = None
     fast_hits: Callable[[], int] | None = None
     """Requests answered by the fast lane since the start."""
@@ -86,6 +120,8 @@ class Metrics:
             self.registry.register(_Store(sources.store))
         if sources.processes is not None:
             self.registry.register(_Processes(sources.processes))
+        if sources.disk is not None:
+            self.registry.register(_Disk(sources.disk))
         if sources.monitor is not None:
             self.registry.register(_Sandbox(sources.monitor))
         if sources.origins is not None:
@@ -181,6 +217,32 @@ class _Processes(Collector):
             restarts.add_metric((process.name,), process.restarts)
             cpu.add_metric((process.name,), process.cpu_seconds)
         return (serving, restarts, cpu)
+
+
+class _Disk(Collector):
+    def __init__(self, stats: Callable[[], DiskFigures | None]) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterable[Metric]:
+        stats = self._stats()
+        if stats is None:
+            return ()
+        return (
+            GaugeMetricFamily("edgecache_disk_capacity_bytes", "What the disk tier may use.", value=stats.capacity_bytes),
+            GaugeMetricFamily("edgecache_disk_used_bytes", "What it uses, or has reserved.", value=stats.used_bytes),
+            GaugeMetricFamily("edgecache_disk_objects", "Responses stored on disk.", value=stats.objects),
+            GaugeMetricFamily("edgecache_disk_segments", "Segment files.", value=stats.segments),
+            GaugeMetricFamily("edgecache_disk_purges_pending", "Purges with entries to visit.", value=stats.purges_pending),
+            GaugeMetricFamily("edgecache_disk_waiting_bytes", "Bodies waiting to be written.", value=stats.waiting_bytes),
+            CounterMetricFamily("edgecache_disk_hits", "Lookups that found a response on disk.", value=stats.hits),
+            CounterMetricFamily("edgecache_disk_misses", "Lookups that found none in memory nor on disk.", value=stats.misses),
+            CounterMetricFamily("edgecache_disk_written", "Responses written.", value=stats.written),
+            CounterMetricFamily("edgecache_disk_refused", "Responses not written: too busy, or no room.", value=stats.refused),
+            CounterMetricFamily("edgecache_disk_evicted", "Responses dropped for want of room.", value=stats.evicted),
+            CounterMetricFamily("edgecache_disk_corrupt", "Responses dropped for a wrong checksum.", value=stats.corrupt),
+            CounterMetricFamily("edgecache_disk_purged", "Responses purged.", value=stats.purged),
+            CounterMetricFamily("edgecache_disk_failures", "Writes that the disk refused.", value=stats.failures),
+        )
 
 
 class _Sandbox(Collector):

@@ -48,6 +48,22 @@ class StoreState:
 
 
 @dataclass(frozen=True, slots=True)
+class DiskState:
+    capacity_bytes: int
+    used_bytes: int
+    objects: int
+    segments: int
+    hits: int
+    misses: int
+    written: int
+    refused: int
+    evicted: int
+    corrupt: int
+    purged: int
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
 class GeneratorRow:
     """One registered version of a generator."""
 
@@ -110,6 +126,7 @@ class Snapshot:
     sandbox: SandboxState | None
     log_lines_dropped: int
     upstream: Mapping[str, object] | None = None
+    disk: DiskState | None = None
 
     def parts(self) -> dict[str, dict[str, object]]:
         """As plain values: numbers that grow are totals, those that end in `_per_second` and `_ratio` are of the interval."""
@@ -119,6 +136,8 @@ class Snapshot:
         }
         if self.store is not None:
             found["cache"] = dataclasses.asdict(self.store)
+        if self.disk is not None:
+            found["disk"] = dataclasses.asdict(self.disk)
         if self.sandbox is not None:
             found["sandbox"] = dataclasses.asdict(self.sandbox)
         if self.upstream is not None:
@@ -151,6 +170,7 @@ class StatusBoard:
             self._past.append((now, counts))
         rows = sorted(figures.sites, key=lambda name: -counts[name].requests)[:MAX_ROWS]
         sites = {name: _traffic(figures, (name,), counts, before, elapsed) for name in rows}
+        disk = self._sources.disk() if self._sources.disk else None
         store = self._sources.store() if self._sources.store else None
         return Snapshot(
             traffic=_traffic(figures, tuple(figures.sites), counts, before, elapsed),
@@ -159,6 +179,7 @@ class StatusBoard:
             sandbox=_sandbox(self._sources.monitor()) if self._sources.monitor else None,
             log_lines_dropped=self._sources.recorder.log_lines_dropped,
             upstream=origins_part(self._sources.origins()) if self._sources.origins else None,
+            disk=DiskState(*(getattr(disk, f.name) for f in dataclasses.fields(DiskState))) if disk else None,
         )
 
 

@@ -105,7 +105,7 @@ class Fleet:
         await self._everywhere(lambda serial: messages.Publish(serial, changed, gone))
 
     async def purge(self, purge: Purge) -> int:
-        """Returns how many entries it concerns, those of all processes together."""
+        """Returns how many entries it concerns, in all processes. Raises SourceError: it is not on record on disk."""
         message = messages.PurgeStored(next(self._serials), purge)
         for member in self._in(MemberState.STARTING):
             member.send(message)
@@ -115,7 +115,9 @@ class Fleet:
         done, late = await asyncio.wait(counting, timeout=COUNT_SECONDS)
         if late:
             _log.warning("%d serving processes have not counted a purge within %g s", len(late), COUNT_SECONDS)
-        return sum(count.result() for count in done)
+        counts = [count.result() for count in done]
+        # All processes share one disk tier, which has what their memories have.
+        return sum(counts) if self._settings.cache.disk is None else max(counts)
 
     async def apply(self, settings: PathSettings) -> tuple[str, ...]:
         """Settings that all go on with, and those that are started later begin with; what failed, said once.

@@ -22,6 +22,8 @@ from edgecache.processes import messages
 from edgecache.processes.channel import Channel
 from edgecache.processes.guests import GuestHost, GuestPort
 from edgecache.processes.messages import Report
+from edgecache.serve.purger import not_recorded
+from edgecache.source import SourceError
 
 _log: Final = logging.getLogger(__name__)
 START_SECONDS: Final = 60.0
@@ -124,12 +126,17 @@ class Member:
         return await self._in_time(message.serial, waiting)
 
     async def purged(self, message: messages.PurgeStored) -> asyncio.Future[int]:
-        """Tell it of a purge; returns once it is in force there. The future: how many entries it concerned."""
+        """Tell it of a purge; returns once it is in force there. The future: how many entries it concerned.
+
+        Raises SourceError: it is not on record on disk.
+        """
         counting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._counting[message.serial] = counting
         waiting = self._told(message.serial)
         self.send(message)
-        await self._in_time(message.serial, waiting)
+        failure = await self._in_time(message.serial, waiting)
+        if failure:
+            raise not_recorded(failure)
         if self.ended.is_set() and not counting.done():
             counting.set_result(0)
         return counting
@@ -209,7 +216,11 @@ class Member:
 
     def _answer(self, serial: int, work: Awaitable[int]) -> None:
         async def answer() -> None:
-            self.send(messages.Answered(serial, await work))
+            try:
+                told = messages.Answered(serial, await work)
+            except SourceError as error:
+                told = messages.Answered(serial, 0, error.detail)
+            self.send(told)
 
         task = asyncio.get_running_loop().create_task(answer())
         self._tasks.add(task)

@@ -15,6 +15,7 @@ from edgecache.observe.figures import Durations, GeneratorFigures, SiteFigures
 from edgecache.policy.purging import Purge
 from edgecache.processes.settings import PathSettings
 from edgecache.sites import Site
+from edgecache.store.disk import DiskStats
 from edgecache.store.memory import StoreStats
 from edgecache.upstream.figures import OriginFigures
 from sandbox.outcome import Outcome
@@ -43,6 +44,8 @@ class Report:
     cpu_seconds: float = 0.0
     origins: tuple[OriginFigures, ...] = ()
     """As this process sees them."""
+    disk: DiskStats | None = None
+    """Counters of this process; what the tier holds, whoever stored it."""
 
 
 # Leader to serving process.
@@ -136,7 +139,10 @@ class Answered(_Message, frozen=True):
     """The end of an `AskPurge` or `AskInvalidate`: how many entries, in all processes."""
 
     serial: int
+    """`failure`: one line, where the purge could not be put on record."""
+
     count: int
+    failure: str = ""
 
 
 ToServing = (

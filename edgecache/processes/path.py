@@ -25,7 +25,8 @@ from edgecache.serve.listener import Listener
 from edgecache.serve.pipeline import Pipeline, Siblings
 from edgecache.sites import SiteTable
 from edgecache.source import Source
-from edgecache.store import MemoryStore
+from edgecache.store import MemoryStore, TieredStore
+from edgecache.store.disk import DiskTier
 from edgecache.upstream.body import BytesBody
 from edgecache.upstream.origin import OriginClient
 from edgecache.upstream.upstreams import Upstreams
@@ -38,7 +39,7 @@ _BACKGROUND_SECONDS: Final = 5.0
 
 
 class RequestPath:
-    """Make it on the loop that runs it; listen, then `close`."""
+    """Make it on the loop that runs it; `start`, listen, `drain`, `close`."""
 
     def __init__(
         self,
@@ -57,10 +58,11 @@ class RequestPath:
         self.upstreams.follow(table.snapshot)
         self._retiring: set[asyncio.Task[object]] = set()
         cache = settings.cache
-        self.store = MemoryStore(cache.memory_bytes, max_variants=cache.max_variants, max_entry_share=cache.max_entry_share)
+        self.memory = MemoryStore(cache.memory_bytes, max_variants=cache.max_variants, max_entry_share=cache.max_entry_share)
+        self.disk = None if cache.disk is None else DiskTier(cache.disk, max_variants=cache.max_variants)
         self.pipeline = Pipeline(
             sites=table,
-            store=self.store,
+            store=self.memory if self.disk is None else TieredStore(self.memory, self.disk),
             origins=self.upstreams.of,
             generators=generators,
             observer=self.recorder,
@@ -71,6 +73,11 @@ class RequestPath:
         self.certificates = Certificates(settings.certificates, http2=settings.http2) if settings.certificates else None
         self.plain = Listener(self.pipeline)
         self.secure = Listener(self.pipeline, self.certificates) if self.certificates is not None else None
+
+    async def start(self) -> None:
+        """Before anything else is asked of it. Raises OSError: the disk tier cannot be opened."""
+        if self.disk is not None:
+            await self.disk.start()
 
     async def accept_at(self, plain: Mapping[int, socket], secure: Mapping[int, socket]) -> None:
         """Accept connections at these listening sockets and at no other. Raises OSError."""
@@ -94,7 +101,7 @@ class RequestPath:
         if self.secure is not None:
             self.secure.change()
         cache = settings.cache
-        self.store.change(cache.memory_bytes, max_variants=cache.max_variants, max_entry_share=cache.max_entry_share)
+        self.memory.change(cache.memory_bytes, max_variants=cache.max_variants, max_entry_share=cache.max_entry_share)
         if settings.upstream != before.upstream:
             client, self._client = self._client, OriginClient(settings.upstream)
             self.upstreams.use(self._client)
@@ -119,11 +126,12 @@ class RequestPath:
             generators=figures.generators,
             durations=figures.durations,
             log_lines_dropped=self.recorder.log_lines_dropped,
-            store=dataclasses.replace(self.store.stats()),
+            store=dataclasses.replace(self.memory.stats()),
             fast_hits=self.pipeline.fast_hits,
             connections=self.plain.connections + (self.secure.connections if self.secure is not None else 0),
             cpu_seconds=time.process_time(),
             origins=self.upstreams.figures(),
+            disk=None if self.disk is None else self.disk.stats(),
         )
 
     async def drain(self) -> None:
@@ -137,6 +145,8 @@ class RequestPath:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
         await self.upstreams.close()
+        if self.disk is not None:
+            await self.disk.close()
         await self._client.close()
         if self.log is not None and not await asyncio.to_thread(self.log.close):
             _log.warning("the access log did not take its last lines in time")

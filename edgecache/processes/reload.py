@@ -13,6 +13,7 @@ _FIXED: Final[dict[str, Callable[[Config], Any]]] = {
     "tls.listen": lambda c: None if c.tls is None else c.tls.listen,
     "state": lambda c: c.state_dir,
     "control": lambda c: dataclasses.replace(c.control, config_file=None),
+    "cache.disk": lambda c: c.cache.disk,
     "sandbox": lambda c: c.sandbox,
     "serve.processes": lambda c: c.serve.processes,
     "serve.backlog": lambda c: c.serve.backlog,
@@ -40,6 +41,7 @@ def reloaded(running: Config, read: Config) -> tuple[Config, Named]:
             listen=running.listen,
             tls=tls,
             state_dir=running.state_dir,
+            cache=dataclasses.replace(read.cache, disk=running.cache.disk),
             control=running.control,
             sandbox=running.sandbox,
             serve=dataclasses.replace(

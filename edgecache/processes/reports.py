@@ -11,11 +11,13 @@ from typing import TypeVar
 
 from edgecache.observe.figures import MAX_GENERATORS, MAX_SITES, OTHER, Durations, Figures, GeneratorFigures, SiteFigures
 from edgecache.processes.messages import Report
+from edgecache.store.disk import DiskStats
 from edgecache.store.memory import StoreStats
 from edgecache.upstream.balancing import Condition
 from edgecache.upstream.figures import OriginFigures
 
 T = TypeVar("T")
+_DISK_COUNTERS = ("hits", "misses", "written", "refused", "evicted", "corrupt", "purged", "failures")
 _HELD = frozenset({"capacity_bytes", "used_bytes", "entries", "uris", "tags"})
 """Of the store: what is there now, and gone with its process."""
 
@@ -52,6 +54,16 @@ def store_of(living: Iterable[Report], gone: Iterable[Report]) -> StoreStats:
             if name not in _HELD:
                 sums[name] += getattr(report.store, name)
     return StoreStats(**sums)
+
+
+def disk_of(living: Iterable[Report], gone: Iterable[Report]) -> DiskStats | None:
+    """The tier that all processes share: counters of all, contents as the last of the living tells them; None: there is none."""
+    now = [report.disk for report in living if report.disk is not None]
+    if not now:
+        return None
+    known = now + [report.disk for report in gone if report.disk is not None]
+    sums = {name: sum(getattr(stats, name) for stats in known) for name in _DISK_COUNTERS}
+    return dataclasses.replace(now[-1], waiting_bytes=sum(stats.waiting_bytes for stats in now), **sums)
 
 
 def origins_of(living: Iterable[Report], gone: Iterable[Report]) -> tuple[OriginFigures, ...]:
@@ -92,6 +104,7 @@ def merged(first: Report, second: Report) -> Report:
         fast_hits=first.fast_hits + second.fast_hits,
         cpu_seconds=first.cpu_seconds + second.cpu_seconds,
         origins=origins_of((first, second), ()),
+        disk=disk_of((first, second), ()),
     )
 
 
@@ -116,6 +129,9 @@ class Reports:
 
     def store(self) -> StoreStats:
         return store_of(self._living(), () if self._gone is None else (self._gone,))
+
+    def disk(self) -> DiskStats | None:
+        return disk_of(self._living(), () if self._gone is None else (self._gone,))
 
     def fast_hits(self) -> int:
         return sum(report.fast_hits for report in self._all())

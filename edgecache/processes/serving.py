@@ -27,6 +27,7 @@ from edgecache.processes.remote import RemoteGuests, leader_gone
 from edgecache.processes.sockets import close_all
 from edgecache.serve.certificates import CertificateError
 from edgecache.serve.fetching import Call
+from edgecache.serve.purger import not_recorded
 from edgecache.sites import Site, SiteTable
 from edgecache.source import Source, SourceError
 from sandbox import End, Usage
@@ -123,7 +124,10 @@ class Serving:
             case messages.Answered():
                 waiting = self._asked.get(message.serial)
                 if waiting is not None and not waiting.done():
-                    waiting.set_result(message.count)
+                    if message.failure:
+                        waiting.set_exception(not_recorded(message.failure))
+                    else:
+                        waiting.set_result(message.count)
             case messages.Begin():
                 self._begin(message)
             case messages.Drain():
@@ -165,6 +169,14 @@ class Serving:
         except (OSError, CertificateError) as error:
             self._refuse(str(error))
             return
+        self._start(self._prepare(self._path))
+
+    async def _prepare(self, path: RequestPath) -> None:
+        try:
+            await path.start()
+        except OSError as error:
+            self._refuse(str(error))
+            return
         self._channel.send(messages.Prepared())
 
     def _refuse(self, detail: str) -> None:
@@ -193,7 +205,11 @@ class Serving:
         self._table.replace(self._sites.values())
 
     async def _purge(self, message: messages.PurgeStored) -> None:
-        count = await self._built.pipeline.purge(message.purge, lambda: self._done(message.serial))
+        try:
+            count = await self._built.pipeline.purge(message.purge, lambda: self._done(message.serial))
+        except SourceError as error:
+            self._done(message.serial, error.detail or str(error))
+            count = 0
         self._channel.send(messages.Counted(message.serial, count))
 
     def _reopened(self) -> str:

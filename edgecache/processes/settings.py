@@ -42,10 +42,13 @@ def whole(config: Config) -> PathSettings:
 def part(config: Config) -> PathSettings:
     """For one of `serve.processes`: memory and connections are divided, so that the edge as a whole keeps to its bounds."""
     given, count = whole(config), config.serve.processes
+    disk = given.cache.disk
+    if disk is not None:
+        disk = replace(disk, queue_bytes=disk.queue_bytes // count)
     return replace(
         given,
         shared_log=True,
-        cache=replace(given.cache, memory_bytes=given.cache.memory_bytes // count),
+        cache=replace(given.cache, memory_bytes=given.cache.memory_bytes // count, disk=disk),
         serve=replace(
             given.serve,
             max_connections=_divided(given.serve.max_connections, count),

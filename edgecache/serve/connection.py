@@ -29,6 +29,7 @@ from edgecache.serve.guard import BodyFraming, Fault, Head, HeadReader, Violatio
 from edgecache.serve.interim import InterimWriter
 from edgecache.serve.pipeline import Pipeline
 from edgecache.serve.request_id import next_request_id
+from edgecache.serve.sendfile import send_file
 from edgecache.serve.shape import is_plain
 from edgecache.serve.wire import encode_head
 from edgecache.serve.writer import Sent, write_answer
@@ -243,12 +244,12 @@ class Connection(RequestHandler):
         if not self._idle or not head.keep_alive or not is_plain(head.request):
             return False
         hit = self._pipeline.hit(head.request)
-        if hit is None or len(hit.entry.body) > MAX_BODY_BYTES:
+        if hit is None or not isinstance(hit.entry.body, bytes) or len(hit.entry.body) > MAX_BODY_BYTES:
             return False
         self._lane.learn(raw, head, hit.entry, hit.route, self._pipeline.observer.repeated)
         entry = hit.entry
         request_id = next_request_id()
-        body = entry.body if head.method == "GET" else b""
+        body = hit.entry.body if head.method == "GET" else b""
         block = b"%bAge: %d\r\nCache-Status: %b; ttl=%d\r\nX-Request-Id: %b\r\n%b\r\n" % (
             entry.head,
             hit.age,
@@ -355,6 +356,32 @@ class Connection(RequestHandler):
     async def room(self) -> None:
         if self._paused:
             await self._drain_helper()
+
+    @property
+    def takes_files(self) -> bool:
+        transport = self.transport
+        return transport is not None and transport.get_extra_info("sslcontext") is None
+
+    async def send_file(self, file: int, offset: int, count: int) -> None:
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        # What is queued comes first: a limit of 0 makes the transport say when it has written all.
+        transport.set_write_buffer_limits(high=0)
+        try:
+            while transport.get_write_buffer_size() > 0 and not transport.is_closing():
+                await self._drain_helper() if self._paused else await asyncio.sleep(0)
+        finally:
+            if not transport.is_closing():
+                transport.set_write_buffer_limits()
+        sock = transport.get_extra_info("socket")
+        if sock is None or transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        try:
+            await send_file(sock.fileno(), file, offset, count, stall_seconds=self._client_settings.write_timeout)
+        except TimeoutError:
+            transport.abort()
+            raise ConnectionResetError("the client takes nothing") from None
 
     def reset(self) -> None:
         """Close so that the client cannot take what it has for all there is."""

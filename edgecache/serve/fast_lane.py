@@ -17,7 +17,7 @@ from edgecache.serve.guard import Head
 from edgecache.serve.request_id import next_request_id
 from edgecache.serve.shape import is_plain
 from edgecache.sites import Route, SiteSnapshot, SiteTable
-from edgecache.store import Entry, MemoryStore
+from edgecache.store import Entry, Store
 
 MAX_HEAD_BYTES: Final = 2 << 10
 MAX_BODY_BYTES: Final = 64 << 10
@@ -76,7 +76,7 @@ class FastLane:
     """At most `heads` heads of one scheme, which take `limit_bytes` with all that is kept about them."""
 
     def __init__(
-        self, *, sites: SiteTable, store: MemoryStore, clock: Callable[[], float], member: bytes, heads: int, limit_bytes: int
+        self, *, sites: SiteTable, store: Store, clock: Callable[[], float], member: bytes, heads: int, limit_bytes: int
     ) -> None:
         self._sites = sites
         self._at = store.at
@@ -108,7 +108,7 @@ class FastLane:
         if not known.made <= now < known.until and not known.renew(now):
             return None
         request_id = next_request_id()
-        answer = b"%b%b%b%b%b" % (
+        answer = b"%b%b%b%b%b" % (  # type: ignore[str-format] # memory holds bytes, and nothing else is learnt
             entry.head, known.fields, request_id.encode(), known.tail, entry.body if known.whole else b""
         )  # fmt: skip
         self.answered += 1
@@ -117,7 +117,7 @@ class FastLane:
 
     def learn(self, raw: bytes, head: Head, entry: Entry, route: Route, observe: Callable[[Record], Repeated]) -> None:
         """Remember that `raw` was answered with `entry`, if its request asks nothing which depends on time, or on who asks."""
-        if len(raw) > MAX_HEAD_BYTES or len(entry.body) > MAX_BODY_BYTES or not self._heads:
+        if len(raw) > MAX_HEAD_BYTES or len(entry.body) > MAX_BODY_BYTES or not self._heads or not isinstance(entry.body, bytes):
             return
         request = head.request
         if head.has_body or not head.keep_alive or not is_plain(request) or any(name in request.headers for name in _ASKING):

@@ -26,10 +26,12 @@ from edgecache.serve.compressing import CodedBody
 from edgecache.serve.parts import Gap, PartStore
 from edgecache.serve.purges import RecentPurges
 from edgecache.serve.settings import ServeSettings
+from edgecache.serve.spooling import SpoolingBody
 from edgecache.serve.wire import encode_head
 from edgecache.sites import OnError, Route, Site
 from edgecache.source import Body, Culprit, Interim, Reply, Source, SourceError
-from edgecache.store import Entry, MemoryStore
+from edgecache.store import Entry, Spool, StoredBody
+from edgecache.store import Store as ResponseStore
 from edgecache.upstream.body import ReplayableBody
 from edgecache.upstream.collapse import Landing, Private, Settled, Shareable
 from edgecache.upstream.predictor import Predictor
@@ -85,7 +87,7 @@ class Fetcher:
     def __init__(
         self,
         *,
-        store: MemoryStore,
+        store: ResponseStore,
         origins: Callable[[Site], Source],
         generators: Callable[[Call], Source],
         clock: Callable[[], float],
@@ -235,19 +237,22 @@ class Fetcher:
             if key is not None:
                 self._predictor.forget(key)
 
+        spooling = self._spooling(call, reply, stored, admitted=admitted, vary=vary, since=since)
+
         def spoiled() -> None:
-            if key is not None:
+            if key is not None and not (spooling is not None and spooling.kept()):
                 self._predictor.remember(key, self._clock())
 
         return Shareable(
             reply.response,
-            reply.body,
-            rule.max_object_bytes,
+            reply.body if spooling is None else spooling,
+            rule.max_object_bytes if spooling is None else min(rule.max_object_bytes, spooling.above),
             commit,
             Selected(vary, variant, reply.response, stored.response, admitted.terms.born, reply.detail),
             content_length(reply.response),
             joinable=reply.response.status != 206 and _reusable(admitted, timed.response_time),
             spoiled=spoiled,
+            kept=_nowhere if spooling is None else spooling.kept,
         )
 
     def _keep_part(self, call: Call, brought: Timed, body: bytes, vary: tuple[str, ...], since: int) -> None:
@@ -267,6 +272,25 @@ class Fetcher:
             return
         head = replace(timed, response=head_of(timed.response, parts))
         self._keep(self.parts.apart(self._entry(call, head, admitted, parts.content, vary)), since)
+
+    def _spooling(
+        self, call: Call, reply: Reply, stored: Timed, *, admitted: Store, vary: tuple[str, ...], since: int
+    ) -> SpoolingBody | None:
+        """The body, stored as it passes where it is, or may turn out, too long for memory."""
+        above, length = self._store.spool_above, content_length(reply.response)
+        if above is None or reply.response.status == 206 or (length is not None and length <= above):
+            return None
+
+        def make(body: StoredBody) -> Entry | None:
+            entry = self._entry(call, stored, admitted, body, vary)
+            return entry if self.purges.allow(entry, since) else None
+
+        async def keep(spool: Spool) -> None:
+            variant = variant_key(call.request, vary, call.route.rule)
+            await spool.commit(make, call.request.uri, variant, stored.response_time)
+
+        limit = call.route.rule.max_object_bytes
+        return SpoolingBody(reply.body, length=length, above=above, limit_bytes=limit, spool=self._store.spool, keep=keep)
 
     def _refused(self, call: Call, timed: Timed, entry: Entry | None, reason: NoStoreReason, key: Hashable | None) -> None:
         """What a response that is not stored does to what is."""
@@ -302,7 +326,7 @@ class Fetcher:
             self._store.replace(entry, fresh)
         return Settled(fresh, joinable=_reusable(admitted, merged.response_time))
 
-    def _entry(self, call: Call, timed: Timed, admitted: Store, body: bytes, vary: tuple[str, ...]) -> Entry:
+    def _entry(self, call: Call, timed: Timed, admitted: Store, body: bytes | StoredBody, vary: tuple[str, ...]) -> Entry:
         response = Response(
             timed.response.status, timed.response.reason, to_client(timed.response, edge_id=self._settings.edge_id)
         )
@@ -347,6 +371,10 @@ class Fetcher:
                 case OnError.ERROR:
                     return False
         return False
+
+
+def _nowhere() -> bool:
+    return False
 
 
 def coded(call: Call, reply: Reply) -> Reply:

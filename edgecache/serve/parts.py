@@ -24,7 +24,7 @@ from edgecache.policy.ranges import Span
 from edgecache.policy.validation import update
 from edgecache.policy.variance import variant_key
 from edgecache.sites import Route
-from edgecache.store import Entry, MemoryStore
+from edgecache.store import Entry, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Gap:
 class PartStore:
     """Parts in `store`."""
 
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
 
     def find(self, request: Request, route: Route) -> Entry | None:
@@ -59,7 +59,7 @@ class PartStore:
         if request.method != "GET" or "Range" in request.headers or (entry := self.find(request, route)) is None:
             return None
         response = entry.timed.response
-        parts = held(response, entry.body)
+        parts = _held(entry)
         missing = None if parts is None else gap(parts)
         if parts is None or missing is None:
             return None
@@ -79,7 +79,7 @@ class PartStore:
         entry = self._store.at((request.uri, variant(variant_key(request, vary, route.rule))))
         if entry is None or entry.site != route.site.name:
             return brought, new
-        old = held(entry.timed.response, entry.body)
+        old = _held(entry)
         if old is None or not same_representation(entry.timed.response.headers, brought.response.headers):
             return brought, new
         both = join(old, new, route.rule.max_object_bytes)
@@ -101,3 +101,8 @@ class PartStore:
             return
         if parts_of(entry.timed.response) is None or not same_representation(entry.timed.response.headers, response.headers):
             self._store.discard(entry)
+
+
+def _held(entry: Entry) -> Held | None:
+    """Parts are in memory alone (`store.tiered`)."""
+    return held(entry.timed.response, entry.body) if isinstance(entry.body, bytes) else None

@@ -36,6 +36,7 @@ from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Answer, HeldBody
 from edgecache.serve.fast_lane import FastLane
 from edgecache.serve.fetching import Call, Fetcher, Selected, coded
+from edgecache.serve.file_body import sound
 from edgecache.serve.gate import Gate, Refused
 from edgecache.serve.purger import Purger
 from edgecache.serve.refreshing import request_for
@@ -44,7 +45,7 @@ from edgecache.serve.respond import Outcome, Responder
 from edgecache.serve.settings import ServeSettings
 from edgecache.sites import OnError, Route, Site, SiteTable
 from edgecache.source import UNREACHABLE, Body, Culprit, Interim, Source, SourceError
-from edgecache.store import Entry, MemoryStore
+from edgecache.store import Entry, Store, StoredBody
 from edgecache.upstream.background import Background
 from edgecache.upstream.collapse import Flights, Private, Released, Settled, Stream
 from edgecache.upstream.predictor import Predictor
@@ -82,7 +83,7 @@ class Pipeline:
         self,
         *,
         sites: SiteTable,
-        store: MemoryStore,
+        store: Store,
         origins: Callable[[Site], Source],
         generators: Callable[[Call], Source],
         observer: Observer | None = None,
@@ -220,6 +221,8 @@ class Pipeline:
         if request.target == "*":
             return self.respond.own_options(call)
         entry = self._stored(route, request)
+        if entry is not None and isinstance(entry.body, StoredBody) and not await sound(entry.body):
+            entry = None
         now = self.clock()
         stored = None if entry is None else entry.timed
         known = None if entry is None else entry.terms

@@ -12,13 +12,14 @@ from edgecache.policy.purging import Purge
 from edgecache.serve.purges import RecentPurges
 from edgecache.serve.reclaiming import Reclaimer
 from edgecache.serve.refreshing import Refresher
-from edgecache.store import Entry, MemoryStore, Purging
+from edgecache.source import Culprit, SourceError
+from edgecache.store import Entry, Purging, Store
 
 
 class Purger:
     """Everything that one purge reaches in one process."""
 
-    def __init__(self, store: MemoryStore, recent: RecentPurges, refetch: Callable[[Entry], asyncio.Task[None] | None]) -> None:
+    def __init__(self, store: Store, recent: RecentPurges, refetch: Callable[[Entry], asyncio.Task[None] | None]) -> None:
         """`recent`: where responses on their way look before they are stored. `refetch`: fetches one entry in the background."""
         self._store = store
         self._recent = recent
@@ -26,7 +27,7 @@ class Purger:
         self._reclaimer = Reclaimer(store, self._refresher.wake)
 
     async def purge(self, purge: Purge, in_force: Callable[[], None] = lambda: None) -> int:
-        """Returns how many entries it concerns.
+        """Returns how many entries it concerns. Raises SourceError: it is in force in this process, but is not on record on disk.
 
         It is in force from the moment when it is accepted: at once, unless too many large ones are under way. `in_force` is
         called then, for counting may take its time.
@@ -34,8 +35,13 @@ class Purger:
         if not purge.urls:
             await self._reclaimer.room()
         purging = self._put_in_force(purge)
+        try:
+            on_disk = 0 if purging.recorded is None else await purging.recorded
+        except OSError as error:
+            raise not_recorded(str(error)) from error
         in_force()
-        return await self._reclaimer.counted(purging)
+        # What memory holds is on disk too, but for what the disk was too busy to take.
+        return max(await self._reclaimer.counted(purging), on_disk)
 
     def invalidate(self, uri: str) -> None:
         """Forget every variant of `uri`, without waiting."""
@@ -55,3 +61,8 @@ class Purger:
             self._reclaimer.wake()
         self._refresher.wake()
         return purging
+
+
+def not_recorded(detail: str) -> SourceError:
+    """A purge that a restart would undo."""
+    return SourceError(Culprit.EDGE, "purge-not-recorded", detail, status=500)

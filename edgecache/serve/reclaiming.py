@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from edgecache.store import MemoryStore, Purging
+from edgecache.store import Purging, Store
 
 _SLICE = 100
 """Entries visited without letting the event loop do anything else: less than 1 ms (loadtests.bench_purge)."""
@@ -19,7 +19,7 @@ _PAUSE_SECONDS = 0.005
 class Reclaimer:
     """The task over one store."""
 
-    def __init__(self, store: MemoryStore, after_slice: Callable[[], None]) -> None:
+    def __init__(self, store: Store, after_slice: Callable[[], None]) -> None:
         self._store = store
         self._after_slice = after_slice
         self._task: asyncio.Task[None] | None = None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from edgecache.policy.fields import freeze
 from edgecache.policy.message import Request
 from edgecache.policy.variance import selected_fields
-from edgecache.store import Entry, MemoryStore
+from edgecache.store import Entry, Store
 
 _AT_A_TIME = 8
 
@@ -19,7 +19,7 @@ _AT_A_TIME = 8
 class Refresher:
     """The task over one store."""
 
-    def __init__(self, store: MemoryStore, refetch: Callable[[Entry], asyncio.Task[None] | None]) -> None:
+    def __init__(self, store: Store, refetch: Callable[[Entry], asyncio.Task[None] | None]) -> None:
         self._store = store
         self._refetch = refetch
         self._task: asyncio.Task[None] | None = None

@@ -20,6 +20,7 @@ from edgecache.policy.message import Headers, Response
 from edgecache.policy.problem import problem
 from edgecache.serve.answer import Answer, HeldBody, Meter
 from edgecache.serve.fetching import Call, Selected, content_length
+from edgecache.serve.file_body import FileBody, whole
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.shape import is_plain, shape_parts, shape_stored, shape_stream
 from edgecache.source import Body, Reply, SourceError
@@ -35,6 +36,7 @@ _FAILURES = {
     "body-timeout": "The request body did not arrive in time.",
     "body-too-large": "The request body is too large.",
     "bad-chunk": "The request body is not valid chunked coding.",
+    "purge-not-recorded": "The purge is in force, but the disk did not take its record: a restart would undo it.",
     "shutting-down": "This edge is shutting down.",
     "leader-gone": "The process that leads this edge has ended; this one ends too.",
     "no-memory": "This edge has no memory left to run this now.",
@@ -159,14 +161,17 @@ class Responder:
         )
 
     def _from_entry(self, call: Call, entry: Entry, age: float, status: CacheStatus, outcome: Outcome) -> Answer:
-        response, body, head = entry.timed.response, entry.body, b""
-        length: int | None = len(body)
+        response, stored, head = entry.timed.response, entry.body, b""
+        length: int | None = len(stored)
         if call.prepared and is_plain(call.request):
             head = entry.head
+            body: bytes | FileBody = stored if isinstance(stored, bytes) else whole(stored)
         else:
             client_ready = Response(response.status, response.reason, self._to_client(response, without_age=True))
-            shape = shape_stored if response.status != 206 else shape_parts
-            response, body, length = shape(call.request, client_ready, body, self._settings.max_ranges)
+            if response.status == 206 and isinstance(stored, bytes):
+                response, body, length = shape_parts(call.request, client_ready, stored, self._settings.max_ranges)
+            else:
+                response, body, length = shape_stored(call.request, client_ready, stored, self._settings.max_ranges)
         return Answer(
             response=response,
             body=body,

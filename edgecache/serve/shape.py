@@ -6,15 +6,28 @@ Decisions are `policy`'s; this joins them with the body, stored or on its way. `
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import assert_never
 
 from edgecache.policy.message import Request, Response
 from edgecache.policy.partial import answerable, complete_head, cut, held
 from edgecache.policy.problem import problem
-from edgecache.policy.ranges import FullBody, NotSatisfiable, Parts, closing, not_satisfiable, part_head, partial, select
+from edgecache.policy.ranges import (
+    FullBody,
+    NotSatisfiable,
+    Parts,
+    body_length,
+    closing,
+    not_satisfiable,
+    part_head,
+    partial,
+    select,
+)
 from edgecache.policy.validation import Precondition, evaluate, not_modified
 from edgecache.serve.answer import SliceBody, instead
+from edgecache.serve.file_body import FileBody, Span, whole
 from edgecache.source import Body
+from edgecache.store import StoredBody
 
 _CONDITIONAL = ("If-None-Match", "If-Modified-Since", "Range", "If-Match", "If-Unmodified-Since")
 
@@ -25,7 +38,9 @@ def is_plain(request: Request) -> bool:
     return not any(name in headers for name in _CONDITIONAL)
 
 
-def shape_stored(request: Request, response: Response, body: bytes, max_parts: int) -> tuple[Response, bytes, int | None]:
+def shape_stored(
+    request: Request, response: Response, body: bytes | StoredBody, max_parts: int
+) -> tuple[Response, bytes | FileBody, int | None]:
     """Head, body and its length (None: no Content-Length) for this request."""
     match evaluate(request, response):
         case Precondition.NOT_MODIFIED:
@@ -39,14 +54,18 @@ def shape_stored(request: Request, response: Response, body: bytes, max_parts: i
             assert_never(other)
     match select(request, response, len(body), max_parts=max_parts):
         case FullBody():
-            return response, body, len(body)
+            return response, body if isinstance(body, bytes) else whole(body), len(body)
         case NotSatisfiable(length):
             return not_satisfiable(response, length), b"", 0
         case Parts() as parts:
             boundary = secrets.token_hex(16)
-            pieces = [body[first : last + 1] for first, last in parts.spans]
-            content = _framed(parts, pieces, boundary) if parts.multipart else pieces[0]
-            return partial(response, parts, boundary), content, len(content)
+            contents = [_piece(body, first, last) for first, last in parts.spans]
+            pieces = _framed(parts, contents, boundary) if parts.multipart else contents
+            head = partial(response, parts, boundary)
+            if isinstance(body, StoredBody):
+                return head, FileBody(pieces), body_length(parts, boundary)
+            content = b"".join(piece for piece in pieces if isinstance(piece, bytes))
+            return head, content, len(content)
         case unreachable:
             assert_never(unreachable)
 
@@ -74,8 +93,9 @@ def shape_parts(request: Request, stored: Response, body: bytes, max_parts: int)
             return not_satisfiable(head, length), b"", 0
         case Parts() as asked:
             boundary = secrets.token_hex(16)
-            pieces = [cut(parts, span) for span in asked.spans]
-            content = _framed(asked, pieces, boundary) if asked.multipart else pieces[0]
+            contents: list[bytes | Span] = [cut(parts, span) for span in asked.spans]
+            pieces = _framed(asked, contents, boundary) if asked.multipart else contents
+            content = b"".join(piece for piece in pieces if isinstance(piece, bytes))
             return partial(head, asked, boundary), content, len(content)
         case unreachable:
             assert_never(unreachable)
@@ -109,9 +129,13 @@ def shape_stream(request: Request, response: Response, body: Body, length: int |
             assert_never(unreachable)
 
 
-def _framed(parts: Parts, contents: list[bytes], boundary: str) -> bytes:
-    pieces: list[bytes] = []
+def _piece(body: bytes | StoredBody, first: int, last: int) -> bytes | Span:
+    return body[first : last + 1] if isinstance(body, bytes) else Span(body, first, last - first + 1)
+
+
+def _framed(parts: Parts, contents: Sequence[bytes | Span], boundary: str) -> list[bytes | Span]:
+    pieces: list[bytes | Span] = []
     for index, content in enumerate(contents):
         pieces += (part_head(parts, index, boundary), content)
     pieces.append(closing(boundary))
-    return b"".join(pieces)
+    return pieces

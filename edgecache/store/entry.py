@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from edgecache.policy.freshness import Terms
 from edgecache.policy.message import Headers, Timed
+from edgecache.store.stored_body import StoredBody
 
 _FIXED_BYTES = 1200
 """Objects around one entry: the entry itself, its Timed and Response, dictionaries and LRU node (measured with tracemalloc)."""
@@ -28,7 +29,8 @@ class Entry:
     vary: tuple[str, ...]
     site: str
     timed: Timed
-    body: bytes
+    body: bytes | StoredBody
+    """In memory, or where it lies on disk."""
     terms: Terms
     """What `timed` says about its reuse, read once."""
     tags: frozenset[str] = frozenset()

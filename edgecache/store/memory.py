@@ -8,6 +8,7 @@ A purge is in force when `purge` returns; where it concerns many entries, `recla
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -71,6 +72,8 @@ class MemoryStore:
         self._tags: GroupIndex[tuple[str, str], _Key] = GroupIndex()
         """By site and tag: a site's purge must not have to look at other sites' entries."""
         self._log: PurgeLog[_Key] = PurgeLog()
+        self.on_evict: Callable[[Entry], object] | None = None
+        """Told of each entry that has to go for want of memory."""
         self._used = 0
         self._stored = self._evicted = self._refused = 0
 
@@ -128,6 +131,10 @@ class MemoryStore:
         """Drop this very entry, if it is still what is stored."""
         return self.at((entry.uri, entry.variant)) is entry and self._forget((entry.uri, entry.variant))
 
+    def forget(self, uri: str, variant: str) -> bool:
+        """Drop what is stored there. False: nothing was."""
+        return self._forget((uri, variant))
+
     def remove(self, uri: str) -> int:
         """Drop every variant of `uri`."""
         primary = self._primaries.get(uri)
@@ -172,6 +179,18 @@ class MemoryStore:
     def crowded(self) -> bool:
         """Whether so many purges are under way that another had better wait: each costs every lookup a comparison."""
         return len(self._log.pending) >= _MAX_PENDING
+
+    @property
+    def max_entry_bytes(self) -> int:
+        """The largest `size_bytes` of one entry."""
+        return self._max_entry_bytes
+
+    @property
+    def spool_above(self) -> None:
+        """Long bodies have no other tier to go to."""
+
+    def spool(self, length: int | None) -> None:
+        del length
 
     def stats(self) -> StoreStats:
         return StoreStats(
@@ -276,4 +295,7 @@ class MemoryStore:
             oldest = self._entries.peek_last_item()
             if oldest is None:
                 return
-            self._evicted += self._forget(oldest[0])
+            living = self._forget(oldest[0])
+            self._evicted += living
+            if living and self.on_evict is not None:
+                self.on_evict(oldest[1])

@@ -6,7 +6,7 @@ Bookkeeping only: `memory` owns the entries, and acts on what `judge` says.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
@@ -40,6 +40,8 @@ class Purging(Generic[K]):
     members: deque[Members[K]] = field(default_factory=deque)
     touched: int = 0
     done: bool = False
+    recorded: Awaitable[int] | None = None
+    """Ends when it is in force for other processes, and after a crash, too: how many entries on disk it concerns."""
 
     @property
     def count(self) -> int | None:

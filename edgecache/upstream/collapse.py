@@ -33,6 +33,8 @@ class Shareable:
     """False: stored, but for one seat only (it may not answer others without validation)."""
     spoiled: Callable[[], None] = lambda: None
     """Called when the body outgrew the limit."""
+    kept: Callable[[], bool] = lambda: False
+    """Whether what has arrived is being stored by somebody else, whatever its length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +98,10 @@ class _Flight:
 
     def worth_finishing(self, share: float) -> bool:
         """Whether `share` of a body that is being stored has arrived."""
-        if self.shared is None or not self.shared.whole:
+        landing = self.landing.result() if self.shared is not None else None
+        if self.shared is None or not isinstance(landing, Shareable) or not (self.shared.whole or landing.kept()):
             return False
-        landing = self.landing.result()
-        length = landing.length if isinstance(landing, Shareable) else None
+        length = landing.length
         return share == 0 or (length is not None and self.shared.received >= length * share)
 
 

@@ -23,7 +23,8 @@ from edgecache.serve.pipeline import Pipeline
 from edgecache.serve.settings import ServeSettings
 from edgecache.sites import GeneratorRoutes, Site, SiteTable
 from edgecache.source import Source
-from edgecache.store import MemoryStore
+from edgecache.store import MemoryStore, Store, TieredStore
+from edgecache.store.disk import DiskSettings, DiskTier
 from edgecache.upstream.origin import OriginClient
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.upstream.upstreams import Upstreams
@@ -95,6 +96,7 @@ class Edge:
     address: tuple[str, int]
     pipeline: Pipeline
     store: MemoryStore
+    tier: DiskTier | None
     listener: Listener
     clock: Clock
     sites: SiteTable
@@ -170,12 +172,17 @@ async def edge_for(
     hosts: tuple[str, ...] = ("*",),
     purge_at_once: int = 500,
     upstream_rule: UpstreamRule = DEFAULT_UPSTREAM,
+    disk: DiskSettings | None = None,
 ) -> AsyncIterator[Edge]:
     """An edge for one site with these origins."""
     site = Site(name="site", hosts=hosts, origins=origins, upstream=upstream_rule, rule=rule or CacheRule(), generators=routes)
     upstream = upstream or UpstreamSettings()
     clock = Clock()
-    store = MemoryStore(capacity_bytes, purge_at_once=purge_at_once)
+    memory = MemoryStore(capacity_bytes, purge_at_once=purge_at_once)
+    tier = None if disk is None else DiskTier(disk)
+    store: Store = memory if tier is None else TieredStore(memory, tier)
+    if tier is not None:
+        await tier.start()
     client = OriginClient(upstream)
     ticks = Ticks()
     upstreams = Upstreams(client, clock=ticks, pause=ticks.pause)
@@ -198,7 +205,7 @@ async def edge_for(
     listener = Listener(pipeline)
     address = await listener.start("127.0.0.1", 0)
     session = aiohttp.ClientSession(auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar())
-    edge = Edge(address, pipeline, store, listener, clock, table, session, upstreams=upstreams, ticks=ticks)
+    edge = Edge(address, pipeline, memory, tier, listener, clock, table, session, upstreams=upstreams, ticks=ticks)
     pipeline.observer = edge
     try:
         yield edge
@@ -208,6 +215,8 @@ async def edge_for(
         await listener.close()
         await pipeline.close(0.0)
         await upstreams.close()
+        if tier is not None:
+            await tier.close()
         await client.close()
 
 

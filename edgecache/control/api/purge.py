@@ -12,6 +12,7 @@ from edgecache.control.api.messages import answer, parameters, read_json
 from edgecache.control.problems import Code, Problem, not_found
 from edgecache.control.records import Verb
 from edgecache.policy.purging import Purge
+from edgecache.source import SourceError
 
 _MAX_URLS: Final = 1_000
 _MAX_TEXT: Final = 8_192
@@ -48,7 +49,12 @@ async def purge(call: Call) -> web.Response:
         )
     except ValueError as error:
         raise Problem(Code.BAD_REQUEST, str(error), "correct the body; /v1/openapi.json says what is right") from error
-    return answer({"purged": await call.services.purge(wanted), "soft": form.soft, "refresh": form.refresh})
+    try:
+        purged = await call.services.purge(wanted)
+    except SourceError as error:
+        detail = f"the purge is in force, but the disk did not take its record, and a restart would undo it: {error.detail}"
+        raise Problem(Code.INTERNAL, detail, "make room on the disk of `cache.disk`, or repair it, then purge again") from error
+    return answer({"purged": purged, "soft": form.soft, "refresh": form.refresh})
 
 
 def _site(call: Call, form: PurgeRequest) -> str | None:

@@ -276,10 +276,10 @@ class Http2Connection(asyncio.Protocol):
         if self._paused or self._queueing or not is_plain(request):
             return False
         hit = self._pipeline.hit(request)
-        if hit is None:
+        if hit is None or not isinstance(hit.entry.body, bytes):
             return False
         entry = hit.entry
-        body = entry.body if request.method == "GET" else b""
+        body = hit.entry.body if request.method == "GET" else b""
         states = self._states
         if len(body) > min(MAX_BODY_BYTES, states.local_flow_control_window(stream_id)):
             return False

@@ -1,0 +1,405 @@
+"""The disk tier as the event loop's thread sees it: lookups at once, from mapped memory; everything that writes goes to `worker`.
+
+`store.tiered` calls it. A response that waits to be written answers from here, and purges are in force before they are written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import lmdb
+from lru import LRU
+
+from edgecache.policy.purging import Purge, matches
+from edgecache.store.disk import row as rows
+from edgecache.store.disk.index import Index, Txn, WrongFormat
+from edgecache.store.disk.judging import Marks, judge
+from edgecache.store.disk.orders import Ban, Drop, Order, Put, Release, Reserve, Told
+from edgecache.store.disk.row import CorruptRow, Place
+from edgecache.store.disk.segments import SegmentReader, SegmentWriter, numbers, unlink
+from edgecache.store.disk.settings import DiskSettings
+from edgecache.store.disk.stats import Counts, DiskStats
+from edgecache.store.disk.worker import Worker
+from edgecache.store.entry import Entry
+from edgecache.store.stored_body import CorruptBody, Extent, StoredBody, blocks
+
+_log = logging.getLogger(__name__)
+INLINE_BYTES: Final = 64 << 10
+"""Bodies up to this length are read at once and may go to memory; longer ones are read as they are sent."""
+_MAX_ORDERS: Final = 50_000
+_VERIFIED: Final = 4096
+"""Bodies of which this process remembers what it has verified."""
+
+VariantOf = Callable[[tuple[str, ...]], str]
+
+
+class DiskError(OSError):
+    """The tier cannot be opened."""
+
+
+class DiskTier:
+    """Closed until `start`: then it finds nothing and keeps nothing."""
+
+    def __init__(self, settings: DiskSettings, *, max_variants: int = 64) -> None:
+        self.settings = settings
+        self.counts = Counts()
+        self._max_variants = max_variants
+        self._index: Index | None = None
+        self._worker: Worker | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._files = SegmentReader(settings.path)
+        self._verified: LRU[tuple[int, int], bytearray] = LRU(_VERIFIED)
+        self._waiting: dict[str, dict[str, Put]] = {}
+        self._waiting_bytes = 0
+        self._purging: list[Ban] = []
+        """In force, not yet in the index."""
+        self._bans: list[tuple[int, Purge]] = []
+        self._bans_known = (-1, -1)
+        self._overrun: Ban | None = None
+
+    async def start(self) -> None:
+        """Open, or make, the tier. In a process that forks: after that. Raises DiskError."""
+        self._loop = asyncio.get_running_loop()
+        self._index = await asyncio.to_thread(_open, self.settings)
+        self._worker = Worker(self.settings, self._index, self.counts, self._finished_elsewhere, max_variants=self._max_variants)
+        self._worker.start()
+
+    async def close(self, seconds: float = 10.0) -> None:
+        """Write what waits, within so many seconds. Harmless on what did not start."""
+        worker, index, self._worker, self._index = self._worker, self._index, None, None
+        if worker is not None and index is not None:
+            if await asyncio.to_thread(worker.stop, seconds):
+                index.close()
+            else:
+                _log.warning("the disk tier did not take its last responses in time")
+
+    # Lookups.
+
+    def get(self, uri: str, variant_of: VariantOf) -> Entry | None:
+        """What is stored of `uri` under the variant chosen by `variant_of`, which is told the fields that variants differ in."""
+        waiting = self._waiting.get(uri)
+        if waiting:
+            vary = next(iter(waiting.values())).entry.vary
+            put = waiting.get(variant_of(vary))
+            if put is not None:
+                return put.entry
+        entry = self._stored(uri, variant_of)
+        if entry is None or (waiting and entry.vary != vary):
+            self.counts.misses += 1
+            return None
+        self.counts.hits += 1
+        return entry
+
+    def vary(self, uri: str) -> tuple[str, ...]:
+        waiting = self._waiting.get(uri)
+        if waiting:
+            return next(iter(waiting.values())).entry.vary
+        if self._index is None:
+            return ()
+        with contextlib.suppress(lmdb.Error, CorruptRow), self._index.reading() as txn:
+            for _, row in self._index.variants(txn, uri):
+                named = rows.label(row)
+                if named.uri == uri and self._left(txn, row, named) is not None:
+                    return named.vary
+        return ()
+
+    def has(self, uri: str, variant: str) -> bool:
+        """Whether something is stored there, or waits to be."""
+        if variant in self._waiting.get(uri, {}):
+            return True
+        if self._index is None:
+            return False
+        with contextlib.suppress(lmdb.Error), self._index.reading() as txn:
+            return self._index.row(txn, rows.object_key(uri, variant)) is not None
+        return False
+
+    def holds(self, entry: Entry) -> bool:
+        """Whether this very response is what is stored, or waits to be."""
+        put = self._waiting.get(entry.uri, {}).get(entry.variant)
+        if put is not None:
+            return put.entry.timed == entry.timed
+        if self._index is None:
+            return False
+        with contextlib.suppress(lmdb.Error, CorruptRow), self._index.reading() as txn:
+            row = self._index.row(txn, rows.object_key(entry.uri, entry.variant))
+            return row is not None and rows.fixed(row).time == entry.timed.response_time
+        return False
+
+    def _stored(self, uri: str, variant_of: VariantOf) -> Entry | None:
+        index = self._index
+        if index is None:
+            return None
+        try:
+            with index.reading() as txn:
+                found = index.find(txn, uri, variant_of)
+                if found is None:
+                    return None
+                named = rows.label(found[1])
+                marks = self._left(txn, found[1], named)
+        except (lmdb.Error, CorruptRow) as error:
+            _log.error("disk tier %s: %s: %s", self.settings.path, type(error).__name__, error)
+            self.counts.failures += 1
+            return None
+        if marks is None or named.uri != uri:
+            return None
+        return self._read(*found, marks)
+
+    def _left(self, txn: Txn, row: bytes, named: rows.Label) -> Marks | None:
+        """What the purges since it was written leave of a row."""
+        have = rows.fixed(row)
+        marks = Marks(have.stale, have.renewing)
+        bans = self._bans_of(txn)
+        if bans and bans[-1][0] > have.serial:
+            left = judge((purge for number, purge in bans if number > have.serial), named, marks)
+            if left is None:
+                return None
+            marks = left
+        return judge((order.purge for order in self._purging), named, marks) if self._purging else marks
+
+    def _bans_of(self, txn: Txn) -> list[tuple[int, Purge]]:
+        index = self._index
+        if index is None:
+            return []
+        known = index.number(txn, b"general"), index.number(txn, b"swept")
+        if known != self._bans_known:
+            self._bans = index.bans(txn, known[1]) if known[0] > known[1] else []
+            self._bans_known = known
+        return self._bans
+
+    def _read(self, key: bytes, row: bytes, marks: Marks) -> Entry | None:
+        """The entry of a row, a short body with it; None: the file is gone, or something is corrupt."""
+        fixed = rows.fixed(row)
+        try:
+            body = self._body(key, fixed.place, fixed.time)
+            content = body.read(0, fixed.place.length) if fixed.place.length <= INLINE_BYTES else body
+            entry = rows.entry_of(row, content, stale=marks.stale, renewing=marks.renewing)
+        except (CorruptRow, CorruptBody, OSError):
+            # A segment that was reclaimed a moment ago took its rows with it: then there is nothing to drop.
+            self._order(Drop(key, fixed.time, corrupt=True))
+            return None
+        if self._worker is not None:
+            self._worker.used(key)
+        return entry
+
+    def _body(self, key: bytes, place: Place, time: float) -> StoredBody:
+        """Raises OSError."""
+        where = (place.segment, place.offset)
+        verified = self._verified.get(where)
+        if verified is None or len(verified) != blocks(place.length):
+            verified = self._verified[where] = bytearray(blocks(place.length))
+        file = self._files.open(place.segment)
+        condemn = partial(self._order, Drop(key, time, corrupt=True))
+        extent = Extent(file, place.offset, place.length, place.checksum)
+        return StoredBody(extent, verified, condemn)
+
+    # Changes.
+
+    def put(self, entry: Entry, *, moved_from: float | None = None) -> bool:
+        """Write it soon. `moved_from`: the response time of what is stored there, which has this very body. False: refused."""
+        key = rows.object_key(entry.uri, entry.variant)
+        index, size = self._index, len(entry.body)
+        full = self._waiting_bytes + size > self.settings.queue_bytes or self._crowded()
+        if index is None or full or (moved_from is None and not isinstance(entry.body, bytes)):
+            self.counts.refused += index is not None
+            self.drop(entry.uri, entry.variant)
+            return False
+        self._wait(Put(key, entry, self.serial(), moved_from))
+        return True
+
+    def drop(self, uri: str, variant: str, time: float | None = None) -> None:
+        """Forget what is stored there, or only the response that came at `time`."""
+        self._no_longer_waiting(uri, variant)
+        self._order(Drop(rows.object_key(uri, variant), time))
+
+    def drop_all(self, uri: str) -> None:
+        """Forget every variant of `uri`."""
+        for variant in list(self._waiting.get(uri, ())):
+            self.drop(uri, variant)
+        if self._index is not None:
+            with contextlib.suppress(lmdb.Error, CorruptRow), self._index.reading() as txn:
+                for key, _ in self._index.variants(txn, uri):
+                    self._order(Drop(key))
+
+    def purge(self, purge: Purge) -> asyncio.Future[int]:
+        """In force at once; done when it is on record, with the number of stored responses that it concerns."""
+        for uri, variants in list(self._waiting.items()):
+            for variant, put in list(variants.items()):
+                if matches(purge, put.entry):
+                    # It is still written, and the purge after it.
+                    self._no_longer_waiting(uri, variant)
+        loop = self._loop or asyncio.get_running_loop()
+        done: asyncio.Future[int] = loop.create_future()
+        if self._worker is None:
+            done.set_result(0)
+            return done
+        order = Ban(purge, partial(_settle, done), counted=True)
+        self._purging.append(order)
+        self._worker.line.append(order, urgent=True)
+        return done
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many purges wait to be recorded that another had better wait."""
+        return len(self._purging) >= 64
+
+    def serial(self) -> int:
+        """The last purge on record: what is asked for from now on is newer."""
+        if self._index is None:
+            return 0
+        try:
+            with self._index.reading() as txn:
+                return self._index.number(txn, b"serial")
+        except lmdb.Error:
+            return 0
+
+    # For `spool`.
+
+    async def reserve(self, size: int, writer: SegmentWriter | None = None) -> SegmentWriter | None:
+        """A segment of `size` bytes, new or `writer`'s made longer; None: there is no room."""
+        found = await self._asked(lambda told: Reserve(size, told, writer))
+        return found if isinstance(found, SegmentWriter) else None
+
+    async def link(self, entry: Entry, place: Place, serial: int) -> bool:
+        """Store an entry whose body lies at `place` already. False: a purge has overtaken it, or the disk refused."""
+        key = rows.object_key(entry.uri, entry.variant)
+        return bool(await self._asked(lambda told: Put(key, entry, serial, place=place, told=told)))
+
+    def release(self, number: int) -> None:
+        self._order(Release(number))
+
+    def condemning(self, uri: str, variant: str, time: float) -> Callable[[], None]:
+        """Drops the response that came there at `time`, when its body turns out to be corrupt."""
+        return partial(self._order, Drop(rows.object_key(uri, variant), time, corrupt=True))
+
+    # Plumbing.
+
+    async def _asked(self, order: Callable[[Told], Order]) -> object:
+        """Put an order in line, and wait for what became of it: None also where the disk failed."""
+        if self._worker is None or self._loop is None or self._crowded():
+            return None
+        done: asyncio.Future[object] = self._loop.create_future()
+        self._worker.line.append(order(partial(_settle, done)), urgent=True)
+        try:
+            return await done
+        except (lmdb.Error, OSError, CorruptRow):
+            return None
+
+    def _wait(self, put: Put) -> None:
+        entry = put.entry
+        self._no_longer_waiting(entry.uri, entry.variant)
+        variants = self._waiting.setdefault(entry.uri, {})
+        if variants and next(iter(variants.values())).entry.vary != entry.vary:
+            for variant in list(variants):
+                self._no_longer_waiting(entry.uri, variant)
+            variants = self._waiting.setdefault(entry.uri, {})
+        variants[entry.variant] = put
+        self._waiting_bytes += len(entry.body)
+        self._order(put)
+
+    def _no_longer_waiting(self, uri: str, variant: str) -> None:
+        variants = self._waiting.get(uri)
+        if variants is not None and variants.pop(variant, None) is not None and not variants:
+            del self._waiting[uri]
+
+    def _order(self, order: Order) -> None:
+        if self._worker is None:
+            return
+        if not self._crowded():
+            self._worker.line.append(order)
+        elif not self._overrun:
+            # The disk does not keep up, and what it is to forget must not answer: it forgets everything.
+            self._overrun = Ban(Purge(everything=True))
+            self._purging.append(self._overrun)
+            self._worker.line.append(self._overrun, urgent=True)
+            _log.error("disk tier %s: too slow; it is emptied", self.settings.path)
+
+    def _crowded(self) -> bool:
+        return self._overrun is not None or (self._worker is not None and len(self._worker.line) >= _MAX_ORDERS)
+
+    def _finished_elsewhere(self, outcomes: Sequence[tuple[Order, object]]) -> None:
+        """Called on the worker's thread."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._finished, outcomes)
+
+    def _finished(self, outcomes: Sequence[tuple[Order, object]]) -> None:
+        for order, outcome in outcomes:
+            match order:
+                case Put(place=None):
+                    self._waiting_bytes -= len(order.entry.body)
+                    if self._waiting.get(order.entry.uri, {}).get(order.entry.variant) is order:
+                        self._no_longer_waiting(order.entry.uri, order.entry.variant)
+                case Ban() if not isinstance(outcome, BaseException):
+                    # Where it could not be recorded it stays in force here.
+                    self._purging.remove(order)
+                    if order is self._overrun:
+                        self._overrun = None
+                case _:
+                    pass
+            if isinstance(order, Put | Ban | Reserve) and order.told is not None:
+                order.told(outcome)
+
+    def stats(self) -> DiskStats:
+        objects = segments = used = pending = 0
+        index = self._index
+        if index is not None:
+            with contextlib.suppress(lmdb.Error, OSError), index.reading() as txn:
+                objects, segments = index.count(txn), index.segment_count(txn)
+                used = index.reserved_bytes(txn)
+                pending = len(index.bans(txn, index.number(txn, b"swept")))
+        counts = self.counts
+        return DiskStats(
+            capacity_bytes=self.settings.capacity_bytes,
+            used_bytes=used,
+            objects=objects,
+            segments=segments,
+            purges_pending=pending,
+            hits=counts.hits,
+            misses=counts.misses,
+            written=counts.written,
+            refused=counts.refused,
+            evicted=counts.evicted,
+            corrupt=counts.corrupt,
+            purged=counts.purged,
+            failures=counts.failures,
+            waiting_bytes=self._waiting_bytes,
+        )
+
+
+def _settle(done: asyncio.Future[Any], outcome: object) -> None:
+    if done.done():
+        if isinstance(outcome, SegmentWriter):
+            outcome.close()
+        return
+    if isinstance(outcome, BaseException):
+        done.set_exception(outcome)
+    else:
+        done.set_result(outcome)
+
+
+def _open(settings: DiskSettings) -> Index:
+    """Raises DiskError. What is there but cannot be read is removed: it is only a cache."""
+    try:
+        settings.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            return Index(settings.path / "index", settings.map_bytes)
+        except (WrongFormat, lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchError) as error:
+            _log.error("disk tier %s is made anew: %s", settings.path, error)
+            _remove(settings.path)
+            return Index(settings.path / "index", settings.map_bytes)
+    except (OSError, lmdb.Error) as error:
+        raise DiskError(f"the disk tier {settings.path} cannot be opened: {error}") from error
+
+
+def _remove(directory: Path) -> None:
+    """The tier's own files, and nothing else that may be there."""
+    shutil.rmtree(directory / "index")
+    for number in numbers(directory):
+        unlink(directory, number)
