@@ -136,11 +136,9 @@ class Fetch(_Message, frozen=True):
 
 
 class Answered(_Message, frozen=True):
-    """The end of an `AskPurge` or `AskInvalidate`: how many entries, in all processes."""
+    """The end of an `AskPurge` or `AskInvalidate`: how many entries, in all processes; or why a purge is not on record."""
 
     serial: int
-    """`failure`: one line, where the purge could not be put on record."""
-
     count: int
     failure: str = ""
 
