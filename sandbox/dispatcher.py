@@ -28,6 +28,7 @@ from sandbox.shares import DEFAULT_CLUSTER
 from sandbox.sharetree import ShareTree
 from sandbox.spawner import Spawner
 from sandbox.tasks import Tasks
+from sandbox.vm import OUTPUT_PENDING_BYTES
 
 _log = logging.getLogger(__name__)
 _TIMER_SLACK_S = 0.000_1
@@ -251,11 +252,13 @@ class Dispatcher:
         match lane.stages.get(generator.number):
             case None:
                 running.slice_ns = SECOND_NS
+                generator.boot_slices_ns = 0
                 worker.load(generator.number, generator.program, generator.limits, self.engine)
             case Stage.LOADED:
                 worker.send(wire.Boot(generator.number, slice_ns))
             case Stage.SERVING:
                 call = running.call = generator.next_call()
+                running.output_bytes = call.output_bytes
                 was, call.state = call.state, State.RUNNING
                 if was is State.QUEUED:
                     worker.send(wire.Start(call.number, generator.number, call.request, slice_ns))
@@ -281,11 +284,17 @@ class Dispatcher:
                     call.admit_piece(message.output)
                     return
                 call.admit(message)
+                if isinstance(message.event, wire.WantsMore) and call.output_bytes - running.output_bytes < OUTPUT_PENDING_BYTES:
+                    call.slices_ns += running.slice_ns
+                    claims.check_slices(call.slices_ns, generator.limits.cpu_ns)
                 used_ns = self._slice_over(lane, running)
                 self._call_slice(generator, call, message)
             case wire.BootSlice() | wire.Loaded() | wire.Rejected():
                 if call is not None or message.program != generator.number:
                     raise wire.WireError("a report about another program")
+                if isinstance(message, wire.BootSlice):
+                    generator.boot_slices_ns += running.slice_ns
+                    claims.check_slices(generator.boot_slices_ns, generator.limits.boot_cpu_ns)
                 used_ns = self._slice_over(lane, running)
                 self._program_slice(generator, message)
             case _:
