@@ -84,6 +84,8 @@ class GuestCall:
         """How it ended; None while it runs."""
         self.retried = False
         self.output_bytes = self.log_bytes = self.log_dropped_bytes = self.edge_calls = self.sub_requests = 0
+        self.slices_ns = 0
+        """CPU time that it has been given, in slices that were used up."""
         self.undelivered = 0
         self.answer: int | bytes | None = None
         """For the edge call that the guest waits for."""

@@ -18,6 +18,10 @@ MAX_DETAIL: Final = 500
 MAX_NUMBER: Final = 1 << 50
 """More nanoseconds, bytes or calls than a request can take: its limits end it long before."""
 
+SLICES_BEYOND: Final = 4
+SLICES_SLACK_NS: Final = 100_000_000
+"""How far slices given may exceed the limit on CPU time used: a slice may end early, and the last one is cut."""
+
 REQUEST_ENDS: Final = frozenset(
     {
         End.FINISHED,
@@ -34,6 +38,15 @@ REQUEST_ENDS: Final = frozenset(
 """How a machine ends a request; the other ends are the monitor's to decide."""
 
 _COUNTS: Final = tuple(field.name for field in fields(Usage) if field.name != "unknown_calls")
+
+
+def check_slices(given_ns: int, limit_ns: int) -> None:
+    """Raises WireError for a worker that has asked for slices of far more CPU time than the limit at which it ends a guest.
+
+    One that was taken over could otherwise ask without end, and use none of them.
+    """
+    if given_ns > SLICES_BEYOND * limit_ns + SLICES_SLACK_NS:
+        raise wire.WireError(f"slices of {given_ns} ns within a limit of {limit_ns} ns")
 
 
 def check(message: wire.FromWorker) -> None:

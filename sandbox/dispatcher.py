@@ -1,35 +1,32 @@
-"""The monitor's heart: requests queue here, the scheduler says who is next, workers get slices, their reports move requests on.
+"""The monitor's heart: the scheduler says who is next, workers get slices, their reports move requests on.
 
 Synchronous state and callbacks on one event loop; the only tasks are edge calls and worker starts, which `close` awaits. What a
-worker reports is checked against what it was asked and against the limits. Called by `monitor.py`.
+worker reports is checked against what it was asked and against the limits. A request's life outside of its slices is
+`requests.py`'s. Called by `monitor.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import assert_never
 
 from sandbox import claims, wire
-from sandbox.call import EdgeCalls, GuestCall, State, refused
-from sandbox.edge import answer_edge_call
+from sandbox.call import GuestCall, State
 from sandbox.fleet import Fleet
 from sandbox.lane import Generator, Lane, Running, Stage
 from sandbox.limits import SECOND_NS
 from sandbox.nodes import Path
 from sandbox.outcome import End, Outcome, Usage
-from sandbox.pacer import Pacer
-from sandbox.pacing import Flow
 from sandbox.policies import DispatchPolicy
-from sandbox.request import GuestRequest
+from sandbox.requests import Requests
 from sandbox.scheduler import Scheduler
 from sandbox.shares import DEFAULT_CLUSTER
 from sandbox.sharetree import ShareTree
 from sandbox.spawner import Spawner
 from sandbox.tasks import Tasks
+from sandbox.vm import OUTPUT_PENDING_BYTES
 
-_log = logging.getLogger(__name__)
 _TIMER_SLACK_S = 0.000_1
 """A timer that fires a rounding error early would find nothing to do."""
 
@@ -38,17 +35,15 @@ class Dispatcher:
     def __init__(self, spawner: Spawner, policy: DispatchPolicy, engine: str, clock: Callable[[], float]) -> None:
         self._policy = policy
         self.engine = engine
-        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks()
         self._free = policy.slots
-        self._serial = 0
         self._closed = False
         self.fleet = Fleet(spawner, policy.fleet, self._tasks, self)
         floor_ns = min(policy.least_charge_ns, policy.slice_ns)
         self.scheduler = Scheduler(quantum_ns=policy.slice_ns, credit_ns=policy.credit_ns, floor_ns=floor_ns)
         self.shares = ShareTree(self.scheduler, policy.slots)
-        self.pacer = Pacer(self._drained)
+        self.requests = Requests(policy, clock, self._tasks, self)
         self.generators: dict[Path, Generator] = {}
         self._pump_timer: asyncio.TimerHandle | None = None
 
@@ -65,9 +60,9 @@ class Dispatcher:
     def retire(self, generator: Generator) -> None:
         """Forget a generator as soon as its requests have ended."""
         generator.lane.retired.add(generator)
-        self._settle(generator.lane)
+        self.settle(generator.lane)
 
-    def _settle(self, lane: Lane) -> None:
+    def settle(self, lane: Lane) -> None:
         """Something in this lane ended: drop what only waited for that."""
         for generator in [generator for generator in lane.retired if generator.idle]:
             self._drop(generator)
@@ -78,7 +73,7 @@ class Dispatcher:
         if lane.running is not None and lane.running.generator is generator:
             return
         if self.shares.leave(generator.path, self.now_ns()):
-            self.pacer.forget(generator.path[0])
+            self.requests.pacer.forget(generator.path[0])
         del self.generators[generator.path], lane.generators[generator.path]
         lane.retired.discard(generator)
         if not lane.generators:
@@ -86,124 +81,9 @@ class Dispatcher:
         elif lane.worker is not None and lane.stages.pop(generator.number, None) is not None:
             lane.worker.send(wire.Unload(generator.number))
 
-    def shares_changed(self) -> None:
-        """Somebody may run now who could not before."""
-        self._pump()
-
-    # Requests, from the reader's side.
-
-    def call(self, generator: Generator, request: GuestRequest, edge: EdgeCalls, log: Callable[[bytes], None]) -> GuestCall:
-        now = self._clock()
-        generator.calls += 1
-        refusal = None
-        if generator.record.holds(now):
-            refusal = End.QUARANTINED, f"for {generator.record.until - now:.1f} s"
-        elif not generator.room:
-            refusal = End.QUEUE_FULL, f"{generator.limits.queue} requests wait"
-        if refusal is not None:
-            generator.ends[refusal[0]] += 1
-            return refused(*refusal, request, edge=edge, log=log, now=self._loop.time())
-        self._serial += 1
-        call = GuestCall(self._serial, generator, request, edge=edge, log=log, now=self._loop.time())
-        call.on_read, call.on_close = self._read, self._closed_by_reader
-        call.on_output, call.on_log = self.pacer.output, self.pacer.log
-        call.wall_timer = self._loop.call_at(call.started + generator.limits.wall_ns / SECOND_NS, self._wall, call)
-        generator.queue.append(call)
-        generator.lane.astir.add(generator)
-        generator.lane.last_used = self._loop.time()
-        self._refresh(generator)
-        self._pump()
-        return call
-
-    def end(self, call: GuestCall, outcome: Outcome) -> None:
-        """End a request from this side, wherever it is; its VM is discarded."""
-        generator = call.owner
-        was = call.state
-        self._finish(call, outcome)
-        match was:
-            case State.QUEUED:
-                generator.queue.remove(call)
-            case State.RUNNING:
-                return  # its slice is out; the report finds it ended
-            case State.READY | State.CALLING | State.STALLED | State.PACED:
-                if was is State.READY:
-                    generator.ready.remove(call)
-                self._give_up(generator, call)
-            case State.ENDED:
-                return
-            case _:
-                assert_never(was)
-        self._refresh(generator)
-        self._settle(generator.lane)
-        self._pump()
-
-    def _finish(self, call: GuestCall, outcome: Outcome) -> None:
-        """The one place where a request ends."""
-        if call.outcome is not None:
-            return
-        self.pacer.drop(call)
-        self.pacer.own_up(call)
-        call.finish(outcome, self._loop.time())
-        generator = call.owner
-        generator.ends[outcome.end] += 1
-        if call.wall_timer is not None:
-            call.wall_timer.cancel()
-            call.wall_timer = None
-        if call.edge_task is not None:
-            call.edge_task.cancel()
-            call.edge_task = None
-
-    def _give_up(self, generator: Generator, call: GuestCall) -> None:
-        generator.active.discard(call)
-        if generator.lane.worker is not None:
-            generator.lane.worker.send(wire.Abort(call.number))
-
-    def _read(self, call: GuestCall) -> None:
-        if call.state is State.STALLED and call.undelivered <= self._policy.undelivered_bytes // 2:
-            call.stalled_s += self._loop.time() - call.stalled_since
-            self._make_ready(call)
-
-    def _closed_by_reader(self, call: GuestCall) -> None:
-        self.end(call, Outcome(End.CANCELLED, call.usage))
-
-    def _wall(self, call: GuestCall) -> None:
-        """The deadline, put off by as long as the reader kept us waiting."""
-        limit_ns = call.owner.limits.wall_ns
-        now = self._loop.time()
-        stalled_s = call.stalled_s + (now - call.stalled_since if call.state is State.STALLED else 0.0)
-        left_s = call.started + limit_ns / SECOND_NS + stalled_s - now
-        if left_s > 0 or call.state is State.STALLED:
-            call.wall_timer = self._loop.call_later(max(left_s, 0.01), self._wall, call)
-            return
-        self.end(call, Outcome(_late(call), call.usage, f"{limit_ns / SECOND_NS:g} s"))
-
-    def _drained(self, call: GuestCall) -> None:
-        """Its output has passed at its rate."""
-        if call.closing is not None:
-            self._finish(call, call.closing)
-        elif call.state is State.PACED:
-            self._make_ready(call)
-
-    def _make_ready(self, call: GuestCall) -> None:
-        """It wants its next slice, unless its output is still on its way, or nobody reads it."""
-        generator = call.owner
-        self._wait_or_ready(call)
-        self._refresh(generator)
-        self._pump()
-
-    def _wait_or_ready(self, call: GuestCall) -> None:
-        if call.held:
-            call.state = State.PACED
-        elif call.undelivered > self._policy.undelivered_bytes:
-            call.state = State.STALLED
-            call.stalled_since = self._loop.time()
-        else:
-            call.state = State.READY
-            call.owner.ready.append(call)
-
     # Who runs.
 
-    def _refresh(self, generator: Generator) -> None:
+    def refresh(self, generator: Generator) -> None:
         """Bring the scheduler's view of a generator up to date, and see to it that there is a worker for it."""
         if generator.path not in self.scheduler:
             return
@@ -221,7 +101,8 @@ class Dispatcher:
         """The event loop's clock, which shares go by."""
         return int(self._loop.time() * SECOND_NS)
 
-    def _pump(self) -> None:
+    def pump(self) -> None:
+        """Give slices while there are slots and somebody may run."""
         while self._free > 0 and not self._closed:
             picked = self.scheduler.pick(self.now_ns())
             if not picked:
@@ -236,7 +117,7 @@ class Dispatcher:
             self._pump_timer.cancel()
             self._pump_timer = None
         if release_ns is not None:
-            self._pump_timer = self._loop.call_at(release_ns / SECOND_NS + _TIMER_SLACK_S, self._pump)
+            self._pump_timer = self._loop.call_at(release_ns / SECOND_NS + _TIMER_SLACK_S, self.pump)
 
     def _give_slice(self, generator: Generator) -> None:
         lane = generator.lane
@@ -251,11 +132,13 @@ class Dispatcher:
         match lane.stages.get(generator.number):
             case None:
                 running.slice_ns = SECOND_NS
+                generator.boot_slices_ns = 0
                 worker.load(generator.number, generator.program, generator.limits, self.engine)
             case Stage.LOADED:
                 worker.send(wire.Boot(generator.number, slice_ns))
             case Stage.SERVING:
                 call = running.call = generator.next_call()
+                running.output_bytes = call.output_bytes
                 was, call.state = call.state, State.RUNNING
                 if was is State.QUEUED:
                     worker.send(wire.Start(call.number, generator.number, call.request, slice_ns))
@@ -281,19 +164,25 @@ class Dispatcher:
                     call.admit_piece(message.output)
                     return
                 call.admit(message)
+                if isinstance(message.event, wire.WantsMore) and call.output_bytes - running.output_bytes < OUTPUT_PENDING_BYTES:
+                    call.slices_ns += running.slice_ns
+                    claims.check_slices(call.slices_ns, generator.limits.cpu_ns)
                 used_ns = self._slice_over(lane, running)
                 self._call_slice(generator, call, message)
             case wire.BootSlice() | wire.Loaded() | wire.Rejected():
                 if call is not None or message.program != generator.number:
                     raise wire.WireError("a report about another program")
+                if isinstance(message, wire.BootSlice):
+                    generator.boot_slices_ns += running.slice_ns
+                    claims.check_slices(generator.boot_slices_ns, generator.limits.boot_cpu_ns)
                 used_ns = self._slice_over(lane, running)
                 self._program_slice(generator, message)
             case _:
                 raise wire.WireError(f"{type(message).__name__} out of turn")
-        self._refresh(generator)
+        self.refresh(generator)
         self._charge(generator, used_ns)
-        self._settle(lane)
-        self._pump()
+        self.settle(lane)
+        self.pump()
 
     def _slice_over(self, lane: Lane, running: Running) -> int:
         """The worker is free again. Nanoseconds of CPU time since it got the slice."""
@@ -312,13 +201,13 @@ class Dispatcher:
             case wire.Loaded(needs_boot=needs_boot):
                 self._loaded(generator, Stage.LOADED if needs_boot else Stage.SERVING)
             case wire.Rejected(detail=detail):
-                self._unusable(generator, Outcome(End.REJECTED, Usage(), claims.presentable(detail)))
+                self.requests.unusable(generator, Outcome(End.REJECTED, Usage(), claims.presentable(detail)))
             case wire.BootSlice(outcome=outcome, booted=booted) if outcome is not None:
                 generator.boot = outcome = claims.told(outcome)
                 if booted:
                     self._loaded(generator, Stage.SERVING)
                 else:
-                    self._unusable(generator, Outcome(End.BOOT_FAILED, outcome.usage, outcome.detail))
+                    self.requests.unusable(generator, Outcome(End.BOOT_FAILED, outcome.usage, outcome.detail))
 
     def _call_slice(self, generator: Generator, call: GuestCall, message: wire.CallSlice) -> None:
         event = message.event
@@ -336,13 +225,12 @@ class Dispatcher:
                 if call.held and outcome.end is End.FINISHED:
                     call.state, call.closing = State.PACED, claims.told(outcome)
                 else:
-                    self._finish(call, claims.told(outcome))
-                self._note(generator, outcome.end)
+                    self.requests.finish(call, claims.told(outcome))
+                self.requests.note(generator, outcome.end)
             case wire.WantsMore():
-                self._wait_or_ready(call)
+                self.requests.wait_or_ready(call)
             case wire.WantsAnswer():
-                call.state = State.CALLING
-                call.edge_task = self._tasks.start(self._answer(call, event))
+                self.requests.ask_edge(call, event)
             case _:
                 assert_never(event)
 
@@ -351,41 +239,17 @@ class Dispatcher:
         if stage is Stage.SERVING and generator.boot is None:
             generator.boot = Outcome(End.FINISHED, Usage())
 
-    def _unusable(self, generator: Generator, outcome: Outcome) -> None:
-        """It cannot take requests: those that wait learn why."""
-        self._fail_queue(generator, outcome)
-        self._note(generator, outcome.end)
-
-    def _note(self, generator: Generator, end: End) -> None:
-        now = self._clock()
-        if generator.record.note(end, now):
-            seconds = generator.record.until - now
-            _log.warning("generator %s is quarantined for %.0f s: it keeps failing (%s)", generator.key, seconds, end)
-            self._fail_queue(generator, Outcome(End.QUARANTINED, Usage(), f"for {seconds:.1f} s"))
-
-    def _fail_queue(self, generator: Generator, outcome: Outcome) -> None:
-        while generator.queue:
-            self._finish(generator.queue.popleft(), outcome)
-
-    async def _answer(self, call: GuestCall, wanted: wire.WantsAnswer) -> None:
-        await self.pacer.turn(call.owner, Flow.SUB_REQUESTS if wanted.kind == "fetch" else Flow.EDGE_CALLS)
-        answer = await answer_edge_call(call.edge, wanted, self._policy.edge_call_s)
-        call.edge_task = None
-        if call.state is State.CALLING:
-            call.answer = answer
-            self._make_ready(call)
-
     # What happens to workers: `fleet.Crew`.
 
     def worker_changed(self, lane: Lane) -> None:
         # With the worker gone nobody may be picked any more, also who held a request a moment ago.
         for generator in lane.holding() if lane.worker is not None else tuple(lane.generators.values()):
-            self._refresh(generator)
-        self._pump()
+            self.refresh(generator)
+        self.pump()
 
     def worker_unavailable(self, lane: Lane, end: End, why: str) -> None:
         for generator in lane.holding():
-            self._fail_queue(generator, Outcome(end, Usage(), why))
+            self.requests.fail_queue(generator, Outcome(end, Usage(), why))
 
     def worker_lost(self, lane: Lane, why: str) -> None:
         """One request is to blame at most; the others begin again elsewhere, once, if nothing of them has been sent."""
@@ -405,17 +269,17 @@ class Dispatcher:
                 continue
             blamed = running is not None and call is running.call
             if blamed or call.retried or call.output_bytes or generator in lane.retired:
-                self._finish(call, died)
+                self.requests.finish(call, died)
             else:
                 generator.requeue(call)
         if running is not None:
             if running.call is None:
-                self._fail_queue(running.generator, died)
-            self._note(running.generator, End.WORKER_DIED)
+                self.requests.fail_queue(running.generator, died)
+            self.requests.note(running.generator, End.WORKER_DIED)
         for generator in tuple(lane.generators.values()):
             generator.ready.clear()
         self.worker_changed(lane)
-        self._settle(lane)
+        self.settle(lane)
 
     def sweep(self) -> None:
         """Kill workers that hang, cancel for readers that never read, end idle workers. To be called a few times a second."""
@@ -427,7 +291,7 @@ class Dispatcher:
                 continue
             for call in lane.active_calls():
                 if call.state is State.STALLED and now - call.stalled_since > policy.reader_s:
-                    self.end(call, Outcome(End.CANCELLED, call.usage, "nobody reads the answer"))
+                    self.requests.end(call, Outcome(End.CANCELLED, call.usage, "nobody reads the answer"))
             if running is not None:
                 used_ns = worker.cpu_ns() - running.cpu_ns
                 if used_ns > running.slice_ns + policy.hang_cpu_ns or now - running.since > policy.hang_wall_s:
@@ -441,18 +305,9 @@ class Dispatcher:
             self._pump_timer.cancel()
         for generator in self.generators.values():
             closing = Outcome(End.CANCELLED, Usage(), "the monitor is closing")
-            self._fail_queue(generator, closing)
+            self.requests.fail_queue(generator, closing)
             for call in tuple(generator.active):
-                self._finish(call, closing)
-        for call in tuple(self.pacer.waiting):
-            self._finish(call, Outcome(End.CANCELLED, Usage(), "the monitor is closing"))
-        self.pacer.close()
+                self.requests.finish(call, closing)
+        self.requests.close()
         self.fleet.close()
         await self._tasks.close()
-
-
-def _late(call: GuestCall) -> End:
-    """Why a request has not been answered within its time."""
-    lane = call.owner.lane
-    waits_for_worker = call.state is State.QUEUED and lane.worker is None
-    return End.NO_MEMORY if waits_for_worker and lane.short_of_memory else End.WALL_LIMIT

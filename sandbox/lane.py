@@ -46,6 +46,8 @@ class Running:
     cpu_ns: int
     """The worker's CPU clock when the slice began."""
     slice_ns: int
+    output_bytes: int = 0
+    """What its request had sent before."""
 
 
 class Generator:
@@ -69,6 +71,8 @@ class Generator:
         """Requests that hold a VM, whatever their state."""
         self.boot: Outcome | None = None
         """How its last boot ended."""
+        self.boot_slices_ns = 0
+        """CPU time that its boot has been given, in slices."""
         self.warm = 0
         self.calls = 0
         self.ends: Counter[End] = Counter()

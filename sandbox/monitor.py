@@ -155,26 +155,26 @@ class Monitor:
         dispatcher, generator = self._running(), self._generators[key]
         dispatcher.shares.set_generator(generator.path, weight, _own_cap(generator.limits, cap), dispatcher.now_ns())
         generator.weight = weight
-        dispatcher.shares_changed()
+        dispatcher.pump()
 
     def set_tenant_share(self, tenant: str, share: SiteShare) -> None:
         """A tenant's cluster and its share in it; kept while it has a generator. Raises KeyError, ValueError."""
         dispatcher = self._running()
         dispatcher.shares.set_site(tenant, share, dispatcher.now_ns())
-        dispatcher.pacer.set_rates(tenant, share.rates)
-        dispatcher.shares_changed()
+        dispatcher.requests.pacer.set_rates(tenant, share.rates)
+        dispatcher.pump()
 
     def set_cluster(self, name: str, share: ClusterShare) -> None:
         """Add a cluster or change its share of the machine. Raises ValueError."""
         dispatcher = self._running()
         dispatcher.shares.set_cluster(name, share, dispatcher.now_ns())
-        dispatcher.shares_changed()
+        dispatcher.pump()
 
     def remove_cluster(self, name: str) -> None:
         """Its tenants go to the default cluster. Raises KeyError, ValueError for the default."""
         dispatcher = self._running()
         dispatcher.shares.remove_cluster(name, dispatcher.now_ns())
-        dispatcher.shares_changed()
+        dispatcher.pump()
 
     def call(self, key: str, request: GuestRequest, *, edge: EdgeCalls, log: Callable[[bytes], None]) -> GuestCall:
         """Begin a request. Raises nothing for a request that cannot be: iterating it raises GuestFailed with the reason."""
@@ -182,7 +182,7 @@ class Monitor:
         if generator is None or self._dispatcher is None:
             now = asyncio.get_running_loop().time()
             return refused(End.UNKNOWN_GENERATOR, key, request, edge=edge, log=log, now=now)
-        return self._dispatcher.call(generator, request, edge, log)
+        return self._dispatcher.requests.call(generator, request, edge, log)
 
     async def verify(self, program: Program, limits: Limits, sample: GuestRequest) -> Verification:
         """Load, boot and run a program once in a worker of its own, which is thrown away.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,16 @@ NEAR = 0.08
 
 async def settled(here: Here, group: str, expected: dict[str, float]) -> dict[str, Any]:
     """Once what was promised and what was received are both as expected: after a change, once the window has moved on."""
+    wanted = {(name, what): part for name, part in expected.items() for what in ("promised", "received")}
+    return await found(here, group, lambda rows: all(abs(rows[n][what] - part) <= NEAR for (n, what), part in wanted.items()))
+
+
+async def found(here: Here, group: str, good: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any]:
+    nobody = {"promised": 0.0, "received": 0.0}
     async with asyncio.timeout(120):
         while True:
             sandbox = await here.sandbox()
-            rows = {name: sandbox[group].get(name, {"promised": 0.0, "received": 0.0}) for name in expected}
-            if all(abs(rows[name][what] - part) <= NEAR for name, part in expected.items() for what in ("promised", "received")):
+            if good(defaultdict(lambda: nobody, sandbox[group])):
                 return sandbox
             await asyncio.sleep(0.2)
 
@@ -39,9 +46,9 @@ async def _shares_follow(here: Here) -> None:
     loops = [asyncio.create_task(here.loop(name)) for name in ("heavy", "light")]
     try:
         for group, suffix in (("clusters", ""), ("sites", ""), ("generators", "/probe@1")):
-            found = await settled(here, group, {f"heavy{suffix}": 0.75, f"light{suffix}": 0.25})
-        assert found["clusters"]["heavy"]["weight"] == 3
-        assert found["engine"] in {"unicorn", "kvm"}
+            told = await settled(here, group, {f"heavy{suffix}": 0.75, f"light{suffix}": 0.25})
+        assert told["clusters"]["heavy"]["weight"] == 3
+        assert told["engine"] in {"unicorn", "kvm"}
         metrics = await here.call("GET", "/metrics")
         assert 'edgecache_cluster_cpu_promised_ratio{cluster="heavy"}' in metrics
         assert 'edgecache_site_cpu_received_ratio{site="light"}' in metrics
@@ -50,12 +57,17 @@ async def _shares_follow(here: Here) -> None:
         await settled(here, "sites", {"heavy": 0.25, "light": 0.75})
 
         await here.call("PATCH", "/v1/clusters/light", json={"cap": 10})
-        capped = await settled(here, "clusters", {"heavy": 0.9, "light": 0.1})
+        # Ten percent of one CPU: of what is given out that may be more, on a machine that is busy with other things, too.
+        capped = await found(here, "clusters", lambda rows: _held_back(rows["light"]) and rows["heavy"]["promised"] > 0.6)
         assert capped["clusters"]["light"]["cap"] == 10
     finally:
         for task in loops:
             task.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
+
+
+def _held_back(row: Mapping[str, float]) -> bool:
+    return 0 < row["promised"] < 0.4 and abs(row["received"] - row["promised"]) <= NEAR
 
 
 async def test_who_finds_no_room_in_memory_is_told_so_and_when_to_come_again(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from sandbox import End, GuestCall, JailPolicy, Monitor, Outcome, Usage, WorkerLost, edge, wire
 from sandbox.errors import JailError
 from sandbox.jail import JailReport
+from sandbox.limits import MILLISECOND_NS
 from sandbox.spawner import Spawner, WorkerHandle
 from tests.integration.monitor_support import Edge, alive, begin, ending, limits, resident, until
 
@@ -89,7 +90,8 @@ async def stage() -> AsyncIterator[Stage]:
     monitor, spawner = Monitor(), Impostors()
     monitor._spawner = spawner
     await monitor.start()
-    monitor.register("probe", resident(), limits(output_bytes=1000, log_bytes=100, edge_calls=2, sub_requests=1), tenant="shop")
+    bounds = limits(cpu_ns=50 * MILLISECOND_NS, output_bytes=1000, log_bytes=100, edge_calls=2, sub_requests=1)
+    monitor.register("probe", resident(), bounds, tenant="shop")
     yield Stage(monitor, spawner)
     await monitor.close()
     for impostor in spawner.given:
@@ -126,6 +128,19 @@ REPORTS: dict[str, Callable[[int], list[wire.FromWorker]]] = {
     "a load nobody asked for": lambda number: [wire.Loaded(1, False)],
     "a rejection nobody asked for": lambda number: [wire.Rejected(1, "x")],
 }
+
+
+@pytest.mark.parametrize("output", [b"", b"x"], ids=["nothing", "a byte at a time"])
+async def test_who_asks_for_slices_without_end_and_uses_none_costs_the_worker_its_life(stage: Stage, output: bytes) -> None:
+    call, number = await stage.started()
+    asked = 0
+    with pytest.raises(AssertionError):  # what it hears at last is its end
+        while asked < 1000:
+            stage.worker.say(wire.CallSlice(number, wire.WantsMore(), output))
+            asked += 1
+            assert isinstance(await stage.worker.hear(), wire.Continue)
+    assert asked == 1 + (4 * 50 + 100) // 5
+    assert (await ending(call)).end is End.WORKER_DIED
 
 
 @pytest.mark.parametrize("name", REPORTS)

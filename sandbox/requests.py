@@ -1,0 +1,201 @@
+"""A request's life outside of its slices: taken in or refused, waiting for its reader, its rate or an edge call, and ended.
+
+Synchronous state and callbacks on one event loop; the only tasks are edge calls. Who gets slices is `dispatcher.py`'s business,
+which is told when a request may go on. Called by it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol, assert_never
+
+from sandbox import wire
+from sandbox.call import EdgeCalls, GuestCall, State, refused
+from sandbox.edge import answer_edge_call
+from sandbox.lane import Generator, Lane
+from sandbox.limits import SECOND_NS
+from sandbox.outcome import End, Outcome, Usage
+from sandbox.pacer import Pacer
+from sandbox.pacing import Flow
+from sandbox.policies import DispatchPolicy
+from sandbox.request import GuestRequest
+from sandbox.tasks import Tasks
+
+_log = logging.getLogger(__name__)
+
+
+class Mover(Protocol):
+    """Who gives slices."""
+
+    def refresh(self, generator: Generator) -> None:
+        """What the generator wants may have changed."""
+
+    def settle(self, lane: Lane) -> None:
+        """Something in this lane ended: drop what only waited for that."""
+
+    def pump(self) -> None:
+        """Somebody may be able to run."""
+
+
+class Requests:
+    def __init__(self, policy: DispatchPolicy, clock: Callable[[], float], tasks: Tasks, mover: Mover) -> None:
+        self._policy = policy
+        self._clock = clock
+        self._tasks = tasks
+        self._mover = mover
+        self._loop = asyncio.get_running_loop()
+        self._serial = 0
+        self.pacer = Pacer(self._drained)
+
+    def call(self, generator: Generator, request: GuestRequest, edge: EdgeCalls, log: Callable[[bytes], None]) -> GuestCall:
+        now = self._clock()
+        generator.calls += 1
+        refusal = None
+        if generator.record.holds(now):
+            refusal = End.QUARANTINED, f"for {generator.record.until - now:.1f} s"
+        elif not generator.room:
+            refusal = End.QUEUE_FULL, f"{generator.limits.queue} requests wait"
+        if refusal is not None:
+            generator.ends[refusal[0]] += 1
+            return refused(*refusal, request, edge=edge, log=log, now=self._loop.time())
+        self._serial += 1
+        call = GuestCall(self._serial, generator, request, edge=edge, log=log, now=self._loop.time())
+        call.on_read, call.on_close = self._read, self._closed_by_reader
+        call.on_output, call.on_log = self.pacer.output, self.pacer.log
+        call.wall_timer = self._loop.call_at(call.started + generator.limits.wall_ns / SECOND_NS, self._wall, call)
+        generator.queue.append(call)
+        generator.lane.astir.add(generator)
+        generator.lane.last_used = self._loop.time()
+        self._mover.refresh(generator)
+        self._mover.pump()
+        return call
+
+    def end(self, call: GuestCall, outcome: Outcome) -> None:
+        """End a request from this side, wherever it is; its VM is discarded."""
+        generator = call.owner
+        was = call.state
+        self.finish(call, outcome)
+        match was:
+            case State.QUEUED:
+                generator.queue.remove(call)
+            case State.RUNNING:
+                return  # its slice is out; the report finds it ended
+            case State.READY | State.CALLING | State.STALLED | State.PACED:
+                if was is State.READY:
+                    generator.ready.remove(call)
+                self._give_up(generator, call)
+            case State.ENDED:
+                return
+            case _:
+                assert_never(was)
+        self._mover.refresh(generator)
+        self._mover.settle(generator.lane)
+        self._mover.pump()
+
+    def finish(self, call: GuestCall, outcome: Outcome) -> None:
+        """The one place where a request ends."""
+        if call.outcome is not None:
+            return
+        self.pacer.drop(call)
+        self.pacer.own_up(call)
+        call.finish(outcome, self._loop.time())
+        generator = call.owner
+        generator.ends[outcome.end] += 1
+        if call.wall_timer is not None:
+            call.wall_timer.cancel()
+            call.wall_timer = None
+        if call.edge_task is not None:
+            call.edge_task.cancel()
+            call.edge_task = None
+
+    def _give_up(self, generator: Generator, call: GuestCall) -> None:
+        generator.active.discard(call)
+        if generator.lane.worker is not None:
+            generator.lane.worker.send(wire.Abort(call.number))
+
+    def _read(self, call: GuestCall) -> None:
+        if call.state is State.STALLED and call.undelivered <= self._policy.undelivered_bytes // 2:
+            call.stalled_s += self._loop.time() - call.stalled_since
+            self._make_ready(call)
+
+    def _closed_by_reader(self, call: GuestCall) -> None:
+        self.end(call, Outcome(End.CANCELLED, call.usage))
+
+    def _wall(self, call: GuestCall) -> None:
+        """The deadline, put off by as long as the reader kept us waiting."""
+        limit_ns = call.owner.limits.wall_ns
+        now = self._loop.time()
+        stalled_s = call.stalled_s + (now - call.stalled_since if call.state is State.STALLED else 0.0)
+        left_s = call.started + limit_ns / SECOND_NS + stalled_s - now
+        if left_s > 0 or call.state is State.STALLED:
+            call.wall_timer = self._loop.call_later(max(left_s, 0.01), self._wall, call)
+            return
+        self.end(call, Outcome(_late(call), call.usage, f"{limit_ns / SECOND_NS:g} s"))
+
+    def _drained(self, call: GuestCall) -> None:
+        """Its output has passed at its rate."""
+        if call.closing is not None:
+            self.finish(call, call.closing)
+        elif call.state is State.PACED:
+            self._make_ready(call)
+
+    def _make_ready(self, call: GuestCall) -> None:
+        """It wants its next slice, unless its output is still on its way, or nobody reads it."""
+        generator = call.owner
+        self.wait_or_ready(call)
+        self._mover.refresh(generator)
+        self._mover.pump()
+
+    def wait_or_ready(self, call: GuestCall) -> None:
+        if call.held:
+            call.state = State.PACED
+        elif call.undelivered > self._policy.undelivered_bytes:
+            call.state = State.STALLED
+            call.stalled_since = self._loop.time()
+        else:
+            call.state = State.READY
+            call.owner.ready.append(call)
+
+    def unusable(self, generator: Generator, outcome: Outcome) -> None:
+        """It cannot take requests: those that wait learn why."""
+        self.fail_queue(generator, outcome)
+        self.note(generator, outcome.end)
+
+    def note(self, generator: Generator, end: End) -> None:
+        now = self._clock()
+        if generator.record.note(end, now):
+            seconds = generator.record.until - now
+            _log.warning("generator %s is quarantined for %.0f s: it keeps failing (%s)", generator.key, seconds, end)
+            self.fail_queue(generator, Outcome(End.QUARANTINED, Usage(), f"for {seconds:.1f} s"))
+
+    def fail_queue(self, generator: Generator, outcome: Outcome) -> None:
+        while generator.queue:
+            self.finish(generator.queue.popleft(), outcome)
+
+    def ask_edge(self, call: GuestCall, wanted: wire.WantsAnswer) -> None:
+        """The guest waits for an edge call."""
+        call.state = State.CALLING
+        call.edge_task = self._tasks.start(self._answer(call, wanted))
+
+    def close(self) -> None:
+        """End what is only on its way to its reader."""
+        for call in tuple(self.pacer.waiting):
+            self.finish(call, Outcome(End.CANCELLED, Usage(), "the monitor is closing"))
+        self.pacer.close()
+
+    async def _answer(self, call: GuestCall, wanted: wire.WantsAnswer) -> None:
+        await self.pacer.turn(call.owner, Flow.SUB_REQUESTS if wanted.kind == "fetch" else Flow.EDGE_CALLS)
+        answer = await answer_edge_call(call.edge, wanted, self._policy.edge_call_s)
+        call.edge_task = None
+        if call.state is State.CALLING:
+            call.answer = answer
+            self._make_ready(call)
+
+
+def _late(call: GuestCall) -> End:
+    """Why a request has not been answered within its time."""
+    lane = call.owner.lane
+    waits_for_worker = call.state is State.QUEUED and lane.worker is None
+    return End.NO_MEMORY if waits_for_worker and lane.short_of_memory else End.WALL_LIMIT
