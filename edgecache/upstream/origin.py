@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, cast
@@ -24,6 +24,7 @@ from edgecache.upstream.endpoint import Endpoint, Waits
 from edgecache.upstream.health import expected
 from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol, Preface, preface
 from edgecache.upstream.proxy_header import ProxyHeader, encode, socket_address
+from edgecache.upstream.resolving import Lookup, Resolver
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.upstream.trust import Trust, TrustError
 
@@ -65,8 +66,13 @@ class _ExactRequest(aiohttp.ClientRequest):
 class OriginClient:
     """Open it inside the event loop, close it at the end."""
 
-    def __init__(self, settings: UpstreamSettings) -> None:
+    def __init__(
+        self, settings: UpstreamSettings, *, clock: Callable[[], float] | None = None, lookup: Lookup | None = None
+    ) -> None:
+        """`clock` and `lookup` are of names' addresses; the loop's time and the system's resolver, where they are not given."""
         self.settings = settings
+        clock = clock or asyncio.get_running_loop().time
+        self._resolver = Resolver(ttl=settings.dns_ttl, keep=settings.dns_keep, clock=clock, lookup=lookup)
         self.trust = Trust()
         self._pooled = self._session(settings.max_connections, settings.max_connections_per_origin, reuse=True)
         self._introduced = self._session(settings.max_connections, settings.max_connections_per_origin, reuse=False)
@@ -80,7 +86,8 @@ class OriginClient:
             connector=OriginConnector(
                 limit=limit,
                 limit_per_host=limit_per_host,
-                ttl_dns_cache=int(settings.dns_ttl),
+                resolver=self._resolver,
+                use_dns_cache=False,
                 enable_cleanup_closed=False,
                 **kept,
             ),
@@ -98,6 +105,7 @@ class OriginClient:
         await self._pooled.close()
         await self._introduced.close()
         await self._probing.close()
+        await self._resolver.close()
 
     async def exchange(
         self, endpoint: Endpoint, request: Request, body: Body | None, waits: Waits, on_interim: Interim | None = None

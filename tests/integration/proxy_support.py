@@ -25,6 +25,7 @@ from edgecache.sites import GeneratorRoutes, Site, SiteTable
 from edgecache.source import Source
 from edgecache.store import MemoryStore
 from edgecache.upstream.origin import OriginClient
+from edgecache.upstream.resolving import Lookup
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.upstream.upstreams import Upstreams
 
@@ -170,14 +171,15 @@ async def edge_for(
     hosts: tuple[str, ...] = ("*",),
     purge_at_once: int = 500,
     upstream_rule: UpstreamRule = DEFAULT_UPSTREAM,
+    lookup: Lookup | None = None,
 ) -> AsyncIterator[Edge]:
     """An edge for one site with these origins."""
     site = Site(name="site", hosts=hosts, origins=origins, upstream=upstream_rule, rule=rule or CacheRule(), generators=routes)
     upstream = upstream or UpstreamSettings()
     clock = Clock()
     store = MemoryStore(capacity_bytes, purge_at_once=purge_at_once)
-    client = OriginClient(upstream)
     ticks = Ticks()
+    client = OriginClient(upstream, clock=ticks, lookup=lookup)
     upstreams = Upstreams(client, clock=ticks, pause=ticks.pause)
     table = SiteTable(followers=[upstreams.follow])
     table.replace([site])

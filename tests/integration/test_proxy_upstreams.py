@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.abc import ResolveResult
 
 from edgecache.policy.upstream import (
     Balance,
@@ -25,6 +26,7 @@ from edgecache.policy.upstream import (
     Timeouts,
     UpstreamRule,
 )
+from edgecache.upstream.resolving import Lookup
 from edgecache.upstream.settings import UpstreamSettings
 from tests.integration.proxy_support import Edge, Handler, edge_for, origin_of, plain, raw_origin, read_head, until
 from tests.integration.proxy_support import Origin as Server
@@ -440,3 +442,55 @@ class TestChanges:
             edge.sites.replace([dataclasses.replace(site, origins=(b.url,))])
             assert await bodies(edge, 1, "/again") == {b"b": 1}
             assert [row.url for row in edge.upstreams.figures()] == [b.url]
+
+
+class TestNames:
+    async def test_a_changed_address_is_used_for_new_connections(self) -> None:
+        async with named_servers() as (port, addresses, lookup), edge_for(f"http://origin.test:{port}", lookup=lookup) as edge:
+            addresses[:] = ["127.0.0.1"]
+            assert await bodies(edge, 2) == {b"127.0.0.1": 2}
+            addresses[:] = ["127.0.0.2"]
+            edge.ticks.advance(30.0)
+            assert await bodies(edge, 2, "/new") == {b"127.0.0.2": 2}
+            addresses.clear()
+            edge.ticks.advance(30.0)
+            assert await bodies(edge, 2, "/gone") == {b"127.0.0.2": 2}
+
+    async def test_an_address_that_refuses_is_no_failure_while_another_does_not(self) -> None:
+        async with named_servers() as (port, addresses, lookup), edge_for(f"http://origin.test:{port}", lookup=lookup) as edge:
+            addresses[:] = ["127.0.0.3", "127.0.0.1"]
+            assert await bodies(edge, 4) == {b"127.0.0.1": 4}
+
+    async def test_a_name_that_never_resolved_fails_as_a_connection_does(self) -> None:
+        async with named_servers() as (port, _, lookup), edge_for(f"http://origin.test:{port}", lookup=lookup) as edge:
+            got = await edge.fetch("/")
+            assert got.status == 502
+            assert "connect" in got.cache
+
+
+@contextlib.asynccontextmanager
+async def named_servers() -> AsyncIterator[tuple[int, list[str], Lookup]]:
+    """Servers on one port of two addresses, each connection for one request, and the addresses that any name has."""
+    addresses: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_head(reader)
+        own = writer.get_extra_info("sockname")[0].encode()
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nConnection: close\r\nCache-Control: no-store\r\nContent-Length: %d\r\n\r\n%b" % (len(own), own)
+        )
+        await writer.drain()
+        writer.close()
+
+    async def lookup(host: str, port: int, _family: int) -> list[ResolveResult]:
+        if not addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [
+            ResolveResult(hostname=host, host=address, port=port, family=socket.AF_INET, proto=0, flags=0)
+            for address in addresses
+        ]
+
+    first = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = first.sockets[0].getsockname()[1]
+    async with first, await asyncio.start_server(answer, "127.0.0.2", port):
+        yield port, addresses, lookup
