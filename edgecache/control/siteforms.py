@@ -16,6 +16,7 @@ from edgecache.control.manifest import NAME, NAME_WORDS
 from edgecache.control.problems import Code, Problem
 from edgecache.policy.access import MAX_NETWORKS, MAX_RATE, AccessRule
 from edgecache.policy.coding import Coding
+from edgecache.policy.prefetch import DEFAULT_SHARE, MAX_SHARE
 from edgecache.policy.rule import CacheRule
 from edgecache.siteform import MAX_CAP, MAX_HOSTS, MAX_ORIGINS, MAX_WEIGHT, host_problem, network_problem
 from edgecache.sites import Site
@@ -40,6 +41,7 @@ class CacheForm(Struct, forbid_unknown_fields=True):
     max_object: Given = UNSET
     store_set_cookie: bool | UnsetType = UNSET
     honour_client_reload: bool | UnsetType = UNSET
+    prefetch: bool | float | UnsetType = UNSET
     compress: list[Coding] | UnsetType = UNSET
 
 
@@ -177,9 +179,18 @@ def _rule(form: CacheForm, base: CacheRule) -> CacheRule:
         rule = replace(rule, store_set_cookie=form.store_set_cookie)
     if form.honour_client_reload is not UNSET:
         rule = replace(rule, honour_client_reload=form.honour_client_reload)
+    if form.prefetch is not UNSET:
+        rule = replace(rule, prefetch=_prefetch(form.prefetch))
     if form.compress is not UNSET:
         rule = replace(rule, compress=_listed("$.cache.compress", form.compress, (0, len(Coding)), _no_problem))
     return rule
+
+
+def _prefetch(value: bool | float) -> float:
+    share = DEFAULT_SHARE * value if isinstance(value, bool) else value
+    if not 0 <= share <= MAX_SHARE:
+        raise _wrong("$.cache.prefetch", f"must be true, false, or a number from 0 to {MAX_SHARE:g}, not {value}")
+    return share
 
 
 def _access(form: AccessForm, base: AccessRule) -> AccessRule:

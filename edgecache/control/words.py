@@ -176,6 +176,7 @@ def show_rule(rule: CacheRule) -> dict[str, object]:
         "max_object": units.format_size(rule.max_object_bytes),
         "store_set_cookie": rule.store_set_cookie,
         "honour_client_reload": rule.honour_client_reload,
+        "prefetch": rule.prefetch,
         "compress": [str(coding) for coding in rule.compress],
     }
 
