@@ -27,7 +27,7 @@ from sandbox.shares import DEFAULT_CLUSTER
 MAX_SITES: Final = 10_000
 MAX_CLUSTERS: Final = 1_000
 
-_OPERATORS_CACHE_WORDS: Final = ("store_set_cookie", "honour_client_reload", "prefetch", "compress")
+_OPERATORS_CACHE_WORDS: Final = ("store_set_cookie", "honour_client_reload", "compress")
 _KEYS: Final = ("name", "hosts", "origins", "weight", "cluster", "cap", "upstream", "cache", "access", "limits")
 _ACCESS_KEYS: Final = ("deny", "allow", "purge", "client_rate", "client_burst")
 _NOTHING: Final[tuple[Node, ...]] = ()
@@ -165,7 +165,7 @@ def _rule(node: Node | None) -> CacheRule:
     if node is None:
         return DEFAULT_RULE
     entries = node.entries()
-    own = {key: value for key, value in entries.items() if key in _OPERATORS_CACHE_WORDS}
+    own = {key: value for key, value in entries.items() if key in {*_OPERATORS_CACHE_WORDS, "prefetch"}}
     rest: Mapping[str, Node] = {key: value for key, value in entries.items() if key not in own}
     problems = Problems()
     rule = problems.attempt(lambda: words.read_rule(dataclasses.replace(node, value=rest), DEFAULT_RULE), DEFAULT_RULE)
@@ -177,9 +177,9 @@ def _rule(node: Node | None) -> CacheRule:
     problems.raise_any()
     return dataclasses.replace(
         rule,
+        prefetch=prefetch,
         store_set_cookie=said.get("store_set_cookie", rule.store_set_cookie),
         honour_client_reload=said.get("honour_client_reload", rule.honour_client_reload),
-        prefetch=prefetch,
         compress=compress,
     )
 

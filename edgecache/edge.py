@@ -78,7 +78,6 @@ class Edge:
             monitor=self._monitor.status,
             fast_hits=lambda: self._pipeline.fast_hits,
             origins=self._upstreams.figures,
-            prefetched=lambda: self._pipeline.prefetched,
         )
         self._metrics = Metrics(sources)
         board = StatusBoard(sources, time.monotonic())

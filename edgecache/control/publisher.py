@@ -136,10 +136,10 @@ def _under(site: CacheRule, own: CacheRule) -> CacheRule:
     compression hold."""
     return replace(
         own,
+        prefetch=site.prefetch,
         tags=tuple(dict.fromkeys((*own.tags, *site.tags))),
         max_object_bytes=min(own.max_object_bytes, site.max_object_bytes),
         store_set_cookie=own.store_set_cookie and site.store_set_cookie,
         honour_client_reload=site.honour_client_reload,
-        prefetch=site.prefetch,
         compress=site.compress,
     )

@@ -36,12 +36,12 @@ class CacheForm(Struct, forbid_unknown_fields=True):
     stale_while_revalidate: Given = UNSET
     stale_if_error: Given = UNSET
     stale_if_unreachable: Given = UNSET
+    prefetch: bool | float | UnsetType = UNSET
     vary: list[str] | UnsetType = UNSET
     tags: list[str] | UnsetType = UNSET
     max_object: Given = UNSET
     store_set_cookie: bool | UnsetType = UNSET
     honour_client_reload: bool | UnsetType = UNSET
-    prefetch: bool | float | UnsetType = UNSET
     compress: list[Coding] | UnsetType = UNSET
 
 
@@ -169,6 +169,8 @@ def _rule(form: CacheForm, base: CacheRule) -> CacheRule:
         rule = replace(rule, stale_if_error=_seconds("$.cache.stale_if_error", form.stale_if_error))
     if form.stale_if_unreachable is not UNSET:
         rule = replace(rule, stale_if_unreachable=_seconds("$.cache.stale_if_unreachable", form.stale_if_unreachable))
+    if form.prefetch is not UNSET:
+        rule = replace(rule, prefetch=_prefetch(form.prefetch))
     if form.vary is not UNSET:
         rule = replace(rule, vary=_listed("$.cache.vary", form.vary, (0, words.MAX_LIST), _field_problem))
     if form.tags is not UNSET:
@@ -179,8 +181,6 @@ def _rule(form: CacheForm, base: CacheRule) -> CacheRule:
         rule = replace(rule, store_set_cookie=form.store_set_cookie)
     if form.honour_client_reload is not UNSET:
         rule = replace(rule, honour_client_reload=form.honour_client_reload)
-    if form.prefetch is not UNSET:
-        rule = replace(rule, prefetch=_prefetch(form.prefetch))
     if form.compress is not UNSET:
         rule = replace(rule, compress=_listed("$.cache.compress", form.compress, (0, len(Coding)), _no_problem))
     return rule

@@ -171,12 +171,12 @@ def show_rule(rule: CacheRule) -> dict[str, object]:
         "stale_while_revalidate": units.format_seconds(rule.stale_while_revalidate),
         "stale_if_error": units.format_seconds(rule.stale_if_error),
         "stale_if_unreachable": units.format_seconds(rule.stale_if_unreachable),
+        "prefetch": rule.prefetch,
         "vary": list(rule.vary),
         "tags": list(rule.tags),
         "max_object": units.format_size(rule.max_object_bytes),
         "store_set_cookie": rule.store_set_cookie,
         "honour_client_reload": rule.honour_client_reload,
-        "prefetch": rule.prefetch,
         "compress": [str(coding) for coding in rule.compress],
     }
 

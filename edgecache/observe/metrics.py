@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from edgecache.observe.figures import BUCKETS, Durations
 from edgecache.observe.recorder import Recorder
-from edgecache.observe.upstreams import OriginMetrics, Origins, Prefetched
+from edgecache.observe.upstreams import OriginMetrics, Origins
 from sandbox.status import MonitorStatus
 
 
@@ -49,8 +49,6 @@ class Sources:
     fast_hits: Callable[[], int] | None = None
     """Requests answered by the fast lane since the start."""
     origins: Origins | None = None
-    prefetched: Callable[[], int] | None = None
-    """Stored responses fetched anew before they expired, since the start."""
 
 
 class Metrics:
@@ -65,8 +63,6 @@ class Metrics:
             self.registry.register(_Store(sources.store))
         if sources.monitor is not None:
             self.registry.register(_Sandbox(sources.monitor))
-        if sources.prefetched is not None:
-            self.registry.register(Prefetched(sources.prefetched))
         if sources.origins is not None:
             self.registry.register(OriginMetrics(sources.origins))
         ProcessCollector(registry=self.registry)

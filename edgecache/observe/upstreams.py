@@ -73,18 +73,6 @@ class OriginMetrics(Collector):
         return (*counters.values(), *gauges.values(), states)
 
 
-class Prefetched(Collector):
-    """How often a stored response was fetched before it expired."""
-
-    def __init__(self, prefetched: Callable[[], int]) -> None:
-        self._prefetched = prefetched
-
-    def collect(self) -> Iterable[Metric]:
-        return (
-            CounterMetricFamily("edgecache_prefetches", "Hot responses fetched before they expired.", value=self._prefetched()),
-        )
-
-
 def origins_part(origins: Sequence[OriginFigures]) -> dict[str, object]:
     """For `/v1/status`: totals, and the origins of each site by URL."""
     sites: dict[str, dict[str, dict[str, object]]] = {}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, cast
@@ -24,7 +24,7 @@ from edgecache.upstream.endpoint import Endpoint, Waits
 from edgecache.upstream.health import expected
 from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol, Preface, preface
 from edgecache.upstream.proxy_header import ProxyHeader, encode, socket_address
-from edgecache.upstream.resolving import Lookup, Resolver
+from edgecache.upstream.resolving import Clock, Lookup, Resolver
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.upstream.trust import Trust, TrustError
 
@@ -66,9 +66,7 @@ class _ExactRequest(aiohttp.ClientRequest):
 class OriginClient:
     """Open it inside the event loop, close it at the end."""
 
-    def __init__(
-        self, settings: UpstreamSettings, *, clock: Callable[[], float] | None = None, lookup: Lookup | None = None
-    ) -> None:
+    def __init__(self, settings: UpstreamSettings, *, clock: Clock | None = None, lookup: Lookup | None = None) -> None:
         """`clock` and `lookup` are of names' addresses; the loop's time and the system's resolver, where they are not given."""
         self.settings = settings
         clock = clock or asyncio.get_running_loop().time

@@ -25,6 +25,7 @@ _PATIENCE: Final = 1.0
 
 Key = tuple[str, int, int]
 """Host, port, family."""
+Clock = Callable[[], float]
 Lookup = Callable[[str, int, int], Awaitable[list[ResolveResult]]]
 """Raises OSError."""
 
@@ -57,7 +58,7 @@ def failed(known: Known | None, failure: str, now: float, ttl: float, keep: floa
 class Resolver(AbstractResolver):
     """`ttl` and `keep` in seconds, of `clock`."""
 
-    def __init__(self, *, ttl: float, keep: float, clock: Callable[[], float], lookup: Lookup | None = None) -> None:
+    def __init__(self, *, ttl: float, keep: float, clock: Clock, lookup: Lookup | None = None) -> None:
         self._ttl, self._keep, self._clock = ttl, keep, clock
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="resolver")
         self._lookup = lookup or partial(_system, self._threads)
