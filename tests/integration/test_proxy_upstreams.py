@@ -28,6 +28,8 @@ from edgecache.policy.upstream import (
 )
 from edgecache.upstream.resolving import Lookup
 from edgecache.upstream.settings import UpstreamSettings
+from origin_sim import proof
+from origin_sim.server import Shop
 from tests.integration.proxy_support import Edge, Handler, edge_for, origin_of, plain, raw_origin, read_head, until
 from tests.integration.proxy_support import Origin as Server
 
@@ -494,3 +496,80 @@ async def named_servers() -> AsyncIterator[tuple[int, list[str], Lookup]]:
     port = first.sockets[0].getsockname()[1]
     async with first, await asyncio.start_server(answer, "127.0.0.2", port):
         yield port, addresses, lookup
+
+
+class TestTimeouts:
+    async def test_a_site_waits_for_a_connection_as_long_as_it_says(self) -> None:
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as listening:
+            address = listening.getsockname()
+            fillers = [socket.socket() for _ in range(4)]
+            for filler in fillers:
+                filler.setblocking(False)
+                filler.connect_ex(address)
+            rule = UpstreamRule(timeouts=Timeouts(connect=0.05))
+            async with edge_for(f"http://127.0.0.1:{address[1]}", upstream_rule=rule) as edge:
+                got = await edge.fetch("/")
+            assert got.status == 504
+            assert "connect" in got.cache
+            for filler in fillers:
+                filler.close()
+
+    async def test_a_site_waits_between_two_reads_as_long_as_it_says(self) -> None:
+        async def stalls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await read_head(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbegin")
+            await writer.drain()
+            await reader.read()
+
+        async with (
+            raw_origin(stalls) as url,
+            edge_for(url, upstream_rule=UpstreamRule(timeouts=Timeouts(between_bytes=0.05))) as edge,
+        ):
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await edge.fetch("/")
+
+
+class TestOutages:
+    """One of two real shops misbehaves; what clients get is right all the same."""
+
+    @pytest.mark.parametrize(
+        "faults",
+        [{"broken": "no-answer"}, {"broken": "close-in-head"}, {"status": 503}, {"delay": "30s"}],
+        ids=["no-answer", "close-in-head", "503", "delay"],
+    )
+    async def test_clients_notice_nothing(self, faults: dict[str, object]) -> None:
+        rule = UpstreamRule(
+            balance=Balance.WEIGHT,
+            ejection=EjectionRule(errors=3, time=3600.0),
+            retries=RetryRule(on=tuple(RetryOn), statuses=(503,)),
+            timeouts=Timeouts(first_byte=0.2),
+        )
+        async with Shop() as bad, Shop() as good, edge_for(bad.url, good.url, upstream_rule=rule) as edge:
+            async with edge.client.post(f"{bad.url}/_admin/faults", json={"prefix": "/", "faults": faults}) as answer:
+                assert answer.status == 200
+            for number in range(30):
+                target = f"/products?_cc=no-store&n={number}"
+                got = await edge.fetch(target)
+                assert got.status == 200
+                assert proof.mismatch(target, got.headers, got.body) is None
+            figures = {row.url: row for row in edge.upstreams.figures()}
+            assert (figures[bad.url].state, figures[bad.url].failures) == ("ejected", 3)
+            assert (figures[good.url].state, figures[good.url].requests) == ("healthy", 30)
+
+    async def test_an_outage_of_both_is_answered_stale_then_by_name_and_ends(self) -> None:
+        rule = UpstreamRule(breaker=BreakerRule(max_failures=2, pause=5.0))
+        async with Shop() as shop, edge_for(shop.url, upstream_rule=rule) as edge:
+            assert (await edge.fetch("/products?_cc=max-age=1")).status == 200
+            edge.clock.advance(10)
+            async with edge.client.post(f"{shop.url}/_admin/faults", json={"prefix": "/", "faults": {"broken": "no-answer"}}):
+                pass
+            got = [await edge.fetch("/products?_cc=max-age=1") for _ in range(4)]
+            assert {answer.status for answer in got} == {200}
+            assert ["detail=reset" in answer.cache for answer in got] == [True, True, False, False]
+            assert all("detail=breaker-open" in answer.cache for answer in got[2:])
+            async with edge.client.delete(f"{shop.url}/_admin/faults"):
+                pass
+            edge.ticks.advance(5.0)
+            recovered = await edge.fetch("/products?_cc=max-age=1")
+            assert recovered.status == 200
+            assert "detail" not in recovered.cache
