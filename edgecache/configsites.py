@@ -15,6 +15,7 @@ from edgecache.control import upstreamwords, words
 from edgecache.control.manifest import NAME, NAME_WORDS
 from edgecache.policy.access import MAX_NETWORKS, MAX_RATE, OPEN, AccessRule
 from edgecache.policy.coding import Coding
+from edgecache.policy.prefetch import DEFAULT_SHARE, MAX_SHARE
 from edgecache.policy.rule import DEFAULT_RULE, CacheRule
 from edgecache.policy.upstream import DEFAULT_UPSTREAM, Origin, UpstreamRule
 from edgecache.siteform import (
@@ -181,21 +182,29 @@ def _rule(node: Node | None) -> CacheRule:
     if node is None:
         return DEFAULT_RULE
     entries = node.entries()
-    own = {key: value for key, value in entries.items() if key in _OPERATORS_CACHE_WORDS}
+    own = {key: value for key, value in entries.items() if key in {*_OPERATORS_CACHE_WORDS, "prefetch"}}
     rest: Mapping[str, Node] = {key: value for key, value in entries.items() if key not in own}
     problems = Problems()
     rule = problems.attempt(lambda: words.read_rule(dataclasses.replace(node, value=rest), DEFAULT_RULE), DEFAULT_RULE)
     codings = own.pop("compress", None)
     compress = rule.compress if codings is None else problems.attempt(partial(_codings, codings), rule.compress)
+    share = own.pop("prefetch", None)
+    prefetch = rule.prefetch if share is None else problems.attempt(partial(_prefetch, share), rule.prefetch)
     said = {key: problems.attempt(value.boolean, False) for key, value in own.items()}
     problems.raise_any()
     return dataclasses.replace(
         rule,
+        prefetch=prefetch,
         store_set_cookie=said.get("store_set_cookie", rule.store_set_cookie),
         honour_client_reload=said.get("honour_client_reload", rule.honour_client_reload),
         forward_ranges=said.get("forward_ranges", rule.forward_ranges),
         compress=compress,
     )
+
+
+def _prefetch(node: Node) -> float:
+    """`true`, `false`, or a part of the lifetime."""
+    return DEFAULT_SHARE * node.boolean() if node.value in {"true", "false"} else node.number(0, MAX_SHARE)
 
 
 def _codings(node: Node) -> tuple[Coding, ...]:

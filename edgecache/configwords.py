@@ -164,6 +164,7 @@ UPSTREAM: Final[Table] = {
     "max_connections_per_origin": ("max_connections_per_origin", _count(1, 100_000)),
     "keepalive_timeout": ("keepalive_timeout", _time(0.1, 3600)),
     "dns_ttl": ("dns_ttl", _time(0, _DAY)),
+    "dns_keep": ("dns_keep", _time(0, 30 * _DAY)),
     "ejection_failures": ("ejection_failures", _count(1, 1000)),
     "ejection_time": ("ejection_time", _time(0.01, 3600)),
     "health_checks": ("health_checks", _count(0, 1_000_000)),

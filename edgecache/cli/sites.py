@@ -196,6 +196,8 @@ def _settings(pairs: tuple[str, ...], option: str) -> Json:
             found[key] = [item.strip() for item in value.split(",") if item.strip()]
         elif value.isascii() and value.isdigit():
             found[key] = int(value)
+        elif key == "prefetch" and value.isascii() and value.replace(".", "", 1).isdigit():
+            found[key] = float(value)
         else:
             found[key] = _BOOLEANS.get(value, value)
     return found

@@ -164,9 +164,11 @@ def generator_routes(site: Site, generator: Generator, versions: tuple[Version, 
 
 
 def _under(site: CacheRule, own: CacheRule) -> CacheRule:
-    """A generator's rule within its site's, whose tags are added; its words on cookies, reloads, sizes and compression hold."""
+    """A generator's rule within its site's, whose tags are added; its words on cookies, reloads, sizes, prefetching and
+    compression hold."""
     return replace(
         own,
+        prefetch=site.prefetch,
         tags=tuple(dict.fromkeys((*own.tags, *site.tags))),
         max_object_bytes=min(own.max_object_bytes, site.max_object_bytes),
         store_set_cookie=own.store_set_cookie and site.store_set_cookie,

@@ -16,6 +16,7 @@ from edgecache.control.manifest import NAME, NAME_WORDS
 from edgecache.control.problems import Code, Problem
 from edgecache.policy.access import MAX_NETWORKS, MAX_RATE, AccessRule
 from edgecache.policy.coding import Coding
+from edgecache.policy.prefetch import DEFAULT_SHARE, MAX_SHARE
 from edgecache.policy.rule import CacheRule
 from edgecache.siteform import (
     MAX_CAP,
@@ -43,6 +44,7 @@ class CacheForm(Struct, forbid_unknown_fields=True):
     stale_while_revalidate: Given = UNSET
     stale_if_error: Given = UNSET
     stale_if_unreachable: Given = UNSET
+    prefetch: bool | float | UnsetType = UNSET
     vary: list[str] | UnsetType = UNSET
     tags: list[str] | UnsetType = UNSET
     max_object: Given = UNSET
@@ -187,6 +189,8 @@ def _rule(form: CacheForm, base: CacheRule) -> CacheRule:
         rule = replace(rule, stale_if_error=_seconds("$.cache.stale_if_error", form.stale_if_error))
     if form.stale_if_unreachable is not UNSET:
         rule = replace(rule, stale_if_unreachable=_seconds("$.cache.stale_if_unreachable", form.stale_if_unreachable))
+    if form.prefetch is not UNSET:
+        rule = replace(rule, prefetch=_prefetch(form.prefetch))
     if form.vary is not UNSET:
         rule = replace(rule, vary=_listed("$.cache.vary", form.vary, (0, words.MAX_LIST), _field_problem))
     if form.tags is not UNSET:
@@ -202,6 +206,13 @@ def _rule(form: CacheForm, base: CacheRule) -> CacheRule:
     if form.compress is not UNSET:
         rule = replace(rule, compress=_listed("$.cache.compress", form.compress, (0, len(Coding)), _no_problem))
     return rule
+
+
+def _prefetch(value: bool | float) -> float:
+    share = DEFAULT_SHARE * value if isinstance(value, bool) else value
+    if not 0 <= share <= MAX_SHARE:
+        raise _wrong("$.cache.prefetch", f"must be true, false, or a number from 0 to {MAX_SHARE:g}, not {value}")
+    return share
 
 
 def _access(form: AccessForm, base: AccessRule) -> AccessRule:

@@ -177,6 +177,7 @@ def show_rule(rule: CacheRule) -> dict[str, object]:
         "stale_while_revalidate": units.format_seconds(rule.stale_while_revalidate),
         "stale_if_error": units.format_seconds(rule.stale_if_error),
         "stale_if_unreachable": units.format_seconds(rule.stale_if_unreachable),
+        "prefetch": rule.prefetch,
         "vary": list(rule.vary),
         "tags": list(rule.tags),
         "max_object": units.format_size(rule.max_object_bytes),

@@ -24,6 +24,8 @@ class CacheRule:
 
     Used where the response has no stale-if-error, and nothing forbids stale use.
     """
+    prefetch: float = 0.0
+    """The last part of a lifetime, from 0 to 0.5, in which a response that is asked for often is fetched anew; 0: never."""
     vary: tuple[str, ...] = ()
     """Request fields that the variant key always holds, besides those of the response's Vary."""
     tags: tuple[str, ...] = ()

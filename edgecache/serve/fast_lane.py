@@ -13,6 +13,7 @@ from lru import LRU
 
 from edgecache.observe.record import Record, Repeated
 from edgecache.policy.freshness import age_field
+from edgecache.policy.prefetch import reserve
 from edgecache.serve.guard import Head
 from edgecache.serve.request_id import next_request_id
 from edgecache.serve.shape import is_plain
@@ -36,6 +37,7 @@ class Known:
         "_born",
         "_lifetime",
         "_member",
+        "_reserve",
         "fields",
         "made",
         "report",
@@ -47,7 +49,9 @@ class Known:
         "whole",
     )
 
-    def __init__(self, head: Head, entry: Entry, snapshot: SiteSnapshot, member: bytes, report: Repeated) -> None:
+    def __init__(
+        self, head: Head, entry: Entry, snapshot: SiteSnapshot, member: bytes, report: Repeated, *, prefetch: float
+    ) -> None:
         self.snapshot = snapshot
         self.where = (entry.uri, entry.variant)
         self.terms = entry.terms
@@ -56,19 +60,21 @@ class Known:
         self.report = report
         self._member = member
         self._lifetime = entry.terms.lifetime.seconds
+        self._reserve = reserve(entry.terms, entry.timed.response_time, prefetch)
         self.fields = b""
         """Age, Cache-Status and the name of the request ID, as they read from `made` until before `until`, in seconds."""
         self.made = self.until = 0.0
 
     def renew(self, now: float) -> bool:
-        """Write `fields` for `now`. False: the response is no longer fresh."""
+        """Write `fields` for `now`. False: the response is no longer fresh, or hits are counted to fetch it anew in time."""
         age = self.terms.age(now)
         left = self._lifetime - age
-        if left <= 0:
+        if left <= self._reserve:
             return False
         self.fields = b"Age: %b\r\nCache-Status: %b; ttl=%d\r\nX-Request-Id: " % (age_field(age).encode(), self._member, left)
         # Both count whole seconds, but where the lifetime has a fraction, they change at different instants.
-        self.made, self.until = now, self.terms.born + min(int(age) + 1, self._lifetime - int(left))
+        change = min(int(age) + 1, self._lifetime - int(left), self._lifetime - self._reserve)
+        self.made, self.until = now, self.terms.born + change
         return True
 
 
@@ -137,7 +143,7 @@ class FastLane:
             generator=generator.name if generator else None,
         )
         self._forget(raw)
-        self._known[raw] = Known(head, entry, self._sites.snapshot, self._member, observe(record))
+        self._known[raw] = Known(head, entry, self._sites.snapshot, self._member, observe(record), prefetch=route.rule.prefetch)
         self._used_bytes += _cost(raw)
         while len(self._known) > self._heads or self._used_bytes > self._limit_bytes:
             oldest = self._known.peek_last_item()

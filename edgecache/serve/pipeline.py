@@ -38,6 +38,7 @@ from edgecache.serve.fast_lane import FastLane
 from edgecache.serve.fetching import Call, Fetcher, Selected, coded
 from edgecache.serve.file_body import sound
 from edgecache.serve.gate import Gate, Refused
+from edgecache.serve.prefetching import Prefetching
 from edgecache.serve.purger import Purger
 from edgecache.serve.refreshing import request_for
 from edgecache.serve.request_id import next_request_id
@@ -111,6 +112,7 @@ class Pipeline:
         self._gate = Gate()
         self.flights = Flights(upstream)
         self._background = Background(upstream.background_limit)
+        self._prefetching = Prefetching()
         self._purger = Purger(store, self._fetcher.purges, self._refetch)
         self.purge = self._purger.purge
         self.invalidate = self._purger.invalidate
@@ -141,6 +143,11 @@ class Pipeline:
         """Requests that the fast lanes have answered since the start."""
         return self.fast_lane.answered + self.secure_lane.answered
 
+    @property
+    def prefetched(self) -> int:
+        """Stored responses fetched anew before they expired, since the start."""
+        return self._prefetching.started
+
     def hit(self, request: Request) -> Hit | None:
         """The fresh stored response that answers `request`, if there is one: without waiting for anybody."""
         route = self._route(request)
@@ -151,7 +158,11 @@ class Pipeline:
             return None
         now = self.clock()
         decision = decide(request, entry.timed, route.rule, now, known=entry.terms, marked_stale=entry.marked_stale)
-        return Hit(entry, decision.age, decision.lifetime_left, now, route) if isinstance(decision, Fresh) else None
+        if not isinstance(decision, Fresh):
+            return None
+        if route.rule.prefetch:
+            self._prefetch(request, route, entry, decision.lifetime_left)
+        return Hit(entry, decision.age, decision.lifetime_left, now, route)
 
     async def handle(
         self, request: Request, body: Body | None, client_ip: str, request_id: str, on_interim: Interim | None = None
@@ -259,6 +270,8 @@ class Pipeline:
     async def _act(self, call: Call, decision: Decision, entry: Entry | None) -> Answer:
         match decision:
             case Fresh(age, left) if entry is not None:
+                if call.route.rule.prefetch:
+                    self._prefetch(call.request, call.route, entry, left)
                 return self.respond.hit(call, entry, age, left)
             case StaleWhileRevalidate() if entry is not None:
                 self._revalidate_later(call, entry)
@@ -395,6 +408,12 @@ class Pipeline:
         return self._revalidate_later(
             Call(request=request, body=None, client_ip="", request_id=next_request_id(), route=route), entry
         )
+
+    def _prefetch(self, request: Request, route: Route, entry: Entry, left: float) -> None:
+        """Fetch `entry` anew in the background where it is asked for often and about to expire."""
+        if self._prefetching.due(entry, left, route.rule.prefetch):
+            call = Call(request=request, body=None, client_ip="", request_id=next_request_id(), route=route)
+            self._revalidate_later(call, entry)
 
     def _revalidate_later(self, call: Call, entry: Entry) -> asyncio.Task[None] | None:
         """RFC 5861 section 3: one revalidation a key, in the background."""

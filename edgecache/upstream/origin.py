@@ -25,6 +25,7 @@ from edgecache.upstream.endpoint import Endpoint, Waits
 from edgecache.upstream.health import expected
 from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol, Preface, preface
 from edgecache.upstream.proxy_header import ProxyHeader, encode, socket_address
+from edgecache.upstream.resolving import Clock, Lookup, Resolver
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.upstream.trust import Trust, TrustError
 
@@ -67,8 +68,11 @@ class _ExactRequest(aiohttp.ClientRequest):
 class OriginClient:
     """Open it inside the event loop, close it at the end."""
 
-    def __init__(self, settings: UpstreamSettings) -> None:
+    def __init__(self, settings: UpstreamSettings, *, clock: Clock | None = None, lookup: Lookup | None = None) -> None:
+        """`clock` and `lookup` are of names' addresses; the loop's time and the system's resolver, where they are not given."""
         self.settings = settings
+        clock = clock or asyncio.get_running_loop().time
+        self._resolver = Resolver(ttl=settings.dns_ttl, keep=settings.dns_keep, clock=clock, lookup=lookup)
         self.trust = Trust()
         self._connectors: list[OriginConnector] = []
         self._pooled = self._session(settings.max_connections, settings.max_connections_per_origin, reuse=True)
@@ -82,7 +86,8 @@ class OriginClient:
         connector = OriginConnector(
             limit=limit,
             limit_per_host=limit_per_host,
-            ttl_dns_cache=int(settings.dns_ttl),
+            resolver=self._resolver,
+            use_dns_cache=False,
             enable_cleanup_closed=False,
             **kept,
         )
@@ -111,6 +116,7 @@ class OriginClient:
         await self._pooled.close()
         await self._introduced.close()
         await self._probing.close()
+        await self._resolver.close()
 
     async def exchange(
         self, endpoint: Endpoint, request: Request, body: Body | None, waits: Waits, on_interim: Interim | None = None

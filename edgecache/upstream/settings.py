@@ -19,6 +19,9 @@ class UpstreamSettings:
     max_connections_per_origin: int = 128
     keepalive_timeout: float = 30.0
     dns_ttl: float = 30.0
+    """For how long the addresses of a name are used without asking again."""
+    dns_keep: float = 3600.0
+    """For how long after that, while it does not resolve."""
     ejection_failures: int = 3
     """Failures to connect in a row after which an origin is asked last."""
     ejection_time: float = 10.0

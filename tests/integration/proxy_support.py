@@ -26,6 +26,7 @@ from edgecache.source import Source
 from edgecache.store import MemoryStore, Store, TieredStore
 from edgecache.store.disk import DiskSettings, DiskTier
 from edgecache.upstream.origin import OriginClient
+from edgecache.upstream.resolving import Lookup
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.upstream.upstreams import Upstreams
 
@@ -173,6 +174,7 @@ async def edge_for(
     purge_at_once: int = 500,
     upstream_rule: UpstreamRule = DEFAULT_UPSTREAM,
     disk: DiskSettings | None = None,
+    lookup: Lookup | None = None,
 ) -> AsyncIterator[Edge]:
     """An edge for one site with these origins."""
     site = Site(name="site", hosts=hosts, origins=origins, upstream=upstream_rule, rule=rule or CacheRule(), generators=routes)
@@ -183,8 +185,8 @@ async def edge_for(
     store: Store = memory if tier is None else TieredStore(memory, tier)
     if tier is not None:
         await tier.start()
-    client = OriginClient(upstream)
     ticks = Ticks()
+    client = OriginClient(upstream, clock=ticks, lookup=lookup)
     upstreams = Upstreams(client, clock=ticks, pause=ticks.pause)
     table = SiteTable(followers=[upstreams.follow])
     table.replace([site])

@@ -170,6 +170,7 @@ BAD_SITES = {
     "weight": ({"weight": 0}, "weight"),
     "origin twice": ({"origins": ["http://a", {"url": "http://a/", "weight": 2}]}, "twice"),
     "origin's weight": ({"origins": [{"url": "http://a", "weight": 0}]}, "origins[0].weight"),
+    "prefetch": ({"cache": {"prefetch": 0.6}}, "$.cache.prefetch: must be true, false, or a number from 0 to 0.5"),
     "upstream": ({"upstream": {"health": {"interval": 5}}}, "upstream.health.interval"),
     "authority": ({"upstream": {"tls": {"ca": "/nonexistent/ca.pem"}}}, "$.upstream.tls.ca: /nonexistent/ca.pem does not exist"),
     "name": ({"name": "-"}, "a-z"),
@@ -200,6 +201,15 @@ async def test_compression_is_switched_on_off_and_survives_a_restart(tmp_path: P
         answer = await api.call("PATCH", "/v1/sites/shop", {"cache": {"compress": []}})
         assert answer.json["cache"]["compress"] == []  # type: ignore[index,call-overload]
         assert api.table.snapshot.sites[0].rule.compress == ()
+
+
+async def test_prefetching_is_on_off_or_a_part(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        await api.site(cache={"prefetch": True})
+        assert api.table.snapshot.sites[0].rule.prefetch == 0.1
+        for value, share in ((False, 0.0), (0.25, 0.25), (0, 0.0)):
+            shown = await api.call("PATCH", "/v1/sites/shop", {"cache": {"prefetch": value}})
+            assert shown.json["cache"]["prefetch"] == share  # type: ignore[index,call-overload]
 
 
 async def test_how_origins_are_asked_is_changed_in_parts_and_survives_a_restart(tmp_path: Path) -> None:

@@ -339,6 +339,14 @@ def test_the_upstreams_example_explains_every_key() -> None:
         assert re.search(rf"(^|[ {{#]){key}: ?", text, re.MULTILINE), key
 
 
+@pytest.mark.parametrize(("said", "share"), [("true", 0.1), ("false", 0.0), ("0.25", 0.25)])
+def test_prefetching_is_on_off_or_a_part(tmp_path: Path, said: str, share: float) -> None:
+    site = f"sites: [{{name: a, hosts: [a.test], origins: [http://b], cache: {{prefetch: {said}}}}}]"
+    assert load(written(tmp_path, site)).sites[0].rule.prefetch == share
+    (found,) = problems(tmp_path, site.replace(said, "0.51"))
+    assert "cache.prefetch: must be a number from 0 to 0.5" in found
+
+
 class TestUpstreams:
     def test_a_site_says_how_its_origins_are_asked(self, tmp_path: Path) -> None:
         (site,) = load(
