@@ -88,7 +88,7 @@ class Edge:
             status_parts=lambda: board.snapshot(time.monotonic()).parts(),
             metrics=self._render_metrics,
         )
-        self._listener = Listener(self._pipeline)
+        self._listener = Listener(self._pipeline, proxies=config.proxies)
         self._tls_listener: Listener | None = None
         self._certificates: Certificates | None = None
         self.secure: Address | None = None
@@ -105,7 +105,7 @@ class Edge:
         served = await self._listener.start(self._config.listen.host, self._config.listen.port)
         if (tls := self._config.tls) is not None:
             self._certificates = Certificates(tls.certificates, http2=tls.http2)
-            self._tls_listener = Listener(self._pipeline, self._certificates)
+            self._tls_listener = Listener(self._pipeline, self._certificates, tls.proxies)
             self.secure = Address(*await self._tls_listener.start(tls.listen.host, tls.listen.port))
         return Address(*served), Address(*self._control.address)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 from functools import partial
-from typing import NoReturn, cast
+from typing import NoReturn, Protocol, cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -20,6 +21,7 @@ from edgecache.serve.guard import HeadReader
 from edgecache.serve.http2.connection import Http2Connection
 from edgecache.serve.http2.fields import FieldReader
 from edgecache.serve.pipeline import Pipeline
+from edgecache.serve.proxied import ProxiedSockets, listening_sockets
 
 _log = logging.getLogger(__name__)
 _MAX_WATCH_SECONDS = 0.5
@@ -45,11 +47,11 @@ class _Server(web.Server):
     def __call__(self) -> RequestHandler:
         return Connection(self, self._pipeline, self._heads, loop=self._loop)
 
-    def agreed(self, protocol: str | None) -> Connection | Http2Connection:
-        """A connection that speaks what ALPN has agreed on."""
+    def agreed(self, protocol: str | None, client: str = "") -> ClientConnection:
+        """A connection that speaks what ALPN has agreed on; `client`: its address, where that is not the peer's."""
         if protocol == ALPN_HTTP_2:
-            return Http2Connection(self, self._pipeline, self._fields, self._loop)
-        return Connection(self, self._pipeline, self._heads, loop=self._loop)
+            return Http2Connection(self, self._pipeline, self._fields, self._loop, client)
+        return Connection(self, self._pipeline, self._heads, loop=self._loop, client=client)
 
     @property
     def all_connections(self) -> list[ClientConnection]:
@@ -94,25 +96,39 @@ class _Server(web.Server):
 class _Handshaken(asyncio.Protocol):
     """Stands for a connection over TLS until the handshake has told what it speaks."""
 
-    def __init__(self, server: _Server) -> None:
+    def __init__(self, server: _Server, client: str = "") -> None:
         self._server = server
+        self._client = client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         session = transport.get_extra_info("ssl_object")
-        connection = self._server.agreed(session.selected_alpn_protocol() if session is not None else None)
+        connection = self._server.agreed(session.selected_alpn_protocol() if session is not None else None, self._client)
         cast(asyncio.Transport, transport).set_protocol(connection)
         connection.connection_made(transport)
 
 
-class Listener:
-    """Serves `pipeline` on one address; with `certificates`, over TLS."""
+class Accepting(Protocol):
+    """What accepts connections: an `asyncio.Server`, or sockets on which load balancers announce their clients."""
 
-    def __init__(self, pipeline: Pipeline, certificates: Certificates | None = None) -> None:
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]: ...
+
+    def close(self) -> None: ...
+
+    async def wait_closed(self) -> None: ...
+
+
+class Listener:
+    """Serves `pipeline` on one address; with `certificates`, over TLS; with `proxies`, only for load balancers in these networks,
+    which say by the PROXY protocol who their clients are."""
+
+    def __init__(self, pipeline: Pipeline, certificates: Certificates | None = None, proxies: tuple[str, ...] = ()) -> None:
         self._pipeline = pipeline
         self._certificates = certificates
+        self._proxies = proxies
         self._settings = pipeline.settings
         self._server: _Server | None = None
-        self._sockets: asyncio.Server | None = None
+        self._sockets: Accepting | None = None
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self, host: str = "127.0.0.1", port: int = 0, *, sock: socket.socket | None = None) -> tuple[str, int]:
@@ -120,17 +136,41 @@ class Listener:
         loop = asyncio.get_running_loop()
         tls = self._certificates.context if self._certificates else None
         self._server = _Server(self._pipeline, "http" if tls is None else "https")
-        # A handshake may take as long as a request head.
-        within = None if tls is None else self._settings.head_timeout
-        factory = self._server if tls is None else partial(_Handshaken, self._server)
-        create = partial(loop.create_server, factory, backlog=self._settings.backlog, ssl=tls, ssl_handshake_timeout=within)
-        if sock is not None:
-            self._sockets = await create(sock=sock)
-        else:
-            self._sockets = await create(host, port, reuse_address=True)
+        self._sockets = await (self._accept_proxied if self._proxies else self._accept)(self._server, tls, host, port, sock)
         self._watch = loop.create_task(self._watch_connections())
         name = self._sockets.sockets[0].getsockname()
         return (name[0], name[1]) if isinstance(name, tuple) else (str(name), 0)
+
+    async def _accept(
+        self, server: _Server, tls: ssl.SSLContext | None, host: str, port: int, sock: socket.socket | None
+    ) -> Accepting:
+        factory = server if tls is None else partial(_Handshaken, server)
+        create = partial(
+            asyncio.get_running_loop().create_server,
+            factory,
+            backlog=self._settings.backlog,
+            ssl=tls,
+            ssl_handshake_timeout=self._handshake_seconds,
+        )
+        return cast(Accepting, await (create(sock=sock) if sock is not None else create(host, port, reuse_address=True)))
+
+    async def _accept_proxied(
+        self, server: _Server, tls: ssl.SSLContext | None, host: str, port: int, sock: socket.socket | None
+    ) -> Accepting:
+        loop = asyncio.get_running_loop()
+
+        async def serve(accepted: socket.socket, client: str) -> None:
+            factory = partial(server.agreed, None, client) if tls is None else partial(_Handshaken, server, client)
+            await loop.connect_accepted_socket(factory, accepted, ssl=tls, ssl_handshake_timeout=self._handshake_seconds)
+
+        settings = self._settings
+        sockets = [sock] if sock is not None else await listening_sockets(host, port, settings.backlog)
+        return ProxiedSockets(sockets, self._proxies, serve, header_seconds=settings.head_timeout, limit=settings.max_connections)
+
+    @property
+    def _handshake_seconds(self) -> float | None:
+        """A handshake may take as long as a request head."""
+        return None if self._certificates is None else self._settings.head_timeout
 
     @property
     def connections(self) -> int:
