@@ -32,6 +32,7 @@ from sandbox.monitor import MonitorPolicy
 S = TypeVar("S")
 
 _NO_TLS: Final[tuple[Path | None, Path | None]] = (None, None)
+_NOBODY: Final[tuple[str, ...]] = ()
 _SECTIONS: Final = ("listen", "state", "control", "tls", "clusters", "sites", "cache", "sandbox", "serve", "upstream", "log")
 
 _MAX_CERTIFICATES: Final = 10_000
@@ -74,6 +75,8 @@ class TlsSettings:
     """At least one; the first also for clients that name no known host."""
     http2: bool = True
     """Whether clients are offered HTTP/2."""
+    proxies: tuple[str, ...] = ()
+    """As `Config.proxies`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,9 @@ class Config:
 
     source: Path | None = None
     listen: Address = DEFAULT_LISTEN
+    proxies: tuple[str, ...] = ()
+    """Networks of load balancers that announce their clients by the PROXY protocol; nobody else may connect. Empty: everybody,
+    and nobody is announced."""
     tls: TlsSettings | None = None
     state_dir: Path = DEFAULT_STATE
     control: ControlSettings = field(default_factory=lambda: ControlSettings(state_dir=DEFAULT_STATE))
@@ -142,10 +148,12 @@ def load(path: Path) -> Config:
         return fill(form.get(key), default, table, problems)
 
     state = problems.attempt(lambda: _path(form["state"], base), DEFAULT_STATE) if "state" in form else DEFAULT_STATE
-    listen = problems.attempt(lambda: read_address(form["listen"]), DEFAULT_LISTEN) if "listen" in form else DEFAULT_LISTEN
+    listening = (DEFAULT_LISTEN, _NOBODY)
+    listen, proxies = problems.attempt(lambda: _listening(form["listen"]), listening) if "listen" in form else listening
     config = Config(
         source=path,
         listen=listen,
+        proxies=proxies,
         tls=problems.attempt(lambda: _client_tls(form["tls"], base), None) if "tls" in form else None,
         state_dir=state,
         control=_control(form.get("control"), ControlSettings(state_dir=state, config_file=path), base, control),
@@ -187,6 +195,15 @@ def read_address(node: Node) -> Address:
     if not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
         raise node.error(f"must be {wanted}; the port must be from 0 to 65535, not {port[:20]!r}")
     return Address(bare, int(port))
+
+
+def _listening(node: Node) -> tuple[Address, tuple[str, ...]]:
+    """An address alone, or with the networks of `proxy_protocol`. Raises FormError."""
+    if not isinstance(node.value, Mapping):
+        return read_address(node), _NOBODY
+    form = node.mapping(("address", "proxy_protocol"), ("address",))
+    trusted = form.get("proxy_protocol")
+    return read_address(form["address"]), _NOBODY if trusted is None else configsites.read_networks(trusted)
 
 
 def _option(name: str, value: str) -> Node:
@@ -243,7 +260,7 @@ def _tls(node: Node, directory: Path) -> tuple[Path | None, Path | None]:
 def _client_tls(node: Node, directory: Path) -> TlsSettings:
     form = node.mapping(("listen", "certificates", "http2"), ("listen", "certificates"))
     problems = Problems()
-    listen = problems.attempt(lambda: read_address(form["listen"]), DEFAULT_LISTEN)
+    listen, proxies = problems.attempt(lambda: _listening(form["listen"]), (DEFAULT_LISTEN, _NOBODY))
     items = form["certificates"].sequence(1, _MAX_CERTIFICATES)
     pairs = [(item, problems.attempt(partial(_certificate, item, directory), None)) for item in items]
     hosts: set[str] = set()
@@ -255,7 +272,7 @@ def _client_tls(node: Node, directory: Path) -> TlsSettings:
     http2 = problems.attempt(form["http2"].boolean, True) if "http2" in form else True
     problems.raise_any()
     certificates = tuple(certificate for _, certificate in pairs if certificate)
-    return TlsSettings(listen=listen, certificates=certificates, http2=http2)
+    return TlsSettings(listen=listen, certificates=certificates, http2=http2, proxies=proxies)
 
 
 def _certificate(node: Node, directory: Path) -> CertificateFiles:

@@ -170,6 +170,14 @@ def _access(node: Node | None) -> AccessRule:
     return rule
 
 
+def read_networks(node: Node) -> tuple[str, ...]:
+    """One network or more, as text that `policy.access` takes. Raises FormError with every mistake."""
+    problems = Problems()
+    networks = tuple(problems.attempt(partial(_network, item), "") for item in node.sequence(1, MAX_NETWORKS))
+    problems.raise_any()
+    return networks
+
+
 def _network(node: Node) -> str:
     text = node.text(limit=64)
     if problem := network_problem(text):

@@ -176,36 +176,31 @@ def checked_cap(cap: int | None) -> int | None:
     return cap
 
 
+_PERIODS = ("stale_while_revalidate", "stale_if_error", "stale_if_unreachable")
+_AS_GIVEN = ("heuristic", "store_set_cookie", "honour_client_reload", "forward_ranges")
+
+
 def _rule(form: CacheForm, base: CacheRule) -> CacheRule:
-    rule = base
+    given: dict[str, Any] = {}
     if form.default_ttl is not UNSET:
-        ttl = None if form.default_ttl is None else _seconds("$.cache.default_ttl", form.default_ttl)
-        rule = replace(rule, default_ttl=ttl)
-    if form.heuristic is not UNSET:
-        rule = replace(rule, heuristic=form.heuristic)
-    if form.stale_while_revalidate is not UNSET:
-        rule = replace(rule, stale_while_revalidate=_seconds("$.cache.stale_while_revalidate", form.stale_while_revalidate))
-    if form.stale_if_error is not UNSET:
-        rule = replace(rule, stale_if_error=_seconds("$.cache.stale_if_error", form.stale_if_error))
-    if form.stale_if_unreachable is not UNSET:
-        rule = replace(rule, stale_if_unreachable=_seconds("$.cache.stale_if_unreachable", form.stale_if_unreachable))
+        given["default_ttl"] = None if form.default_ttl is None else _seconds("$.cache.default_ttl", form.default_ttl)
+    for name in _PERIODS:
+        if (period := getattr(form, name)) is not UNSET:
+            given[name] = _seconds(f"$.cache.{name}", period)
+    for name in _AS_GIVEN:
+        if (value := getattr(form, name)) is not UNSET:
+            given[name] = value
     if form.prefetch is not UNSET:
-        rule = replace(rule, prefetch=_prefetch(form.prefetch))
+        given["prefetch"] = _prefetch(form.prefetch)
     if form.vary is not UNSET:
-        rule = replace(rule, vary=_listed("$.cache.vary", form.vary, (0, words.MAX_LIST), _field_problem))
+        given["vary"] = _listed("$.cache.vary", form.vary, (0, words.MAX_LIST), _field_problem)
     if form.tags is not UNSET:
-        rule = replace(rule, tags=_listed("$.cache.tags", form.tags, (0, words.MAX_LIST), _tag_problem))
+        given["tags"] = _listed("$.cache.tags", form.tags, (0, words.MAX_LIST), _tag_problem)
     if form.max_object is not UNSET:
-        rule = replace(rule, max_object_bytes=_measured("$.cache.max_object", form.max_object, units.parse_size))
-    if form.store_set_cookie is not UNSET:
-        rule = replace(rule, store_set_cookie=form.store_set_cookie)
-    if form.honour_client_reload is not UNSET:
-        rule = replace(rule, honour_client_reload=form.honour_client_reload)
-    if form.forward_ranges is not UNSET:
-        rule = replace(rule, forward_ranges=form.forward_ranges)
+        given["max_object_bytes"] = _measured("$.cache.max_object", form.max_object, units.parse_size)
     if form.compress is not UNSET:
-        rule = replace(rule, compress=_listed("$.cache.compress", form.compress, (0, len(Coding)), _no_problem))
-    return rule
+        given["compress"] = _listed("$.cache.compress", form.compress, (0, len(Coding)), _no_problem)
+    return replace(base, **given)
 
 
 def _prefetch(value: bool | float) -> float:

@@ -70,9 +70,10 @@ class RequestPath:
             upstream=settings.upstream,
             siblings=siblings,
         )
-        self.certificates = Certificates(settings.certificates, http2=settings.http2) if settings.certificates else None
-        self.plain = Listener(self.pipeline)
-        self.secure = Listener(self.pipeline, self.certificates) if self.certificates is not None else None
+        certificates = Certificates(settings.certificates, http2=settings.http2) if settings.certificates else None
+        self.certificates = certificates
+        self.plain = Listener(self.pipeline, proxies=settings.proxies)
+        self.secure = None if certificates is None else Listener(self.pipeline, certificates, settings.secure_proxies)
 
     async def start(self) -> None:
         """Before anything else is asked of it. Raises OSError: the disk tier cannot be opened."""

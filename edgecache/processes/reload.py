@@ -9,8 +9,8 @@ from typing import Any, Final
 from edgecache.config import Config
 
 _FIXED: Final[dict[str, Callable[[Config], Any]]] = {
-    "listen": lambda c: c.listen,
-    "tls.listen": lambda c: None if c.tls is None else c.tls.listen,
+    "listen": lambda c: (c.listen, c.proxies),
+    "tls.listen": lambda c: None if c.tls is None else (c.tls.listen, c.tls.proxies),
     "state": lambda c: c.state_dir,
     "control": lambda c: dataclasses.replace(c.control, config_file=None),
     "cache.disk": lambda c: c.cache.disk,
@@ -39,6 +39,7 @@ def reloaded(running: Config, read: Config) -> tuple[Config, Named]:
         dataclasses.replace(
             read,
             listen=running.listen,
+            proxies=running.proxies,
             tls=tls,
             state_dir=running.state_dir,
             cache=dataclasses.replace(read.cache, disk=running.cache.disk),

@@ -25,6 +25,10 @@ class PathSettings:
     """Of the listener for HTTPS; none: there is no such listener."""
     http2: bool = True
     """Offered to clients over TLS."""
+    proxies: tuple[str, ...] = ()
+    """As `Config.proxies`."""
+    secure_proxies: tuple[str, ...] = ()
+    """As `TlsSettings.proxies`."""
 
 
 def whole(config: Config) -> PathSettings:
@@ -36,6 +40,8 @@ def whole(config: Config) -> PathSettings:
         log=config.log,
         certificates=config.tls.certificates if config.tls is not None else (),
         http2=config.tls is None or config.tls.http2,
+        proxies=config.proxies,
+        secure_proxies=() if config.tls is None else config.tls.proxies,
     )
 
 

@@ -92,7 +92,10 @@ class Connection(RequestHandler):
         "violation",
     )  # fmt: skip
 
-    def __init__(self, server: web.Server, pipeline: Pipeline, heads: HeadReader, *, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, server: web.Server, pipeline: Pipeline, heads: HeadReader, *, loop: asyncio.AbstractEventLoop, client: str = ""
+    ) -> None:
+        """`client`: its address, where that is not the peer's."""
         settings = pipeline.settings
         super().__init__(
             server,
@@ -107,7 +110,7 @@ class Connection(RequestHandler):
         self._heads = heads
         self._lane = pipeline.secure_lane if heads.scheme == "https" else pipeline.fast_lane
         self._client_settings = settings
-        self._client = ""
+        self._client = client
         self._accepted: deque[Head | Violation] = deque()
         self._framing: BodyFraming | None = None
         self._payload: StreamReader = EMPTY_PAYLOAD
@@ -126,8 +129,9 @@ class Connection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        peer = transport.get_extra_info("peername")
-        self._client = peer[0] if isinstance(peer, tuple) else "unix"
+        if not self._client:
+            peer = transport.get_extra_info("peername")
+            self._client = peer[0] if isinstance(peer, tuple) else "unix"
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._gone is not None and not self._gone.done():

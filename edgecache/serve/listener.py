@@ -9,9 +9,9 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import NoReturn, cast
+from typing import NoReturn, Protocol, cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -22,6 +22,7 @@ from edgecache.serve.guard import HeadReader
 from edgecache.serve.http2.connection import Http2Connection
 from edgecache.serve.http2.fields import FieldReader
 from edgecache.serve.pipeline import Pipeline
+from edgecache.serve.proxied import ProxiedSockets, listening_sockets
 
 _log = logging.getLogger(__name__)
 _MAX_WATCH_SECONDS = 0.5
@@ -53,11 +54,11 @@ class _Server(web.Server):
     def __call__(self) -> RequestHandler:
         return Connection(self, self._pipeline, self._heads, loop=self._loop)
 
-    def agreed(self, protocol: str | None) -> Connection | Http2Connection:
-        """A connection that speaks what ALPN has agreed on."""
+    def agreed(self, protocol: str | None, client: str = "") -> ClientConnection:
+        """A connection that speaks what ALPN has agreed on; `client`: its address, where that is not the peer's."""
         if protocol == ALPN_HTTP_2:
-            return Http2Connection(self, self._pipeline, self._fields, self._loop)
-        return Connection(self, self._pipeline, self._heads, loop=self._loop)
+            return Http2Connection(self, self._pipeline, self._fields, self._loop, client)
+        return Connection(self, self._pipeline, self._heads, loop=self._loop, client=client)
 
     @property
     def all_connections(self) -> list[ClientConnection]:
@@ -102,44 +103,53 @@ class _Server(web.Server):
 class _Handshaken(asyncio.Protocol):
     """Stands for a connection over TLS until the handshake has told what it speaks."""
 
-    def __init__(self, server: _Server) -> None:
+    def __init__(self, server: _Server, client: str = "") -> None:
         self._server = server
+        self._client = client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         session = transport.get_extra_info("ssl_object")
-        connection = self._server.agreed(session.selected_alpn_protocol() if session is not None else None)
+        connection = self._server.agreed(session.selected_alpn_protocol() if session is not None else None, self._client)
         cast(asyncio.Transport, transport).set_protocol(connection)
         connection.connection_made(transport)
 
 
-class Listener:
-    """Serves `pipeline` on one address; with `certificates`, over TLS."""
+class Accepting(Protocol):
+    """What accepts connections: an `asyncio.Server`, or sockets on which load balancers announce their clients."""
 
-    def __init__(self, pipeline: Pipeline, certificates: Certificates | None = None) -> None:
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]: ...
+
+    def close(self) -> None: ...
+
+    async def wait_closed(self) -> None: ...
+
+
+class Listener:
+    """Serves `pipeline` on one address; with `certificates`, over TLS; with `proxies`, only for load balancers in these networks,
+    which say by the PROXY protocol who their clients are."""
+
+    def __init__(self, pipeline: Pipeline, certificates: Certificates | None = None, proxies: tuple[str, ...] = ()) -> None:
         self._pipeline = pipeline
         self._certificates = certificates
+        self._proxies = proxies
         self._settings = pipeline.settings
         self._server: _Server | None = None
         self._tls: ssl.SSLContext | None = None
-        self._bound: dict[int, asyncio.Server] = {}
+        self._bound: dict[int, Accepting] = {}
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self, host: str = "127.0.0.1", port: int = 0, *, sock: socket.socket | None = None) -> tuple[str, int]:
         """Listen on `host`:`port` (0: any) or on `sock`. Returns the address. OSError when it is taken."""
-        create = self._accepting()
-        if sock is not None:
-            bound = await create(sock=sock)
-        else:
-            bound = await create(host, port, reuse_address=True)
+        bound = await self._accept(host, port, sock)
         self._bound[_OWN] = bound
         name = bound.sockets[0].getsockname()
         return (name[0], name[1]) if isinstance(name, tuple) else (str(name), 0)
 
     async def accept_at(self, places: Mapping[int, socket.socket]) -> None:
         """Accept connections at these listening sockets, which stay the caller's, and at no other. Raises OSError."""
-        create = self._accepting()
         for place in places.keys() - self._bound.keys():
-            self._bound[place] = await create(sock=places[place].dup())
+            self._bound[place] = await self._accept("", 0, places[place].dup())
         for place in self._bound.keys() - places.keys():
             self._bound.pop(place).close()
 
@@ -181,17 +191,33 @@ class Listener:
         self._watch.cancel()
         await asyncio.gather(self._watch, return_exceptions=True)
 
-    def _accepting(self) -> Callable[..., Awaitable[asyncio.Server]]:
-        """What makes a server of a socket or an address, for connections that are this listener's."""
-        loop = asyncio.get_running_loop()
+    def _opened(self) -> _Server:
+        """What makes connections that are this listener's."""
         if self._server is None:
             self._tls = self._certificates.context if self._certificates else None
             self._server = _Server(self._pipeline, "http" if self._tls is None else "https")
-            self._watch = loop.create_task(self._watch_connections())
+            self._watch = asyncio.get_running_loop().create_task(self._watch_connections())
+        return self._server
+
+    async def _accept(self, host: str, port: int, sock: socket.socket | None) -> Accepting:
+        """Accept at `sock`, or at an address. Raises OSError."""
+        loop, server, tls = asyncio.get_running_loop(), self._opened(), self._tls
         # A handshake may take as long as a request head.
-        within = None if self._tls is None else self._settings.head_timeout
-        factory = self._server if self._tls is None else partial(_Handshaken, self._server)
-        return partial(loop.create_server, factory, backlog=self._settings.backlog, ssl=self._tls, ssl_handshake_timeout=within)
+        within = None if tls is None else self._settings.head_timeout
+        if self._proxies:
+
+            async def serve(accepted: socket.socket, client: str) -> None:
+                factory = partial(server.agreed, None, client) if tls is None else partial(_Handshaken, server, client)
+                await loop.connect_accepted_socket(factory, accepted, ssl=tls, ssl_handshake_timeout=within)
+
+            settings = self._settings
+            sockets = [sock] if sock is not None else await listening_sockets(host, port, settings.backlog)
+            return ProxiedSockets(
+                sockets, self._proxies, serve, header_seconds=settings.head_timeout, limit=settings.max_connections
+            )
+        factory = server if tls is None else partial(_Handshaken, server)
+        create = partial(loop.create_server, factory, backlog=self._settings.backlog, ssl=tls, ssl_handshake_timeout=within)
+        return cast(Accepting, await (create(sock=sock) if sock is not None else create(host, port, reuse_address=True)))
 
     def _connections(self) -> list[ClientConnection]:
         return self._server.all_connections if self._server else []

@@ -85,13 +85,16 @@ def _new_states(max_list_bytes: int) -> H2Connection:
 class Http2Connection(asyncio.Protocol):
     """See the module."""
 
-    def __init__(self, members: Members, pipeline: Pipeline, heads: FieldReader, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, members: Members, pipeline: Pipeline, heads: FieldReader, loop: asyncio.AbstractEventLoop, client: str = ""
+    ) -> None:
+        """`client`: its address, where that is not the peer's."""
         self._members = members
         self._pipeline = pipeline
         self._settings = settings = pipeline.settings
         self._heads = heads
         self._loop = loop
-        self._client = ""
+        self._client = client
         self._transport: asyncio.Transport | None = None
         now = loop.time()
         self._cutter = FrameCutter(2 * settings.max_head_bytes)
@@ -114,8 +117,9 @@ class Http2Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        peer = transport.get_extra_info("peername")
-        self._client = peer[0] if isinstance(peer, tuple) else "unix"
+        if not self._client:
+            peer = transport.get_extra_info("peername")
+            self._client = peer[0] if isinstance(peer, tuple) else "unix"
         self._members.joined(self, self._transport)
         if self._transport.is_closing():
             return
