@@ -40,6 +40,8 @@ class CacheForm(Struct, forbid_unknown_fields=True):
     store_set_cookie: bool | UnsetType = UNSET
     honour_client_reload: bool | UnsetType = UNSET
     forward_ranges: bool | UnsetType = UNSET
+    esi: bool | UnsetType = UNSET
+    esi_undeclared: bool | UnsetType = UNSET
     compress: list[Coding] | UnsetType = UNSET
 
 
@@ -136,13 +138,14 @@ def checked_cap(cap: int | None) -> int | None:
     return cap
 
 
+_YES_OR_NO: Final = ("heuristic", "store_set_cookie", "honour_client_reload", "forward_ranges", "esi", "esi_undeclared")
+
+
 def _rule(form: CacheForm, base: CacheRule) -> CacheRule:
-    rule = base
+    rule = replace(base, **{word: said for word in _YES_OR_NO if (said := getattr(form, word)) is not UNSET})
     if form.default_ttl is not UNSET:
         ttl = None if form.default_ttl is None else _seconds("$.cache.default_ttl", form.default_ttl)
         rule = replace(rule, default_ttl=ttl)
-    if form.heuristic is not UNSET:
-        rule = replace(rule, heuristic=form.heuristic)
     if form.stale_while_revalidate is not UNSET:
         rule = replace(rule, stale_while_revalidate=_seconds("$.cache.stale_while_revalidate", form.stale_while_revalidate))
     if form.stale_if_error is not UNSET:
@@ -155,12 +158,6 @@ def _rule(form: CacheForm, base: CacheRule) -> CacheRule:
         rule = replace(rule, tags=_listed("$.cache.tags", form.tags, (0, words.MAX_LIST), _tag_problem))
     if form.max_object is not UNSET:
         rule = replace(rule, max_object_bytes=_measured("$.cache.max_object", form.max_object, units.parse_size))
-    if form.store_set_cookie is not UNSET:
-        rule = replace(rule, store_set_cookie=form.store_set_cookie)
-    if form.honour_client_reload is not UNSET:
-        rule = replace(rule, honour_client_reload=form.honour_client_reload)
-    if form.forward_ranges is not UNSET:
-        rule = replace(rule, forward_ranges=form.forward_ranges)
     if form.compress is not UNSET:
         rule = replace(rule, compress=_listed("$.cache.compress", form.compress, (0, len(Coding)), _no_problem))
     return rule

@@ -61,7 +61,7 @@ sites:
     origins: ["http://127.0.0.1:8090/", "https://[::1]"]
     weight: 3
     cache: {default_ttl: 1m, vary: [Accept-Language], tags: [shop], max_object: 1MiB, honour_client_reload: true,
-            forward_ranges: true, compress: [br, gzip]}
+            forward_ranges: true, esi: true, esi_undeclared: false, compress: [br, gzip]}
     limits: {cpu: 100ms, memory: 128MiB}
 """,
         )
