@@ -225,12 +225,13 @@ class Pipeline:
         parts = self._fetcher.parts.find(request, call.route)
         if parts is None:
             return decision, None
-        if answerable(request, parts.timed.response, self.settings.max_ranges) is not None:
+        covered = answerable(request, parts.timed.response, self.settings.max_ranges) is not None
+        if covered:
             found = decide(request, parts.timed, rule, now, known=parts.terms, marked_stale=parts.marked_stale)
             if isinstance(found, Fresh):
                 return found, parts
         if isinstance(decision, Miss) and decision.collapse:
-            decision = Miss(MissReason.PARTIAL, collapse="Range" not in request.headers)
+            decision = Miss(MissReason.STALE if covered else MissReason.PARTIAL, collapse="Range" not in request.headers)
         return decision, None
 
     async def _act(self, call: Call, decision: Decision, entry: Entry | None) -> Answer:

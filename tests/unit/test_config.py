@@ -299,7 +299,7 @@ def test_a_certificate_that_is_none(tmp_path: Path) -> None:
     assert found[0].startswith(":1:10: control: cannot load the TLS certificate")
 
 
-@pytest.mark.parametrize("name", ["quickstart.yaml", "production.yaml", "hostile-origins.yaml"])
+@pytest.mark.parametrize("name", ["quickstart.yaml", "production.yaml", "hostile-origins.yaml", "fragments.yaml"])
 def test_the_examples_can_be_loaded(name: str) -> None:
     assert load(CONFIGS / name).sites
 
