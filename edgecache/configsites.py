@@ -35,7 +35,14 @@ from sandbox.shares import DEFAULT_CLUSTER
 MAX_SITES: Final = 10_000
 MAX_CLUSTERS: Final = 1_000
 
-_OPERATORS_CACHE_WORDS: Final = ("store_set_cookie", "honour_client_reload", "forward_ranges", "compress")
+_OPERATORS_CACHE_WORDS: Final = (
+    "store_set_cookie",
+    "honour_client_reload",
+    "forward_ranges",
+    "esi",
+    "esi_undeclared",
+    "compress",
+)
 _SHARE_KEYS: Final = ("weight", "cluster", "cap", "limits", "max_generators")
 _KEYS: Final = ("name", "hosts", "origins", "upstream", "cache", "access", *_SHARE_KEYS)
 _ACCESS_KEYS: Final = ("deny", "allow", "purge", "client_rate", "client_burst")
@@ -206,6 +213,8 @@ def _rule(node: Node | None) -> CacheRule:
         store_set_cookie=said.get("store_set_cookie", rule.store_set_cookie),
         honour_client_reload=said.get("honour_client_reload", rule.honour_client_reload),
         forward_ranges=said.get("forward_ranges", rule.forward_ranges),
+        esi=said.get("esi", rule.esi),
+        esi_undeclared=said.get("esi_undeclared", rule.esi_undeclared),
         compress=compress,
     )
 

@@ -36,6 +36,7 @@ _TRY: Final = (
     ("/api/products?limit=5", "JSON that varies by Accept-Language (en, de, fr)"),
     ("/images/1.svg", "a drawing; also /images/1.png: fresh for a day, immutable"),
     ("/search?q=lamp", "search"),
+    ("/today", "a template with fragments, for a cache that assembles pages (ESI)"),
     ("/clock", "the time: never to be stored"),
     ("/cart", "private: sets a cookie"),
     ("/account", "needs an Authorization field"),
@@ -128,6 +129,30 @@ def account(target: str, authorization: str | None) -> Page:
 def clock(target: str, now: float) -> Page:
     inner = f"<h1>{now:.3f}</h1><p>Seconds since 1970. A cache that shows the same number twice has a bug.</p>"
     return Page(body=_document(target, "Clock", inner), cache_control="no-store", validators=False)
+
+
+def front(target: str) -> Page:
+    """A template for a cache that assembles pages: one fragment of a generator, one of its own lifetime, one never stored."""
+    inner = (
+        '<h1>Today</h1><esi:include src="/g/greeting" alt="/fragments/greeting" onerror="continue"/>'
+        '<!--esi <h2>Offers</h2><esi:include src="/fragments/offers"/><esi:include src="/fragments/now"/> -->'
+        '<esi:remove><p>This cache does not assemble pages: <a href="/products">all products</a>.</p></esi:remove>'
+    )
+    declared = ("Surrogate-Control", 'content="ESI/1.0"')
+    return Page(body=_document(target, "Today", inner), fields=(declared,), tags=("shop",))
+
+
+def fragment(target: str, name: str, now: float) -> Page:
+    """A piece of HTML to stand in another page."""
+    match name:
+        case "greeting":
+            return Page(body=b"<p>Good day!</p>")
+        case "offers":
+            return Page(body=_grid(catalogue.products()[3:6]).encode(), cache_control="public, max-age=10", tags=("offers",))
+        case "now":
+            return Page(body=f"<p>It is {now:.3f}.</p>".encode(), cache_control="no-store", validators=False)
+        case _:
+            return missing(target)
 
 
 def missing(target: str) -> Page:

@@ -51,6 +51,10 @@ def _read_uncacheable(request: web.Request, parts: list[str], now: float) -> Pag
             return pages.clock(target, now)
         case ["redirect"]:
             return pages.redirect()
+        case ["today"]:
+            return pages.front(target)
+        case ["fragments", name]:
+            return pages.fragment(target, name, now)
         case ["echo"]:
             return pages.api_answer(_echo(request))
         case _:

@@ -174,5 +174,7 @@ def _under(site: CacheRule, own: CacheRule) -> CacheRule:
         store_set_cookie=own.store_set_cookie and site.store_set_cookie,
         honour_client_reload=site.honour_client_reload,
         forward_ranges=site.forward_ranges,
+        esi=site.esi,
+        esi_undeclared=site.esi_undeclared,
         compress=site.compress,
     )

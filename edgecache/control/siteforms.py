@@ -51,6 +51,8 @@ class CacheForm(Struct, forbid_unknown_fields=True):
     store_set_cookie: bool | UnsetType = UNSET
     honour_client_reload: bool | UnsetType = UNSET
     forward_ranges: bool | UnsetType = UNSET
+    esi: bool | UnsetType = UNSET
+    esi_undeclared: bool | UnsetType = UNSET
     compress: list[Coding] | UnsetType = UNSET
 
 
@@ -176,20 +178,17 @@ def checked_cap(cap: int | None) -> int | None:
     return cap
 
 
-_PERIODS = ("stale_while_revalidate", "stale_if_error", "stale_if_unreachable")
-_AS_GIVEN = ("heuristic", "store_set_cookie", "honour_client_reload", "forward_ranges")
+_PERIODS: Final = ("stale_while_revalidate", "stale_if_error", "stale_if_unreachable")
+_YES_OR_NO: Final = ("heuristic", "store_set_cookie", "honour_client_reload", "forward_ranges", "esi", "esi_undeclared")
 
 
 def _rule(form: CacheForm, base: CacheRule) -> CacheRule:
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = {word: said for word in _YES_OR_NO if (said := getattr(form, word)) is not UNSET}
     if form.default_ttl is not UNSET:
         given["default_ttl"] = None if form.default_ttl is None else _seconds("$.cache.default_ttl", form.default_ttl)
     for name in _PERIODS:
         if (period := getattr(form, name)) is not UNSET:
             given[name] = _seconds(f"$.cache.{name}", period)
-    for name in _AS_GIVEN:
-        if (value := getattr(form, name)) is not UNSET:
-            given[name] = value
     if form.prefetch is not UNSET:
         given["prefetch"] = _prefetch(form.prefetch)
     if form.vary is not UNSET:

@@ -184,6 +184,8 @@ def show_rule(rule: CacheRule) -> dict[str, object]:
         "store_set_cookie": rule.store_set_cookie,
         "honour_client_reload": rule.honour_client_reload,
         "forward_ranges": rule.forward_ranges,
+        "esi": rule.esi,
+        "esi_undeclared": rule.esi_undeclared,
         "compress": [str(coding) for coding in rule.compress],
     }
 

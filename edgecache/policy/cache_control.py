@@ -215,6 +215,8 @@ _TARGETED_FLAGS: Final = {
     "public": "public",
     "immutable": "immutable",
 }
+_NOT_ABOUT_CACHING: Final = frozenset({"content"})
+"""Of Surrogate-Control: how the response is to be processed. A field of this alone leaves Cache-Control in force."""
 _TARGETED_QUALIFIED: Final = {"no-cache": ("no_cache", "no_cache_fields"), "private": ("private", "private_fields")}
 
 
@@ -226,7 +228,7 @@ def _targeted(lines: tuple[str, ...]) -> ResponseDirectives | None:
         parsed = http_sf.parse(", ".join(lines).encode("ascii", "backslashreplace"), tltype="dictionary")
     except http_sf.StructuredFieldError:
         return None
-    if not isinstance(parsed, dict) or not parsed:
+    if not isinstance(parsed, dict) or not parsed.keys() - _NOT_ABOUT_CACHING:
         return None
     fields: dict[str, object] = {}
     for name, member in parsed.items():

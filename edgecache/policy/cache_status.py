@@ -95,6 +95,8 @@ def forward_of(decision: Decision) -> Forward | None:
             return Forward.BYPASS
         case Miss(MissReason.PARTIAL):
             return Forward.PARTIAL
+        case Miss(MissReason.STALE):
+            return Forward.STALE
         case Miss():
             return Forward.URI_MISS
         case Validate(refused=True):

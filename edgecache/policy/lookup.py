@@ -34,6 +34,8 @@ class MissReason(enum.StrEnum):
     HEAD = "head"
     PARTIAL = "partial"
     """Parts are stored, but not all that was asked for."""
+    STALE = "stale"
+    """Parts are stored that have all that was asked for, but may not answer as they are."""
 
 
 @dataclass(frozen=True, slots=True)

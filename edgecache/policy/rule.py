@@ -49,6 +49,11 @@ class CacheRule:
     What is larger than `max_object_bytes` is asked for and stored in parts in any case.
     """
 
+    esi: bool = False
+    """Whether templates are assembled here (Edge Side Includes): responses that say so in Surrogate-Control."""
+    esi_undeclared: bool = False
+    """Whether all HTML and XML is taken for templates, where `esi` is on."""
+
     compress: tuple[Coding, ...] = ()
     """Codings that this edge applies to what comes uncoded, the one it likes best first; none: bytes pass as they come."""
 

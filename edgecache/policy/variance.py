@@ -91,8 +91,11 @@ def normalise(name: str, lines: list[str]) -> str:
 def _selecting_value(request: Request, name: str, rule: CacheRule) -> str:
     """Unambiguous whatever the value holds; an absent field matches only absence (RFC 9111 section 4.1).
 
-    Where this edge compresses, of Accept-Encoding only the outcome counts: it is all that sources get to see of it.
+    Where this edge compresses, of Accept-Encoding only the outcome counts: it is all that sources get to see of it. Where it
+    assembles and does not compress, they see nothing of it.
     """
+    if name == "accept-encoding" and rule.esi and not rule.compress:
+        return "0:"
     if name == "accept-encoding" and (coding := negotiated(request, rule.compress)) is not None:
         value = "" if coding == IDENTITY else coding
         return f"{len(value)}:{value}"

@@ -38,6 +38,8 @@ class Answer:
     site: str = ""
     generator: str | None = None
     collapsed: bool = False
+    template: bool = False
+    """To be assembled before it is sent (`serve.assembling`): `response` and `body` are as the source sent them."""
     meter: Meter = field(default_factory=Meter)
 
     async def close(self) -> None:

@@ -9,8 +9,9 @@ import logging
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field, replace
 
-from edgecache.policy.coding import code, negotiated
+from edgecache.policy.coding import IDENTITY, code, negotiated
 from edgecache.policy.dates import format_date
+from edgecache.policy.esi import CAPABILITY, is_template
 from edgecache.policy.fields import freeze, without
 from edgecache.policy.forwarding import to_client, to_source
 from edgecache.policy.lookup import ERROR_STATUSES, Validate
@@ -112,7 +113,9 @@ class Fetcher:
 
     def forwarded(self, call: Call, *, whole: bool = False, conditional: Headers | None = None) -> Request:
         """The request as sources get it. Raises NotForwardable."""
-        request = call.request
+        request, rule = call.request, call.route.rule
+        # A part of a template, or a 304 about one, is worth nothing to a client.
+        whole = whole or (rule.esi and request.method in ("GET", "HEAD"))
         headers = to_source(
             request,
             client_ip=call.client_ip,
@@ -121,12 +124,14 @@ class Fetcher:
             conditional=conditional,
             max_passes=self._settings.max_loops,
         )
-        coding = negotiated(request, call.route.rule.compress)
-        # Where this edge compresses, sources see of Accept-Encoding what the variant key holds of it.
+        coding = IDENTITY if rule.esi else negotiated(request, rule.compress)
+        # Where this edge compresses, sources see of Accept-Encoding what the variant key holds of it. Templates come uncoded.
         replaced = _REQUEST_ID if coding is None else _REQUEST_ID | _ACCEPT_ENCODING
         own = without(headers, replaced)
         if coding is not None:
             own.append(("Accept-Encoding", coding))
+        if rule.esi:
+            own.append(("Surrogate-Capability", f'{self._settings.edge_id}="{CAPABILITY}"'))
         return Request(
             request.method, request.scheme, request.authority, request.target, freeze([*own, ("X-Request-Id", call.request_id)])
         )
@@ -378,7 +383,9 @@ def _nowhere() -> bool:
 
 
 def coded(call: Call, reply: Reply) -> Reply:
-    """What the source said in the coding that this edge applies for this client, if any."""
+    """What the source said in the coding that this edge applies for this client, if any. Templates are coded once assembled."""
+    if is_template(reply.response, call.route.rule):
+        return reply
     response, coding = code(call.request, reply.response, call.route.rule.compress)
     if response is reply.response:
         return reply
@@ -397,7 +404,8 @@ def content_length(response: Response) -> int | None:
 def _wants_less(call: Call, response: Response, max_parts: int) -> bool:
     """Whether the client asked for a part of what is too large to be stored whole."""
     length = content_length(response)
-    if length is None or length <= call.route.rule.max_object_bytes or "Range" not in call.request.headers:
+    rule = call.route.rule
+    if length is None or length <= rule.max_object_bytes or rule.esi or "Range" not in call.request.headers:
         return False
     return isinstance(select(call.request, response, length, max_parts=max_parts), Parts)
 

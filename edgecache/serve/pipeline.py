@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol, assert_never
 
 from edgecache.observe.record import NullObserver, Observer
 from edgecache.policy.access import Refusal, may_purge, retry_after
+from edgecache.policy.esi import is_template
 from edgecache.policy.fields import freeze, names, without
 from edgecache.policy.forwarding import CONDITIONAL_FIELDS, HopsExhausted, Loop
 from edgecache.policy.invalidation import targets
@@ -34,6 +35,7 @@ from edgecache.policy.partial import answerable
 from edgecache.policy.purging import Purge
 from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Answer, HeldBody
+from edgecache.serve.assembling import assemble
 from edgecache.serve.fast_lane import FastLane
 from edgecache.serve.fetching import Call, Fetcher, Selected, coded
 from edgecache.serve.file_body import sound
@@ -154,7 +156,7 @@ class Pipeline:
         if route is None or not route.site.access.open:
             return None
         entry = self._stored(route, request)
-        if entry is None:
+        if entry is None or (route.rule.esi and is_template(entry.timed.response, route.rule)):
             return None
         now = self.clock()
         decision = decide(request, entry.timed, route.rule, now, known=entry.terms, marked_stale=entry.marked_stale)
@@ -174,7 +176,10 @@ class Pipeline:
             return self.respond.problem(421, text, request_id, outcome=Outcome("none", "unknown-host"))
         call = Call(request=request, body=body, client_ip=client_ip, request_id=request_id, route=route, on_interim=on_interim)
         refused = self._gate.refuse(route.site, client_ip, self.clock())
-        return await self._answer(call) if refused is None else self._not_let_in(call, refused)
+        if refused is not None:
+            return self._not_let_in(call, refused)
+        answer = await self._answer(call)
+        return assemble(call, answer, self._answer, self._route) if answer.template else answer
 
     def _not_let_in(self, call: Call, refused: Refused) -> Answer:
         outcome = Outcome("none", refused.why)
@@ -259,12 +264,13 @@ class Pipeline:
         parts = self._fetcher.parts.find(request, call.route)
         if parts is None:
             return decision, None
-        if answerable(request, parts.timed.response, self.settings.max_ranges) is not None:
+        covered = answerable(request, parts.timed.response, self.settings.max_ranges) is not None
+        if covered:
             found = decide(request, parts.timed, rule, now, known=parts.terms, marked_stale=parts.marked_stale)
             if isinstance(found, Fresh):
                 return found, parts
         if isinstance(decision, Miss) and decision.collapse:
-            decision = Miss(MissReason.PARTIAL, collapse="Range" not in request.headers)
+            decision = Miss(MissReason.STALE if covered else MissReason.PARTIAL, collapse="Range" not in request.headers)
         return decision, None
 
     async def _act(self, call: Call, decision: Decision, entry: Entry | None) -> Answer:
@@ -371,7 +377,8 @@ class Pipeline:
     def _collapses(self, call: Call, decision: Miss | Validate, key: Hashable) -> bool:
         if call.request.method != "GET" or (isinstance(decision, Miss) and not decision.collapse):
             return False
-        if call.route.rule.forward_ranges and isinstance(decision, Miss) and "Range" in call.request.headers:
+        rule = call.route.rule
+        if rule.forward_ranges and not rule.esi and isinstance(decision, Miss) and "Range" in call.request.headers:
             return False
         return not self._predictor.uncacheable(key, self.clock())
 

@@ -12,11 +12,12 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from edgecache.policy.cache_status import FIELD, CacheStatus, forward_of
-from edgecache.policy.fields import freeze
-from edgecache.policy.forwarding import to_client
+from edgecache.policy.esi import is_template
+from edgecache.policy.fields import freeze, without
+from edgecache.policy.forwarding import CONDITIONAL_FIELDS, to_client
 from edgecache.policy.freshness import age_field
 from edgecache.policy.lookup import Decision
-from edgecache.policy.message import Headers, Response
+from edgecache.policy.message import Headers, Request, Response
 from edgecache.policy.problem import problem
 from edgecache.serve.answer import Answer, HeldBody, Meter
 from edgecache.serve.fetching import Call, Selected, content_length
@@ -107,7 +108,7 @@ class Responder:
         age = self._clock() - selected.born
         if age >= 1:
             extra = (("Age", age_field(age)), *extra)
-        partly = shape_stream(call.request, response, body, content_length(response))[0].status != response.status
+        partly = shape_stream(_asked(call, response), response, body, content_length(response))[0].status != response.status
         held = HeldBody(body, partial(seat.leave, finish=partly))
         return self._streamed(call, response, held, extra, Outcome("miss", collapsed=not seat.first))
 
@@ -163,15 +164,17 @@ class Responder:
     def _from_entry(self, call: Call, entry: Entry, age: float, status: CacheStatus, outcome: Outcome) -> Answer:
         response, stored, head = entry.timed.response, entry.body, b""
         length: int | None = len(stored)
-        if call.prepared and is_plain(call.request):
+        template = is_template(response, call.route.rule)
+        if call.prepared and is_plain(call.request) and not template:
             head = entry.head
             body: bytes | FileBody = stored if isinstance(stored, bytes) else whole(stored)
         else:
             client_ready = Response(response.status, response.reason, self._to_client(response, without_age=True))
+            asked = _asked(call, response)
             if response.status == 206 and isinstance(stored, bytes):
-                response, body, length = shape_parts(call.request, client_ready, stored, self._settings.max_ranges)
+                response, body, length = shape_parts(asked, client_ready, stored, self._settings.max_ranges)
             else:
-                response, body, length = shape_stored(call.request, client_ready, stored, self._settings.max_ranges)
+                response, body, length = shape_stored(asked, client_ready, stored, self._settings.max_ranges)
         return Answer(
             response=response,
             body=body,
@@ -183,11 +186,12 @@ class Responder:
             site=call.route.site.name,
             generator=_generator(call),
             collapsed=outcome.collapsed,
+            template=template,
             meter=call.meter,
         )
 
     def _streamed(self, call: Call, response: Response, body: Body, extra: Fields, outcome: Outcome) -> Answer:
-        shaped, content, length = shape_stream(call.request, response, body, content_length(response))
+        shaped, content, length = shape_stream(_asked(call, response), response, body, content_length(response))
         return Answer(
             response=shaped,
             body=content,
@@ -198,6 +202,7 @@ class Responder:
             site=call.route.site.name,
             generator=_generator(call),
             collapsed=outcome.collapsed,
+            template=is_template(response, call.route.rule),
             meter=call.meter,
         )
 
@@ -209,6 +214,15 @@ class Responder:
         if without_age and "Age" in headers:
             headers = freeze((name, value) for name, value in headers.items() if name.lower() != "age")
         return headers
+
+
+def _asked(call: Call, response: Response) -> Request:
+    """The request, without what can only be asked of a representation where `response` is a template of one."""
+    request = call.request
+    if not is_template(response, call.route.rule):
+        return request
+    fields = freeze(without(request.headers, CONDITIONAL_FIELDS))
+    return Request(request.method, request.scheme, request.authority, request.target, fields)
 
 
 def _request_id(request_id: str) -> Fields:

@@ -469,6 +469,7 @@ ROWS = [
             Ask("bytes=0-4", origin="bytes=0-4", has="Cache-Status: edgecache; fwd=uri-miss; stored"),
             Ask("bytes=0-5", origin="bytes=0-5", has="Cache-Status: edgecache; fwd=partial; stored"),
             Ask("bytes=0-5", has="Cache-Status: edgecache; hit; ttl=60"),
+            Ask("bytes=0-5", origin="bytes=0-5", has="Cache-Status: edgecache; fwd=stale; stored", after=61),
         ),
     ),
     Row(

@@ -170,6 +170,24 @@ async def test_a_sub_request_goes_through_the_cache_to_the_sites_origin(running:
     assert (await running.get("/g/fetch?target=/g/each"))[1].startswith("404 "), "a guest reached a generator"
 
 
+async def test_a_page_is_made_of_an_origins_template_and_a_generators_fragment(running: Running) -> None:
+    await running.control_call("PATCH", "/v1/sites/shop", json={"cache": {"esi": True}})
+    pages = [(await running.get("/today", **{"Accept-Language": "de"}))[1] for _ in range(3)]
+    greetings = [page.partition("<h1>Today</h1>")[2].partition("<h2>Offers</h2>")[0] for page in pages]
+    assert greetings == ["GET 1 de ", "GET 2 de ", "GET 3 de "], "the generator said no-store"
+    assert len({page.partition("It is ")[2][:14] for page in pages}) == 3
+    assert all("esi:" not in page and "does not assemble" not in page for page in pages)
+    _, _, headers = await running.get("/today")
+    assert "hit" in headers["Cache-Status"]
+    assert headers["Cache-Control"] == "private, no-cache"
+
+
+async def test_where_the_generator_fails_its_fragment_comes_from_the_origin(running: Running) -> None:
+    await running.control_call("PATCH", "/v1/sites/shop", json={"cache": {"esi": True}})
+    await running.control_call("DELETE", "/v1/sites/shop/generators/probe")
+    assert "<h1>Today</h1><p>Good day!</p>" in (await running.get("/today"))[1]
+
+
 @pytest.mark.parametrize(
     ("path", "status", "named"), [("/g/loop", 503, "cpu-limit"), ("/g/silent", 502, "no-answer"), ("/g/wild", 502, "fault")]
 )

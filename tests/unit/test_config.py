@@ -63,7 +63,7 @@ sites:
     origins: ["http://127.0.0.1:8090/", "https://[::1]"]
     weight: 3
     cache: {default_ttl: 1m, vary: [Accept-Language], tags: [shop], max_object: 1MiB, honour_client_reload: true,
-            forward_ranges: true, compress: [br, gzip]}
+            forward_ranges: true, esi: true, esi_undeclared: false, compress: [br, gzip]}
     limits: {cpu: 100ms, memory: 128MiB}
 """,
         )
@@ -304,7 +304,10 @@ def test_a_certificate_that_is_none(tmp_path: Path) -> None:
     assert found[0].startswith(":1:10: control: cannot load the TLS certificate")
 
 
-@pytest.mark.parametrize("name", ["quickstart.yaml", "production.yaml", "hostile-origins.yaml", "upstreams.yaml"])
+EXAMPLES = ["quickstart.yaml", "production.yaml", "hostile-origins.yaml", "upstreams.yaml", "disk.yaml", "fragments.yaml"]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_the_examples_can_be_loaded(name: str) -> None:
     assert load(CONFIGS / name).sites
 

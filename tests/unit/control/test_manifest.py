@@ -82,7 +82,7 @@ def test_what_is_shown_reads_as_the_same_manifest() -> None:
     shown = found.shown()
     cache = shown["cache"]
     assert isinstance(cache, dict)
-    for operators in ("store_set_cookie", "honour_client_reload", "forward_ranges", "compress"):
+    for operators in ("store_set_cookie", "honour_client_reload", "forward_ranges", "esi", "esi_undeclared", "compress"):
         del cache[operators]
     del cache["prefetch"]
     assert read(yaml.safe_dump(shown)) == found
