@@ -25,8 +25,10 @@ from edgecache.generate.bridge import GeneratorSource
 from edgecache.generate.edge_calls import MAX_FETCH_BYTES, GeneratorEdgeCalls
 from edgecache.observe.access_log import AccessLog
 from edgecache.observe.metrics import Metrics, Sources
+from edgecache.observe.otlp import Exporter
 from edgecache.observe.recorder import Recorder
 from edgecache.observe.status import StatusBoard
+from edgecache.observe.tracing import Tracer
 from edgecache.policy.fields import freeze
 from edgecache.policy.message import Request, Response
 from edgecache.serve.certificates import CertificateError, Certificates
@@ -52,10 +54,13 @@ class Edge:
     """Make it on the loop that runs it; `start`, then `close`."""
 
     def __init__(self, config: Config) -> None:
-        """Raises OSError: the access log cannot be opened."""
+        """Raises OSError: the access log cannot be opened; PackagesMissing: traces are wanted, but cannot be sent."""
         self._config = config
         self._log = AccessLog(config.log) if config.log.access is not None else None
-        self._recorder = Recorder(self._log)
+        traces = config.observe.traces
+        self._exporter = None if traces is None else Exporter(traces)
+        tracer = None if traces is None or self._exporter is None else Tracer(traces, self._exporter, query=config.log.query)
+        self._recorder = Recorder(self._log, tracer)
         self._monitor = Monitor(config.sandbox)
         self._client = OriginClient(config.upstream)
         table = SiteTable()
@@ -67,6 +72,7 @@ class Edge:
             origins=lambda site: self._client.origins(site.origins),
             generators=self._generator,
             observer=self._recorder,
+            tracer=tracer,
             settings=config.serve,
             upstream=config.upstream,
         )
@@ -75,6 +81,7 @@ class Edge:
             store=store.stats,
             monitor=self._monitor.status,
             fast_hits=lambda: self._pipeline.fast_hits,
+            traces=self._exporter,
         )
         self._metrics = Metrics(sources)
         board = StatusBoard(sources, time.monotonic())
@@ -129,6 +136,8 @@ class Edge:
         await self._monitor.close()
         if self._log is not None and not await asyncio.to_thread(self._log.close):
             _log.warning("the access log did not take its last lines in time")
+        if self._exporter is not None and not await asyncio.to_thread(self._exporter.close):
+            _log.warning("the collector did not take the last traces in time")
 
     def _generator(self, call: Call) -> Source:
         """The source of one request that a generator answers."""
@@ -138,7 +147,7 @@ class Edge:
 
         async def fetch_through(request: Request, body: bytes) -> tuple[Response, bytes]:
             content = BytesBody(body) if body else None
-            answer = await self._pipeline.fetch_through(site, request, content, request_id=call.request_id)
+            answer = await self._pipeline.fetch_through(site, request, content, request_id=call.request_id, trace=call.trace)
             response = answer.response
             fields = freeze([*response.headers.items(), *answer.extra])
             return Response(response.status, response.reason, fields), await answer.read(MAX_FETCH_BYTES)

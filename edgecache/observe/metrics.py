@@ -19,6 +19,15 @@ from edgecache.observe.recorder import Recorder
 from sandbox.status import MonitorStatus
 
 
+class TraceFigures(Protocol):
+    """What is told of traces: `otlp.Exporter` has it."""
+
+    @property
+    def sent(self) -> int: ...
+    @property
+    def dropped(self) -> int: ...
+
+
 class StoreFigures(Protocol):
     """What is told of a store: `store.StoreStats` has it."""
 
@@ -47,6 +56,7 @@ class Sources:
     monitor: Callable[[], MonitorStatus] | None = None
     fast_hits: Callable[[], int] | None = None
     """Requests answered by the fast lane since the start."""
+    traces: TraceFigures | None = None
 
 
 class Metrics:
@@ -57,6 +67,8 @@ class Metrics:
         self.registry.register(_Traffic(sources.recorder))
         if sources.fast_hits is not None:
             self.registry.register(_FastLane(sources.fast_hits))
+        if sources.traces is not None:
+            self.registry.register(_Traces(sources.traces))
         if sources.store is not None:
             self.registry.register(_Store(sources.store))
         if sources.monitor is not None:
@@ -119,6 +131,17 @@ class _FastLane(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return (CounterMetricFamily("edgecache_fast_lane_requests", "Hits of remembered request heads.", value=self._hits()),)
+
+
+class _Traces(Collector):
+    def __init__(self, traces: TraceFigures) -> None:
+        self._traces = traces
+
+    def collect(self) -> Iterable[Metric]:
+        return (
+            CounterMetricFamily("edgecache_trace_spans_sent", "Spans that the collector took.", value=self._traces.sent),
+            CounterMetricFamily("edgecache_trace_spans_dropped", "Spans that were not sent.", value=self._traces.dropped),
+        )
 
 
 class _Store(Collector):

@@ -9,6 +9,8 @@ from typing import Protocol
 
 import msgspec
 
+from edgecache.observe.trace_context import TraceParent
+
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What happened to one request, fast lane or not. A struct, for it is made at every hit; a dataclass takes far longer."""
@@ -38,6 +40,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Whether the answer came from another request's flight."""
     cpu_ns: int = 0
     """CPU time of the generator's VM for this request."""
+    parent: TraceParent | None = None
+    """What the client said of its trace, where this edge traces."""
     truncated: bool = False
     """The body ended early: the client left, or the source failed after the head was sent."""
 

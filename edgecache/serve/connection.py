@@ -273,6 +273,7 @@ class Connection(RequestHandler):
                 cache="hit",
                 site=entry.site,
                 generator=generator.name if generator else None,
+                parent=None if self._pipeline.tracer is None else self._pipeline.parent_of(head.request),
             )
         )
         return True
@@ -395,6 +396,7 @@ class Connection(RequestHandler):
                 reason=failure.reason if failure else (answer.reason if answer else ""),
                 collapsed=answer.collapsed if answer else False,
                 cpu_ns=answer.meter.cpu_ns if answer else 0,
+                parent=self._pipeline.parent_of(head.request) if head else None,
                 truncated=failure is not None or status == CLIENT_GONE,
             )
         )

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field, replace
 
+from edgecache.observe.tracing import Parent
 from edgecache.policy.coding import code, negotiated
 from edgecache.policy.dates import format_date
 from edgecache.policy.fields import freeze, without
@@ -22,6 +23,7 @@ from edgecache.serve.answer import Meter
 from edgecache.serve.compressing import CodedBody
 from edgecache.serve.purges import RecentPurges
 from edgecache.serve.settings import ServeSettings
+from edgecache.serve.traced import fetch_from_generator, fetch_from_origin
 from edgecache.serve.wire import encode_head
 from edgecache.sites import OnError, Route, Site
 from edgecache.source import Body, Culprit, Interim, Reply, Source, SourceError
@@ -51,6 +53,8 @@ class Call:
     prepared: bool = True
     """The answer is for the wire: its head may be given as bytes alone."""
     meter: Meter = field(default_factory=Meter)
+    trace: Parent | None = None
+    """What steps of it are spans of; None: it is not traced."""
     on_interim: Interim | None = None
 
 
@@ -124,9 +128,9 @@ class Fetcher:
         route = call.route
         body = None if call.body is None else ReplayableBody(call.body, self._replay_bytes)
         if route.generator is None:
-            return self._dated(await self._origins(route.site).fetch(sent, body, call.request_id, call.on_interim))
+            return self._dated(await fetch_from_origin(self._origins(route.site), call, sent, body, call.on_interim))
         try:
-            return self._dated(await self._generators(call).fetch(sent, body, call.request_id))
+            return self._dated(await fetch_from_generator(self._generators(call), call, sent, body))
         except SourceError as error:
             if error.culprit is not Culprit.GENERATOR or not self._falls_back(route, entry):
                 raise
@@ -135,7 +139,7 @@ class Fetcher:
             failure = error
         _log.info("generator %s failed, asking the origin: %s", route.generator.name, failure)
         try:
-            reply = self._dated(await self._origins(route.site).fetch(sent, body, call.request_id, call.on_interim))
+            reply = self._dated(await fetch_from_origin(self._origins(route.site), call, sent, body, call.on_interim))
         except SourceError:
             raise failure from None
         return Reply(reply.response, reply.body, f"generator-{failure.reason}")

@@ -9,10 +9,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, assert_never
 
 from edgecache.observe.record import NullObserver, Observer
+from edgecache.observe.trace_context import FIELD, TraceParent, parse
+from edgecache.observe.tracing import Parent, Tracer
 from edgecache.policy.access import Refusal, may_purge, retry_after
 from edgecache.policy.fields import freeze, names, without
 from edgecache.policy.forwarding import CONDITIONAL_FIELDS, HopsExhausted, Loop
@@ -74,11 +77,13 @@ class Pipeline:
         origins: Callable[[Site], Source],
         generators: Callable[[Call], Source],
         observer: Observer | None = None,
+        tracer: Tracer | None = None,
         clock: Callable[[], float] = time.time,
         settings: ServeSettings | None = None,
         upstream: UpstreamSettings | None = None,
     ) -> None:
         self.observer: Observer = observer or NullObserver()
+        self.tracer = tracer
         self.clock = clock
         self.settings = settings or ServeSettings()
         upstream = upstream or UpstreamSettings()
@@ -137,7 +142,15 @@ class Pipeline:
         if route is None:
             text = f"No site here has the host {request.authority!r}."
             return self.respond.problem(421, text, request_id, outcome=Outcome("none", "unknown-host"))
-        call = Call(request=request, body=body, client_ip=client_ip, request_id=request_id, route=route, on_interim=on_interim)
+        call = Call(
+            request=request,
+            body=body,
+            client_ip=client_ip,
+            request_id=request_id,
+            route=route,
+            trace=None if self.tracer is None else self.tracer.begin(request_id, self.parent_of(request)),
+            on_interim=on_interim,
+        )
         refused = self._gate.refuse(route.site, client_ip, self.clock())
         return await self._answer(call) if refused is None else self._not_let_in(call, refused)
 
@@ -148,9 +161,23 @@ class Pipeline:
         fields = (("Retry-After", retry_after(refused.wait_seconds)),)
         return self.respond.refused(call, 429, "This client asks more often than this site allows.", fields, outcome=outcome)
 
-    async def fetch_through(self, site: Site, request: Request, body: Body | None = None, *, request_id: str = "") -> Answer:
+    def parent_of(self, request: Request) -> TraceParent | None:
+        """What the client said of its trace; None also where this edge does not trace."""
+        return None if self.tracer is None else parse(request.headers.getall(FIELD, ()))
+
+    async def fetch_through(
+        self, site: Site, request: Request, body: Body | None = None, *, request_id: str = "", trace: Parent | None = None
+    ) -> Answer:
         """A guest's sub-request: through the cache to the site's own origins, never to a generator."""
-        call = Call(request=request, body=body, client_ip="", request_id=request_id, route=Route(site, None), prepared=False)
+        call = Call(
+            request=request,
+            body=body,
+            client_ip="",
+            request_id=request_id,
+            route=Route(site, None),
+            prepared=False,
+            trace=trace,
+        )
         return await self._answer(call)
 
     async def _purge_asked(self, call: Call) -> Answer:
@@ -192,6 +219,7 @@ class Pipeline:
             return await self._purge_asked(call)
         if request.target == "*":
             return self.respond.own_options(call)
+        lookup = None if call.trace is None else call.trace.begin("cache lookup")
         entry = self._stored(route, request)
         now = self.clock()
         stored = None if entry is None else entry.timed
@@ -199,6 +227,9 @@ class Pipeline:
         marked = entry is not None and entry.marked_stale
         renewing = entry is not None and entry.renewing
         decision = decide(request, stored, route.rule, now, known=known, marked_stale=marked, renewing=renewing)
+        if lookup is not None:
+            lookup.attributes.update({"edgecache.decision": type(decision).__name__, "edgecache.stored": entry is not None})
+            lookup.end()
         try:
             return await self._act(call, decision, entry)
         except Loop:
@@ -225,7 +256,7 @@ class Pipeline:
             case Bypass():
                 return await self._pass(call, decision)
             case Miss() | Validate():
-                return await self._fly(call, decision, entry)
+                return await self._fly_traced(call, decision, entry)
             case _:
                 assert_never(decision)
 
@@ -255,6 +286,20 @@ class Pipeline:
         """A successful unsafe request makes what is stored untrustworthy (RFC 9111 section 4.4)."""
         for uri in targets(call.request, response):
             self._purger.invalidate(uri)
+
+    async def _fly_traced(self, call: Call, decision: Miss | Validate, entry: Entry | None) -> Answer:
+        """As `_fly`, as a span of the request's trace where it has one: until the head of the answer is known."""
+        if call.trace is None:
+            return await self._fly(call, decision, entry)
+        span = call.trace.begin("flight")
+        try:
+            answer = await self._fly(replace(call, trace=span), decision, entry)
+        except BaseException as error:
+            span.end(error.reason if isinstance(error, SourceError) else type(error).__name__)
+            raise
+        span.attributes.update({"edgecache.cache": answer.cache, "edgecache.collapsed": answer.collapsed})
+        span.end()
+        return answer
 
     async def _fly(
         self,
