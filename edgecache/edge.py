@@ -23,6 +23,7 @@ from edgecache.control.service import Control
 from edgecache.control.state import StateError
 from edgecache.generate.bridge import GeneratorSource
 from edgecache.generate.edge_calls import MAX_FETCH_BYTES, GeneratorEdgeCalls
+from edgecache.heap import Heap
 from edgecache.observe.access_log import AccessLog
 from edgecache.observe.metrics import Metrics, Sources
 from edgecache.observe.otlp import Exporter
@@ -209,8 +210,10 @@ async def run(config: Config) -> int:
             served, control = starting.result()
             scheme = "http" if config.control.tls_certificate is None else "https"
             also = f" and https://{edge.secure}" if edge.secure else ""
+            keeping = asyncio.ensure_future(Heap().keep())
             print(f"edgecache: serving on http://{served}{also}, control on {scheme}://{control}", flush=True)
             await stop.wait()
+            keeping.cancel()
         starting.cancel()
         waiting.cancel()
         with suppress(asyncio.CancelledError):
