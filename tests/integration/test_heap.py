@@ -57,18 +57,18 @@ def connections_alive() -> int:
 
 @pytest.mark.parametrize("reachable", [True, False])
 async def test_a_connection_is_freed_without_the_collector(without_collector: None, reachable: bool) -> None:
-    async with origin_of(plain(b"page", **{"Cache-Control": "max-age=60"})) as origin:
-        async with edge_for(origin.url if reachable else "http://127.0.0.1:1") as edge:
-            writers = []
-            for number in range(20):
-                reader, writer = await asyncio.open_connection(*edge.address)
-                writers.append(writer)
-                for path in (f"/{number}", "/same", "/same"):
-                    writer.write(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-                    await reader.readuntil(b"page" if reachable else b'"request_id"')
-            assert connections_alive() == 20
-            for writer in writers:
-                writer.close()
-                await writer.wait_closed()
-            await until(lambda: not edge.listener.connections)
-            await until(lambda: not connections_alive())
+    answer = plain(b"page", **{"Cache-Control": "max-age=60"})
+    async with origin_of(answer) as origin, edge_for(origin.url if reachable else "http://127.0.0.1:1") as edge:
+        writers = []
+        for number in range(20):
+            reader, writer = await asyncio.open_connection(*edge.address)
+            writers.append(writer)
+            for path in (f"/{number}", "/same", "/same"):
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+                await reader.readuntil(b"page" if reachable else b'"request_id"')
+        assert connections_alive() == 20
+        for writer in writers:
+            writer.close()
+            await writer.wait_closed()
+        await until(lambda: not edge.listener.connections)
+        await until(lambda: not connections_alive())
