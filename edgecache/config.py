@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
-from edgecache import configsites, configwords, siteform
+from edgecache import configobserve, configsites, configwords, siteform
 from edgecache.configwords import Table, fill, fill_part
 from edgecache.control.listener import BindRefused, check_bind, is_loopback
 from edgecache.control.settings import ControlSettings
-from edgecache.observe.settings import LogSettings
+from edgecache.observe.settings import LogSettings, ObserveSettings
 from edgecache.policy.upstream import NO_TLS_RULE
 from edgecache.serve.certificates import CertificateError, CertificateFiles, server_context
 from edgecache.serve.settings import ServeSettings
@@ -33,7 +33,10 @@ S = TypeVar("S")
 
 _NO_TLS: Final[tuple[Path | None, Path | None]] = (None, None)
 _NOBODY: Final[tuple[str, ...]] = ()
-_SECTIONS: Final = ("listen", "state", "control", "tls", "clusters", "sites", "cache", "sandbox", "serve", "upstream", "log")
+_SECTIONS: Final = (
+    *("listen", "state", "control", "tls", "clusters", "sites"),
+    *("cache", "sandbox", "serve", "upstream", "log", "observe"),
+)
 
 _MAX_CERTIFICATES: Final = 10_000
 DEFAULT_STATE: Final = Path(".edgecache")
@@ -98,6 +101,7 @@ class Config:
     serve: ServeSettings = field(default_factory=ServeSettings)
     upstream: UpstreamSettings = field(default_factory=UpstreamSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    observe: ObserveSettings = field(default_factory=ObserveSettings)
 
     def overridden(
         self,
@@ -163,6 +167,7 @@ def load(path: Path) -> Config:
         sandbox=_sandbox(form.get("sandbox"), MonitorPolicy(), problems),
         serve=section("serve", ServeSettings(), configwords.SERVE),
         upstream=section("upstream", UpstreamSettings(), configwords.UPSTREAM),
+        observe=configobserve.read_observe(form.get("observe"), problems),
         log=section("log", LogSettings(), {**configwords.LOG, "access": ("access", partial(_log_target, base=base))}),
     )
     if problems.check(control.raise_any):

@@ -188,6 +188,13 @@ LOG: Final[Table] = {
     "sample_sites": ("sample_sites", _shares_by_name),
     "slow": ("slow_seconds", _time(0.001, 3600)),
 }
+TRACES: Final[Table] = {
+    "sample": ("sample", _share(0.0, 1.0)),
+    "follow_clients": ("follow_clients", lambda node: node.boolean()),
+    "service": ("service", _edge_id),
+    "queue": ("queue", _count(100, 1_000_000)),
+    "timeout": ("timeout_seconds", _time(0.1, 60)),
+}
 CONTROL: Final[Table] = {
     "body": ("body_bytes", _size(_KIB, 16 * _MIB)),
     "body_timeout": ("body_seconds", _time(1, 3600)),

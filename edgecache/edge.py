@@ -25,6 +25,7 @@ from edgecache.control.service import Control
 from edgecache.control.state import StateError
 from edgecache.generate.bridge import GeneratorSource
 from edgecache.generate.edge_calls import MAX_FETCH_BYTES, GeneratorEdgeCalls
+from edgecache.heap import Heap
 from edgecache.observe.metrics import Metrics, Sources
 from edgecache.observe.status import StatusBoard
 from edgecache.policy.message import Request, Response
@@ -51,7 +52,7 @@ class Edge:
     """Make it on the loop that runs it; `start`, then `close`."""
 
     def __init__(self, config: Config) -> None:
-        """Raises OSError: the access log cannot be opened; CertificateError."""
+        """Raises OSError: the access log cannot be opened; CertificateError; PackagesMissing: traces cannot be sent."""
         self._config = config
         self._monitor = Monitor(config.sandbox)
         table = SiteTable()
@@ -81,6 +82,7 @@ class Edge:
                 monitor=self._monitor.status,
                 fast_hits=lambda: path.pipeline.fast_hits,
                 origins=path.upstreams.figures,
+                traces=path.exporter,
             )
         else:
             host = GuestHost(self._monitor, self._control.values, self._control.logs, self._ready_for_guest)
@@ -94,6 +96,7 @@ class Edge:
                 fast_hits=reports.fast_hits,
                 processes=self._fleet.states,
                 origins=reports.origins,
+                traces=None if config.observe.traces is None else reports.traces,
             )
         self._metrics = Metrics(sources)
         self._board = StatusBoard(sources, time.monotonic())
@@ -301,11 +304,13 @@ async def run(config: Config, read: Callable[[], Config] | None = None) -> int:
             served, control = starting.result()
             scheme = "http" if config.control.tls_certificate is None else "https"
             also = f" and https://{edge.secure}" if edge.secure else ""
+            keeping = asyncio.ensure_future(Heap().keep())
             print(f"edgecache: serving on http://{served}{also}, control on {scheme}://{control}", flush=True)
             reloading = loop.create_task(_reload(edge, read, again))
             await stop.wait()
-            reloading.cancel()
-            await asyncio.gather(reloading, return_exceptions=True)
+            for task in (reloading, keeping):
+                task.cancel()
+            await asyncio.gather(reloading, keeping, return_exceptions=True)
         starting.cancel()
         waiting.cancel()
         with suppress(asyncio.CancelledError):

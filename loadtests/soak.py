@@ -38,6 +38,7 @@ CONFIG = """\
 # A small cache, so that it is full, and evicts, long before the soak ends.
 listen: 127.0.0.1:0
 cache: {memory: 8MiB}
+log: {access: access.log}
 serve: {keepalive_timeout: 3s}
 upstream: {keepalive_timeout: 3s}
 """

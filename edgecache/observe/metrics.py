@@ -41,6 +41,15 @@ class ProcessFigures(Protocol):
     def cpu_seconds(self) -> float: ...
 
 
+class TraceFigures(Protocol):
+    """What is told of traces: `otlp.Exporter` has it."""
+
+    @property
+    def sent(self) -> int: ...
+    @property
+    def dropped(self) -> int: ...
+
+
 class StoreFigures(Protocol):
     """What is told of a store: `store.StoreStats` has it."""
 
@@ -106,6 +115,7 @@ class Sources:
     origins: Origins | None = None
     processes: Callable[[], Iterable[ProcessFigures]] | None = None
     """Serving processes, where there are several."""
+    traces: TraceFigures | None = None
 
 
 class Metrics:
@@ -116,6 +126,8 @@ class Metrics:
         self.registry.register(_Traffic(sources.recorder))
         if sources.fast_hits is not None:
             self.registry.register(_FastLane(sources.fast_hits))
+        if sources.traces is not None:
+            self.registry.register(_Traces(sources.traces))
         if sources.store is not None:
             self.registry.register(_Store(sources.store))
         if sources.processes is not None:
@@ -185,6 +197,17 @@ class _FastLane(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return (CounterMetricFamily("edgecache_fast_lane_requests", "Hits of remembered request heads.", value=self._hits()),)
+
+
+class _Traces(Collector):
+    def __init__(self, traces: TraceFigures) -> None:
+        self._traces = traces
+
+    def collect(self) -> Iterable[Metric]:
+        return (
+            CounterMetricFamily("edgecache_trace_spans_sent", "Spans that the collector took.", value=self._traces.sent),
+            CounterMetricFamily("edgecache_trace_spans_dropped", "Spans that were not sent.", value=self._traces.dropped),
+        )
 
 
 class _Store(Collector):

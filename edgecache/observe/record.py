@@ -9,6 +9,8 @@ from typing import Final, Protocol
 
 import msgspec
 
+from edgecache.observe.trace_context import TraceParent
+
 HTTP_1: Final = "http/1.1"
 HTTP_2: Final = "h2"
 PROTOCOLS: Final = frozenset({HTTP_1, HTTP_2})
@@ -45,6 +47,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Whether the answer came from another request's flight."""
     cpu_ns: int = 0
     """CPU time of the generator's VM for this request."""
+    parent: TraceParent | None = None
+    """What the client said of its trace, where this edge traces."""
     truncated: bool = False
     """The body ended early: the client left, or the source failed after the head was sent."""
 

@@ -1,4 +1,4 @@
-"""What the operator may set about logging. Values only; `config` fills them, `access_log` reads them."""
+"""What the operator may set about logging and tracing. Values only; `config` fills them, `access_log` and `tracing` read them."""
 
 from __future__ import annotations
 
@@ -28,3 +28,28 @@ class LogSettings:
     """Sites with a part of their own, by name."""
     slow_seconds: float = 1.0
     """Requests that took so long are logged always, as are those that failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceSettings:
+    """Where traces go, and which requests have one."""
+
+    endpoint: str
+    """URL of a collector, for OTLP over HTTP."""
+    sample: float = 0.01
+    """The part of all requests that is traced, from 0 to 1."""
+    follow_clients: bool = False
+    """Whether a client's traceparent with the flag `sampled` makes a request traced, whatever `sample` says."""
+    service: str = "edgecache"
+    """The attribute `service.name`."""
+    queue: int = 4096
+    """Spans that may wait for the collector; further ones are dropped and counted."""
+    timeout_seconds: float = 5.0
+    """For one batch, its repetitions included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObserveSettings:
+    """What is told to others, beside metrics and log."""
+
+    traces: TraceSettings | None = None

@@ -80,7 +80,7 @@ def client_of(client_ip: str) -> str:
     address = _address(client_ip)
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((address, _IPV6_CLIENT_BITS), strict=False))
-    return client_ip
+    return client_ip if address is None else str(address)
 
 
 def take(bucket: Bucket | None, rule: AccessRule, now: float) -> tuple[Bucket, float]:

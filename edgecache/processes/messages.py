@@ -46,6 +46,8 @@ class Report:
     """As this process sees them."""
     disk: DiskStats | None = None
     """Counters of this process; what the tier holds, whoever stored it."""
+    spans_sent: int = 0
+    spans_dropped: int = 0
 
 
 # Leader to serving process.

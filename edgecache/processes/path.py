@@ -14,7 +14,9 @@ from socket import socket
 from typing import Any, Final
 
 from edgecache.observe.access_log import AccessLog
+from edgecache.observe.otlp import Exporter
 from edgecache.observe.recorder import Recorder
+from edgecache.observe.tracing import Tracer
 from edgecache.policy.fields import freeze
 from edgecache.policy.message import Request, Response
 from edgecache.processes.messages import Report
@@ -48,10 +50,13 @@ class RequestPath:
         generators: Callable[[Call], Source],
         siblings: Siblings | None = None,
     ) -> None:
-        """Raises OSError: the access log cannot be opened; CertificateError."""
+        """Raises OSError: the access log cannot be opened; CertificateError; PackagesMissing."""
         self.settings = settings
         self.log = AccessLog(settings.log, shared=settings.shared_log) if settings.log.access is not None else None
-        self.recorder = Recorder(self.log)
+        traces = settings.observe.traces
+        self.exporter = None if traces is None else Exporter(traces)
+        tracer = None if traces is None or self.exporter is None else Tracer(traces, self.exporter, query=settings.log.query)
+        self.recorder = Recorder(self.log, tracer)
         self._client = OriginClient(settings.upstream)
         self.upstreams = Upstreams(self._client)
         table.followers.append(self.upstreams.follow)
@@ -66,6 +71,7 @@ class RequestPath:
             origins=self.upstreams.of,
             generators=generators,
             observer=self.recorder,
+            tracer=tracer,
             settings=settings.serve,
             upstream=settings.upstream,
             siblings=siblings,
@@ -87,7 +93,7 @@ class RequestPath:
             await self.secure.accept_at(secure)
 
     def reopen(self) -> None:
-        """Open the log again, after rotation, and read the certificates again, after renewal. Raises CertificateError."""
+        """Open the log again, after rotation, and read the certificates again, after renewal. Raises CertificateError; PackagesMissing."""
         self._client.trust.forget()
         if self.log is not None:
             self.log.reopen()
@@ -115,7 +121,9 @@ class RequestPath:
     async def fetch_through(self, call: Call, request: Request, body: bytes, limit_bytes: int) -> tuple[Response, bytes]:
         """A guest's sub-request, answered through the cache from its site's own origins. Raises SourceError."""
         content = BytesBody(body) if body else None
-        answer = await self.pipeline.fetch_through(call.route.site, request, content, request_id=call.request_id)
+        answer = await self.pipeline.fetch_through(
+            call.route.site, request, content, request_id=call.request_id, trace=call.trace
+        )
         response = answer.response
         fields = freeze([*response.headers.items(), *answer.extra])
         return Response(response.status, response.reason, fields), await answer.read(limit_bytes)
@@ -133,6 +141,8 @@ class RequestPath:
             cpu_seconds=time.process_time(),
             origins=self.upstreams.figures(),
             disk=None if self.disk is None else self.disk.stats(),
+            spans_sent=self.exporter.sent if self.exporter is not None else 0,
+            spans_dropped=self.exporter.dropped if self.exporter is not None else 0,
         )
 
     async def drain(self) -> None:
@@ -151,6 +161,8 @@ class RequestPath:
         await self._client.close()
         if self.log is not None and not await asyncio.to_thread(self.log.close):
             _log.warning("the access log did not take its last lines in time")
+        if self.exporter is not None and not await asyncio.to_thread(self.exporter.close):
+            _log.warning("the collector did not take the last traces in time")
 
     def _change_log(self, settings: PathSettings) -> None:
         if self.log is not None and settings.log.access is not None:

@@ -14,6 +14,7 @@ _FIXED: Final[dict[str, Callable[[Config], Any]]] = {
     "state": lambda c: c.state_dir,
     "control": lambda c: dataclasses.replace(c.control, config_file=None),
     "cache.disk": lambda c: c.cache.disk,
+    "observe": lambda c: c.observe,
     "sandbox": lambda c: c.sandbox,
     "serve.processes": lambda c: c.serve.processes,
     "serve.backlog": lambda c: c.serve.backlog,
@@ -45,6 +46,7 @@ def reloaded(running: Config, read: Config) -> tuple[Config, Named]:
             cache=dataclasses.replace(read.cache, disk=running.cache.disk),
             control=running.control,
             sandbox=running.sandbox,
+            observe=running.observe,
             serve=dataclasses.replace(
                 serve,
                 processes=before.processes,

@@ -105,7 +105,24 @@ def merged(first: Report, second: Report) -> Report:
         cpu_seconds=first.cpu_seconds + second.cpu_seconds,
         origins=origins_of((first, second), ()),
         disk=disk_of((first, second), ()),
+        spans_sent=first.spans_sent + second.spans_sent,
+        spans_dropped=first.spans_dropped + second.spans_dropped,
     )
+
+
+class Spans:
+    """What all processes have told of traces."""
+
+    def __init__(self, reports: Callable[[], list[Report]]) -> None:
+        self._reports = reports
+
+    @property
+    def sent(self) -> int:
+        return sum(report.spans_sent for report in self._reports())
+
+    @property
+    def dropped(self) -> int:
+        return sum(report.spans_dropped for report in self._reports())
 
 
 class Reports:
@@ -114,6 +131,7 @@ class Reports:
     def __init__(self, living: Callable[[], list[Report]]) -> None:
         self._living = living
         self._gone: Report | None = None
+        self.traces = Spans(self._all)
 
     def bury(self, report: Report) -> None:
         """The last report of a process that has ended: counters must not fall."""

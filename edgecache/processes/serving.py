@@ -18,6 +18,8 @@ from typing import Any, Final
 
 from edgecache.generate.bridge import GeneratorSource
 from edgecache.generate.edge_calls import MAX_FETCH_BYTES, GeneratorEdgeCalls
+from edgecache.heap import Heap
+from edgecache.observe.otlp import PackagesMissing
 from edgecache.policy.message import Request, Response
 from edgecache.policy.purging import Purge
 from edgecache.processes import messages
@@ -60,6 +62,7 @@ class Serving:
         """Serve until drained; the exit code."""
         for number in _LEADERS_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+        self._start(Heap().keep())
         await self._channel.connected(channel)
         await self._draining.wait()
         path = self._path
@@ -166,7 +169,7 @@ class Serving:
         self._sockets = (_inherited(message.plain), _inherited(message.secure))
         try:
             self._path = RequestPath(message.settings, self._table, self._generator, self)
-        except (OSError, CertificateError) as error:
+        except (OSError, CertificateError, PackagesMissing) as error:
             self._refuse(str(error))
             return
         self._start(self._prepare(self._path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from edgecache.config import CacheSettings, Config
-from edgecache.observe.settings import LogSettings
+from edgecache.observe.settings import LogSettings, ObserveSettings
 from edgecache.serve.certificates import CertificateFiles
 from edgecache.serve.settings import ServeSettings
 from edgecache.upstream.settings import UpstreamSettings
@@ -19,6 +19,7 @@ class PathSettings:
     serve: ServeSettings
     upstream: UpstreamSettings
     log: LogSettings
+    observe: ObserveSettings
     shared_log: bool = False
     """Other processes write to the same log."""
     certificates: tuple[CertificateFiles, ...] = ()
@@ -38,6 +39,7 @@ def whole(config: Config) -> PathSettings:
         serve=config.serve,
         upstream=config.upstream,
         log=config.log,
+        observe=config.observe,
         certificates=config.tls.certificates if config.tls is not None else (),
         http2=config.tls is None or config.tls.http2,
         proxies=config.proxies,

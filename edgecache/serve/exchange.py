@@ -87,6 +87,7 @@ class Exchange:
                 reason=failure.reason if failure else (answer.reason if answer else ""),
                 collapsed=answer.collapsed if answer else False,
                 cpu_ns=answer.meter.cpu_ns if answer else 0,
+                parent=self._pipeline.parent_of(request) if request else None,
                 truncated=failure is not None or status == CLIENT_GONE,
             )
         )
@@ -109,5 +110,6 @@ def report_hit(pipeline: Pipeline, hit: Hit, request: Request, *, request_id: st
             cache="hit",
             site=entry.site,
             generator=generator.name if generator else None,
+            parent=pipeline.parent_of(request),
         )
     )

@@ -23,8 +23,8 @@ from edgecache.store import Entry, Store
 MAX_HEAD_BYTES: Final = 2 << 10
 MAX_BODY_BYTES: Final = 64 << 10
 """Larger bodies are written with back-pressure."""
-_ASKING = ("Authorization", "Cache-Control", "Pragma", "Content-Length", "Transfer-Encoding")
-"""Requests with these depend on time, or on who asks."""
+_ASKING = ("Authorization", "Cache-Control", "Pragma", "Content-Length", "Transfer-Encoding", "Traceparent")
+"""Requests with these depend on time, or on who asks; or their bytes do not come again."""
 _KEEP_ALIVE_10 = b"Connection: keep-alive\r\n"
 _FIXED_BYTES: Final = 1000
 """Objects around one head: the memo's, its counter's and its log line's (measured with tracemalloc)."""

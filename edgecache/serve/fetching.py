@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field, replace
 
+from edgecache.observe.tracing import Parent
 from edgecache.policy.coding import IDENTITY, code, negotiated
 from edgecache.policy.dates import format_date
 from edgecache.policy.esi import CAPABILITY, is_template
@@ -28,6 +29,7 @@ from edgecache.serve.parts import Gap, PartStore
 from edgecache.serve.purges import RecentPurges
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.spooling import SpoolingBody
+from edgecache.serve.traced import fetch_from_generator, fetch_from_origin
 from edgecache.serve.wire import encode_head
 from edgecache.sites import OnError, Route, Site
 from edgecache.source import Body, Culprit, Interim, Reply, Source, SourceError
@@ -58,6 +60,8 @@ class Call:
     prepared: bool = True
     """The answer is for the wire: its head may be given as bytes alone."""
     meter: Meter = field(default_factory=Meter)
+    trace: Parent | None = None
+    """What steps of it are spans of; None: it is not traced."""
     on_interim: Interim | None = None
 
 
@@ -141,9 +145,9 @@ class Fetcher:
         route = call.route
         body = None if call.body is None else ReplayableBody(call.body, self._replay_bytes)
         if route.generator is None:
-            return self._dated(await self._origins(route.site).fetch(sent, body, call.request_id, call.on_interim))
+            return self._dated(await fetch_from_origin(self._origins(route.site), call, sent, body, call.on_interim))
         try:
-            return self._dated(await self._generators(call).fetch(sent, body, call.request_id))
+            return self._dated(await fetch_from_generator(self._generators(call), call, sent, body))
         except SourceError as error:
             if error.culprit is not Culprit.GENERATOR or not self._falls_back(route, entry):
                 raise
@@ -152,7 +156,7 @@ class Fetcher:
             failure = error
         _log.info("generator %s failed, asking the origin: %s", route.generator.name, failure)
         try:
-            reply = self._dated(await self._origins(route.site).fetch(sent, body, call.request_id, call.on_interim))
+            reply = self._dated(await fetch_from_origin(self._origins(route.site), call, sent, body, call.on_interim))
         except SourceError:
             raise failure from None
         return Reply(reply.response, reply.body, f"generator-{failure.reason}")

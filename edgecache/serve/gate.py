@@ -30,6 +30,10 @@ class Gate:
     def __init__(self, capacity: int = _BUCKETS) -> None:
         self._buckets: LRU[tuple[str, str], Bucket] = LRU(capacity)
 
+    def __len__(self) -> int:
+        """Buckets that are kept."""
+        return len(self._buckets)
+
     def refuse(self, site: Site, client_ip: str, now: float) -> Refused | None:
         """None: let it in, and count it."""
         rule = site.access

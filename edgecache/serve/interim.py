@@ -16,18 +16,18 @@ class InterimWriter:
     """Hands what it is called with to `write`, as long as it is open. `write` raises ConnectionError when the client has gone."""
 
     def __init__(self, write: Callable[[Response], None], edge_id: str, *, http10: bool = False) -> None:
-        self._write = write
+        # RFC 9110 section 15.2: an HTTP/1.0 client is sent no 1xx.
+        self._write = None if http10 else write
         self._edge_id = edge_id
-        self._open = not http10
-        """RFC 9110 section 15.2: an HTTP/1.0 client is sent no 1xx."""
 
     def __call__(self, response: Response) -> None:
-        if not self._open:
+        if self._write is None:
             return
         head = Response(response.status, response.reason, to_client(response, edge_id=self._edge_id))
         with suppress(ConnectionError, ValueError):  # the client has gone, or a value is not fit to be sent: it is only a hint
             self._write(head)
 
     def close(self) -> None:
-        """The answer begins: whatever comes late is dropped."""
-        self._open = False
+        """The answer begins: whatever comes late is dropped. A pooled connection to an origin may hold this for long, and must
+        not hold the client's connection with it."""
+        self._write = None

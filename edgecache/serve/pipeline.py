@@ -9,10 +9,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, Protocol, assert_never
 
 from edgecache.observe.record import NullObserver, Observer
+from edgecache.observe.trace_context import FIELD, TraceParent, parse
+from edgecache.observe.tracing import Parent, Tracer
 from edgecache.policy.access import Refusal, may_purge, retry_after
 from edgecache.policy.esi import is_template
 from edgecache.policy.fields import freeze, names, without
@@ -90,12 +93,14 @@ class Pipeline:
         origins: Callable[[Site], Source],
         generators: Callable[[Call], Source],
         observer: Observer | None = None,
+        tracer: Tracer | None = None,
         clock: Callable[[], float] = time.time,
         settings: ServeSettings | None = None,
         upstream: UpstreamSettings | None = None,
         siblings: Siblings | None = None,
     ) -> None:
         self.observer: Observer = observer or NullObserver()
+        self.tracer = tracer
         self.clock = clock
         self.settings = settings or ServeSettings()
         upstream = upstream or UpstreamSettings()
@@ -174,7 +179,15 @@ class Pipeline:
         if route is None:
             text = f"No site here has the host {request.authority!r}."
             return self.respond.problem(421, text, request_id, outcome=Outcome("none", "unknown-host"))
-        call = Call(request=request, body=body, client_ip=client_ip, request_id=request_id, route=route, on_interim=on_interim)
+        call = Call(
+            request=request,
+            body=body,
+            client_ip=client_ip,
+            request_id=request_id,
+            route=route,
+            trace=None if self.tracer is None else self.tracer.begin(request_id, self.parent_of(request)),
+            on_interim=on_interim,
+        )
         refused = self._gate.refuse(route.site, client_ip, self.clock())
         if refused is not None:
             return self._not_let_in(call, refused)
@@ -188,9 +201,23 @@ class Pipeline:
         fields = (("Retry-After", retry_after(refused.wait_seconds)),)
         return self.respond.refused(call, 429, "This client asks more often than this site allows.", fields, outcome=outcome)
 
-    async def fetch_through(self, site: Site, request: Request, body: Body | None = None, *, request_id: str = "") -> Answer:
+    def parent_of(self, request: Request) -> TraceParent | None:
+        """What the client said of its trace; None also where this edge does not trace."""
+        return None if self.tracer is None else parse(request.headers.getall(FIELD, ()))
+
+    async def fetch_through(
+        self, site: Site, request: Request, body: Body | None = None, *, request_id: str = "", trace: Parent | None = None
+    ) -> Answer:
         """A guest's sub-request: through the cache to the site's own origins, never to a generator."""
-        call = Call(request=request, body=body, client_ip="", request_id=request_id, route=Route(site, None), prepared=False)
+        call = Call(
+            request=request,
+            body=body,
+            client_ip="",
+            request_id=request_id,
+            route=Route(site, None),
+            prepared=False,
+            trace=trace,
+        )
         return await self._answer(call)
 
     async def _purge_asked(self, call: Call) -> Answer:
@@ -236,6 +263,7 @@ class Pipeline:
             return await self._purge_asked(call)
         if request.target == "*":
             return self.respond.own_options(call)
+        lookup = None if call.trace is None else call.trace.begin("cache lookup")
         entry = self._stored(route, request)
         if entry is not None and isinstance(entry.body, StoredBody) and not await sound(entry.body):
             entry = None
@@ -247,6 +275,9 @@ class Pipeline:
         decision = decide(request, stored, route.rule, now, known=known, marked_stale=marked, renewing=renewing)
         if entry is None and request.method == "GET":
             decision, entry = self._from_parts(call, decision, now)
+        if lookup is not None:
+            lookup.attributes.update({"edgecache.decision": type(decision).__name__, "edgecache.stored": entry is not None})
+            lookup.end()
         try:
             return await self._act(call, decision, entry)
         except Loop:
@@ -290,7 +321,7 @@ class Pipeline:
             case Bypass():
                 return await self._pass(call, decision)
             case Miss() | Validate():
-                return await self._fly(call, decision, entry)
+                return await self._fly_traced(call, decision, entry)
             case _:
                 assert_never(decision)
 
@@ -323,6 +354,20 @@ class Pipeline:
             self._purger.invalidate(uri)
         if uris and self._siblings is not None:
             await self._siblings.invalidate(uris)
+
+    async def _fly_traced(self, call: Call, decision: Miss | Validate, entry: Entry | None) -> Answer:
+        """As `_fly`, as a span of the request's trace where it has one: until the head of the answer is known."""
+        if call.trace is None:
+            return await self._fly(call, decision, entry)
+        span = call.trace.begin("flight")
+        try:
+            answer = await self._fly(replace(call, trace=span), decision, entry)
+        except BaseException as error:
+            span.end(error.reason if isinstance(error, SourceError) else type(error).__name__)
+            raise
+        span.attributes.update({"edgecache.cache": answer.cache, "edgecache.collapsed": answer.collapsed})
+        span.end()
+        return answer
 
     async def _fly(
         self,

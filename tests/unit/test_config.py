@@ -57,6 +57,7 @@ sandbox:
 serve: {max_target: 4KiB, head_timeout: 5s, edge_id: fra-1}
 upstream: {connect_timeout: 500ms, first_byte_timeout: 10s}
 log: {access: access.log, format: json, queue: 500, query: false, sample: 0.1, sample_sites: {shop: 1}, slow: 250ms}
+observe: {traces: {endpoint: "http://127.0.0.1:4318/v1/traces", sample: 0.5, follow_clients: true}}
 sites:
   - name: shop
     hosts: [Shop.Example, "*.shop.example"]
@@ -82,6 +83,9 @@ sites:
     assert (loaded.upstream.connect_timeout, loaded.upstream.first_byte_timeout) == (0.5, 10.0)
     assert (loaded.log.access, loaded.log.queue, loaded.log.query) == (tmp_path / "access.log", 500, False)
     assert (loaded.log.sample, loaded.log.sample_sites, loaded.log.slow_seconds) == (0.1, {"shop": 1.0}, 0.25)
+    traces = loaded.observe.traces
+    assert traces is not None
+    assert (traces.endpoint, traces.sample, traces.follow_clients) == ("http://127.0.0.1:4318/v1/traces", 0.5, True)
     (site,) = loaded.sites
     assert site.hosts == ("shop.example", "*.shop.example")
     assert site.origins == ("http://127.0.0.1:8090", "https://[::1]")
@@ -154,6 +158,10 @@ sites:
         ("sandbox: {require_jail: [seccmp]}", ":1:26: sandbox.require_jail[0]: must be one of"),
         ("sandbox: {quarantine: {first: 1h}}", ":1:23: sandbox.quarantine: longest is below first"),
         ("sandbox: {workers: 4, max_workers: 2}", ":1:10: sandbox: max_workers (2) is below workers (4)"),
+        ("observe: {trace: {}}", ":1:11: observe.trace: "),
+        ("observe: {traces: {sample: 1}}", ":1:19: observe.traces: needs the key endpoint"),
+        ("observe: {traces: {endpoint: 'http://a:b@c/'}}", ":1:30: observe.traces.endpoint: must be the URL of a collector"),
+        ("observe: {traces: {endpoint: 'http://a', sample: 2}}", ":1:50: observe.traces.sample: must be "),
         ("log: {sample: 1.5}", ":1:15: log.sample: must be "),
         ("log: {sample_sites: {shop: all}}", ":1:28: log.sample_sites.shop: must be "),
         ("log: {format: text}", ":1:15: log.format: must be one of json, not 'text'"),

@@ -36,6 +36,7 @@ def test_one_client_is_an_address_or_a_prefix_of_64_bits() -> None:
     assert client_of("192.0.2.1") != client_of("192.0.2.2")
     assert client_of(_V6) == client_of("2001:db8:1:2::1") != client_of("2001:db8:1:3::1")
     assert client_of("unix") == "unix"
+    assert client_of("::ffff:192.0.2.1") == client_of("192.0.2.1")
 
 
 @pytest.mark.parametrize("text", ["", "a", "1.2.3", "1.2.3.4/33", "::/129"])

@@ -1,0 +1,74 @@
+"""The collector's pauses are bounded, and nothing needs the collector to be freed after it was set apart."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from edgecache.serve.connection import Connection
+from tests.integration.proxy_support import edge_for, origin_of, plain, until
+
+PROGRAM = """
+import gc
+from edgecache.heap import Heap
+
+ended = []
+gc.callbacks.append(lambda phase, info: ended.append(info["generation"]) if phase == "stop" else None)
+heap = Heap()
+heap.begin()
+ended.clear()
+kept = [[number] for number in range(500_000)]
+assert 2 not in ended, "a full collection by itself"
+assert heap.look(), "nothing was done about 500,000 objects"
+assert ended.count(2) == 1
+assert gc.get_freeze_count() > 500_000
+assert not heap.look()
+ended.clear()
+more = [[number] for number in range(30_000)]
+assert not heap.look()
+assert 2 not in ended
+"""
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="its collector works in increments")
+def test_full_collections_are_our_own_and_what_they_found_is_not_looked_at_again() -> None:
+    # In a process of its own: this one's collector is everybody's.
+    subprocess.run([sys.executable, "-c", PROGRAM], check=True, timeout=60)
+
+
+@pytest.fixture
+def without_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def connections_alive() -> int:
+    return sum(isinstance(thing, Connection) for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+async def test_a_connection_is_freed_without_the_collector(without_collector: None, reachable: bool) -> None:
+    answer = plain(b"page", **{"Cache-Control": "max-age=60"})
+    async with origin_of(answer) as origin, edge_for(origin.url if reachable else "http://127.0.0.1:1") as edge:
+        writers = []
+        for number in range(20):
+            reader, writer = await asyncio.open_connection(*edge.address)
+            writers.append(writer)
+            for path in (f"/{number}", "/same", "/same"):
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+                await reader.readuntil(b"page" if reachable else b'"request_id"')
+        assert connections_alive() == 20
+        for writer in writers:
+            writer.close()
+            await writer.wait_closed()
+        await until(lambda: not edge.listener.connections)
+        await until(lambda: not connections_alive())

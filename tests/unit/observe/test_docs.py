@@ -1,0 +1,78 @@
+"""docs/observability.md names nothing that is not there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from edgecache.observe.log_line import _Line
+from edgecache.observe.metrics import Metrics, Sources
+from edgecache.observe.record import CACHE_WORDS, Record
+from edgecache.observe.recorder import Recorder
+from edgecache.store.memory import MemoryStore
+from sandbox.jail import JailReport
+from sandbox.outcome import End, Usage
+from sandbox.status import MonitorStatus, WorkerStatus
+
+PAGE = (Path(__file__).parents[3] / "docs" / "observability.md").read_text()
+
+
+class Traces:
+    sent = dropped = 0
+
+
+def exposed() -> set[str]:
+    recorder = Recorder()
+    recorder.on_request(
+        Record(
+            time=1.0,
+            request_id="1",
+            client="::1",
+            method="GET",
+            uri="http://a/",
+            status=200,
+            bytes_sent=1,
+            duration=0.1,
+            cache="miss",
+            site="shop",
+            reason="private",
+        )
+    )
+    recorder.on_usage("shop/hello@1", End.FINISHED, Usage(cpu_ns=1))
+    worker = WorkerStatus(1, "shop", JailReport((), ()), 1, 1, 5)
+    told = Sources(
+        recorder=recorder,
+        store=MemoryStore(1 << 20).stats,
+        monitor=lambda: MonitorStatus((worker,), (), 1, 0),
+        fast_hits=lambda: 1,
+        traces=Traces(),
+    )
+    text = Metrics(told).render()[0].decode()
+    return {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
+
+
+def test_every_metric_on_the_page_is_exposed() -> None:
+    names = exposed()
+    families = {name.removesuffix("_bucket").removesuffix("_count").removesuffix("_sum") for name in names}
+    mentioned = set(re.findall(r"\bedgecache_[a-z_]+[a-z]", PAGE))
+    assert len(mentioned) > 30
+    assert mentioned <= names | families
+
+
+def test_every_metric_of_requests_is_on_the_page() -> None:
+    assert {
+        name for name in exposed() if re.match(r"edgecache_(route|request|response|collapsed|truncated|fast)\w*_total", name)
+    } <= set(re.findall(r"edgecache_\w+", PAGE))
+
+
+def test_every_key_of_a_log_line_is_on_the_page() -> None:
+    table = PAGE.partition("## Access log")[2].partition("### ")[0]
+    keys = set(re.findall(r"`([a-z_]+)`", " ".join(line.split("|")[1] for line in table.splitlines() if line.startswith("|"))))
+    assert keys <= set(_Line.__struct_fields__)
+    assert len(keys) >= 15
+
+
+def test_every_cache_word_is_on_the_page() -> None:
+    assert set(re.findall(r"^\| `([a-z]+)` \|", PAGE, re.MULTILINE)) >= CACHE_WORDS
