@@ -46,7 +46,7 @@ class RequestPath:
         generators: Callable[[Call], Source],
         siblings: Siblings | None = None,
     ) -> None:
-        """Raises OSError: the access log cannot be opened; CertificateError."""
+        """Raises OSError: the access log cannot be opened. Keys are read later, by `accept_at`."""
         self.settings = settings
         self.log = AccessLog(settings.log, shared=settings.shared_log) if settings.log.access is not None else None
         self.recorder = Recorder(self.log)
@@ -64,15 +64,22 @@ class RequestPath:
             upstream=settings.upstream,
             siblings=siblings,
         )
-        self.certificates = Certificates(settings.certificates) if settings.certificates else None
+        self.certificates: Certificates | None = None
         self.plain = Listener(self.pipeline)
-        self.secure = Listener(self.pipeline, self.certificates) if self.certificates is not None else None
+        self.secure: Listener | None = None
 
     async def accept_at(self, plain: Mapping[int, socket], secure: Mapping[int, socket]) -> None:
-        """Accept connections at these listening sockets and at no other. Raises OSError."""
+        """Accept connections at these listening sockets and at no other. Raises OSError, CertificateError."""
+        self.read_keys()
         await self.plain.accept_at(plain)
         if self.secure is not None:
             await self.secure.accept_at(secure)
+
+    def read_keys(self) -> None:
+        """Read the certificates and their keys, once. Raises CertificateError."""
+        if self.secure is None and self.settings.certificates:
+            self.certificates = Certificates(self.settings.certificates)
+            self.secure = Listener(self.pipeline, self.certificates)
 
     def reopen(self) -> None:
         """Open the log again, after rotation, and read the certificates again, after renewal. Raises CertificateError."""
@@ -118,6 +125,13 @@ class RequestPath:
             connections=self.plain.connections + (self.secure.connections if self.secure is not None else 0),
             cpu_seconds=time.process_time(),
         )
+
+    async def fade(self, grace_seconds: float) -> None:
+        """Stop accepting, as others go on, and answer each connection once more; no request begins after this."""
+        listeners = [listener for listener in (self.plain, self.secure) if listener is not None]
+        await asyncio.gather(*(listener.fade(grace_seconds) for listener in listeners))
+        for listener in listeners:
+            listener.cut_off()
 
     async def drain(self) -> None:
         """Stop accepting, and let requests in flight finish, within their bounds. Harmless on what did not start."""

@@ -10,6 +10,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import NoReturn
 
@@ -23,6 +24,7 @@ from edgecache.serve.pipeline import Pipeline
 
 _log = logging.getLogger(__name__)
 _MAX_WATCH_SECONDS = 0.5
+_ACCEPTED_SECONDS = 0.1
 _OWN = -1
 """The place of what it bound itself."""
 
@@ -36,6 +38,7 @@ class _Server(web.Server):
         self._scheme = scheme
         self._heads = HeadReader(pipeline.settings, scheme=scheme)
         self.closing = False
+        self.fading = False
         self._open = 0
         self._none_open = asyncio.Event()
         self._none_open.set()
@@ -52,6 +55,8 @@ class _Server(web.Server):
         self._none_open.clear()
         if self.closing:
             transport.abort()
+        elif self.fading and isinstance(handler, Connection):
+            handler.fade()
         elif len(self._connections) > self._pipeline.settings.max_connections:
             _log.warning("more than %d connections: closing one", self._pipeline.settings.max_connections)
             transport.abort()
@@ -105,13 +110,33 @@ class Listener:
             self._server.change()
 
     @property
-    def descriptors(self) -> tuple[int, ...]:
-        """The sockets that it listens on."""
-        return tuple(sock.fileno() for bound in self._bound.values() for sock in bound.sockets)
-
-    @property
     def connections(self) -> int:
         return len(self._server.connections) if self._server else 0
+
+    async def fade(self, grace_seconds: float) -> None:
+        """Stop accepting, as another process goes on at the same sockets, and let go of clients so that none is cut off: each
+        connection is answered once more and told to close. Returns when none is left, or the grace is over; then `close`.
+        """
+        if self._server is None:
+            return
+        for bound in self._bound.values():
+            bound.close()
+        self._bound.clear()
+        self._server.fading = True
+        for connection in self._connections():
+            connection.fade()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_seconds):
+                # What was accepted a moment ago has its connection made yet.
+                await asyncio.sleep(_ACCEPTED_SECONDS)
+                await self._server.emptied()
+
+    def cut_off(self) -> None:
+        """End idle connections, and begin no request any more."""
+        if self._server is not None:
+            self._server.closing = True
+            for connection in self._connections():
+                connection.drain()
 
     async def close(self) -> None:
         """Stop accepting, end idle connections, let requests in flight finish within `drain_timeout`, abort the rest."""
@@ -120,9 +145,7 @@ class Listener:
         bound, self._bound = list(self._bound.values()), {}
         for each in bound:
             each.close()
-        self._server.closing = True
-        for connection in self._connections():
-            connection.drain()
+        self.cut_off()
         try:
             async with asyncio.timeout(self._settings.drain_timeout):
                 await self._server.emptied()
