@@ -1,6 +1,6 @@
 """One running edge: the place that knows every room's concrete parts, joins them, and stops them in order.
 
-`cli.serve` calls `run`. Requests flow through `processes.path`: in this process where it is the only one, else in serving
+`lifetime` runs it. Requests flow through `processes.path`: in this process where it is the only one, else in serving
 processes, which this one leads.
 """
 
@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
-import signal
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 from aiohttp import web
@@ -25,18 +24,17 @@ from edgecache.control.service import Control
 from edgecache.control.state import StateError
 from edgecache.generate.bridge import GeneratorSource
 from edgecache.generate.edge_calls import MAX_FETCH_BYTES, GeneratorEdgeCalls
-from edgecache.heap import Heap
 from edgecache.observe.metrics import Metrics, Sources
 from edgecache.observe.status import StatusBoard
 from edgecache.policy.message import Request, Response
 from edgecache.policy.purging import Purge
 from edgecache.processes import sockets
-from edgecache.processes.entry import prepare
 from edgecache.processes.fleet import Fleet
 from edgecache.processes.guests import GuestHost
 from edgecache.processes.path import RequestPath
 from edgecache.processes.reload import reloaded
 from edgecache.processes.settings import part, whole
+from edgecache.processes.takeover import Inherit, Predecessor, taken
 from edgecache.serve.certificates import CertificateError
 from edgecache.serve.fetching import Call
 from edgecache.sites import SiteTable
@@ -45,7 +43,8 @@ from edgecache.yamlform import FormError
 from sandbox import End, GuestFailed, Monitor, Outcome, Usage
 
 _log: Final = logging.getLogger(__name__)
-_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_FADE_SECONDS: Final = 2.0
+"""For clients to ask once more on the connections that they have, and hear that these end."""
 
 
 class Edge:
@@ -72,6 +71,7 @@ class Edge:
         self._fleet: Fleet | None = None
         self._plain: tuple[socket.socket, ...] = ()
         self._secure: tuple[socket.socket, ...] = ()
+        self._control_socks: tuple[socket.socket, ...] = ()
         count = config.serve.processes
         if count == 1:
             self._path = path = RequestPath(whole(config), table, self._generator)
@@ -103,18 +103,60 @@ class Edge:
         self.secure: Address | None = None
         """Where it serves over TLS, once it has started."""
 
-    async def start(self) -> tuple[Address, Address]:
-        """Where it serves, and where the control API listens.
+    async def start(self, predecessor: Predecessor | None = None) -> tuple[Address, Address]:
+        """Where it serves, and where the control API listens; sockets and state are taken over from a predecessor.
 
         The monitor is first: its zygote is forked before this process holds a token or a key. Raises SandboxError, BindRefused,
         StateError, StartFailed, OSError; close it also then.
         """
         check_bind(self._config.control)
         await self._monitor.start()
+        self._bind(predecessor.inherit if predecessor is not None else None)
+        if predecessor is not None:
+            await predecessor.yield_state()
         await self._control.load()
-        served = await (self._start_fleet(self._fleet) if self._fleet is not None else self._start_path())
-        await self._control.listen()
-        return served, Address(*self._control.address)
+        if self._fleet is not None:
+            await self._fleet.start(self._plain, self._secure)
+        elif self._path is not None:
+            await self._path.start()
+            await self._path.accept_at(dict(enumerate(self._plain)), dict(enumerate(self._secure)))
+        if self._secure:
+            self.secure = _address(self._secure[0])
+        if predecessor is not None:
+            await predecessor.fade()
+        await self._control.listen(self._control_socks)
+        return _address(self._plain[0]), Address(*self._control.address)
+
+    def inherit(self) -> Inherit:
+        """What a successor gets."""
+        config = self._config
+        plain, secure, control = (
+            tuple(sock.fileno() for sock in socks) for socks in (self._plain, self._secure, self._control_socks)
+        )
+        return Inherit(
+            pid=os.getpid(),
+            listen=(config.listen.host, config.listen.port),
+            plain=plain,
+            tls_listen=None if config.tls is None else (config.tls.listen.host, config.tls.listen.port),
+            secure=secure,
+            control_listen=(config.control.host, config.control.port),
+            control=control,
+        )
+
+    async def give_away(self) -> None:
+        """Answer the API no more, and let a successor have the state; requests are served as before. Raises StateError."""
+        await self._control.give_away()
+
+    async def take_back(self) -> None:
+        """After `give_away`: there is no successor. Raises StateError, OSError."""
+        await self._control.take_back(self._control_socks)
+
+    async def fade(self) -> None:
+        """Stop accepting, for a successor does; no request begins here after this. `close` follows."""
+        if self._path is not None:
+            await self._path.fade(_FADE_SECONDS)
+        if self._fleet is not None:
+            await self._fleet.fade(_FADE_SECONDS)
 
     async def reload(self, read: Callable[[], Config] | None) -> None:
         """Open the log and read the certificates again; then the configuration, where `read` does that.
@@ -168,36 +210,31 @@ class Edge:
 
     async def close(self) -> None:
         """Let requests in flight finish, within their bounds, then end everything. Harmless on what did not start."""
+        sockets.close_all((*self._plain, *self._secure))
         if self._path is not None:
             await self._path.drain()
         if self._fleet is not None:
             await self._fleet.close()
-        sockets.close_all((*self._plain, *self._secure))
         await self._control.close()
+        sockets.close_all(self._control_socks)
         await self._monitor.close()
         if self._path is not None:
             await self._path.close()
 
-    async def _start_path(self) -> Address:
-        if self._path is None:
-            raise TypeError("an edge without serving processes has the path of a request itself")
-        config, path = self._config, self._path
-        await path.start()
-        served = Address(*await path.plain.start(config.listen.host, config.listen.port))
-        if config.tls is not None and path.secure is not None:
-            self.secure = Address(*await path.secure.start(config.tls.listen.host, config.tls.listen.port))
-        return served
-
-    async def _start_fleet(self, fleet: Fleet) -> Address:
+    def _bind(self, inherit: Inherit | None) -> None:
+        """The sockets to listen on: a predecessor's where they are for the addresses configured. Raises OSError."""
         config = self._config
-        count = config.serve.processes
-        self._plain = sockets.bind(config.listen.host, config.listen.port, count)
-        if config.tls is not None:
-            self._secure = sockets.bind(config.tls.listen.host, config.tls.listen.port, count)
-        await fleet.start(self._plain, self._secure)
-        if self._secure:
-            self.secure = _address(self._secure[0])
-        return _address(self._plain[0])
+        count, tls = config.serve.processes, config.tls
+        listen, control = (config.listen.host, config.listen.port), (config.control.host, config.control.port)
+        if inherit is not None:
+            self._plain = sockets.inherited(taken(listen, inherit.listen, inherit.plain))
+            self._control_socks = sockets.inherited(taken(control, inherit.control_listen, inherit.control))
+            if tls is not None:
+                self._secure = sockets.inherited(taken((tls.listen.host, tls.listen.port), inherit.tls_listen, inherit.secure))
+        self._plain = sockets.grown(self._plain, count) or sockets.bind(*listen, count)
+        self._control_socks = self._control_socks or sockets.bind(*control, 1)
+        if tls is not None:
+            self._secure = sockets.grown(self._secure, count) or sockets.bind(tls.listen.host, tls.listen.port, count)
 
     async def _publish(self) -> None:
         if self._fleet is not None:
@@ -270,53 +307,3 @@ class Edge:
 def _address(sock: socket.socket) -> Address:
     host, port = sock.getsockname()[:2]
     return Address(str(host), int(port))
-
-
-async def _reload(edge: Edge, read: Callable[[], Config] | None, again: asyncio.Event) -> None:
-    """One reload after another, for ever."""
-    while True:
-        await again.wait()
-        again.clear()
-        try:
-            await edge.reload(read)
-        except Exception:
-            _log.exception("the configuration was not read again")
-
-
-async def run(config: Config, read: Callable[[], Config] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code. A second signal does not wait for requests in flight.
-
-    On SIGHUP `read` gives the configuration as it is then; it raises FormError. Raises what `Edge.start` raises.
-    """
-    prepare()
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in _STOP_SIGNALS:
-        loop.add_signal_handler(number, stop.set)
-    edge = Edge(config)
-    again = asyncio.Event()
-    loop.add_signal_handler(signal.SIGHUP, again.set)
-    try:
-        starting = asyncio.ensure_future(edge.start())
-        waiting = asyncio.ensure_future(stop.wait())
-        await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            served, control = starting.result()
-            scheme = "http" if config.control.tls_certificate is None else "https"
-            also = f" and https://{edge.secure}" if edge.secure else ""
-            keeping = asyncio.ensure_future(Heap().keep())
-            print(f"edgecache: serving on http://{served}{also}, control on {scheme}://{control}", flush=True)
-            reloading = loop.create_task(_reload(edge, read, again))
-            await stop.wait()
-            for task in (reloading, keeping):
-                task.cancel()
-            await asyncio.gather(reloading, keeping, return_exceptions=True)
-        starting.cancel()
-        waiting.cancel()
-        with suppress(asyncio.CancelledError):
-            await starting
-    finally:
-        for number in _STOP_SIGNALS:
-            loop.remove_signal_handler(number)
-        await edge.close()
-    return 0

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.option("--engine", metavar="auto|unicorn|kvm", help="What executes guests' instructions  [default: auto]")
 @click.option("--processes", metavar="auto|N", help="How many processes serve  [default: 1; auto: one a core]")
 @click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help="Where state is kept  [default: .edgecache]")
+@click.option("--pidfile", metavar="FILE", type=click.Path(path_type=Path), help="Where the id of the leading process is written")
 def serve(
     *,
     config: Path | None,
@@ -31,6 +32,7 @@ def serve(
     engine: str | None,
     processes: str | None,
     state: Path | None,
+    pidfile: Path | None,
 ) -> int:
     """Run an edge until Ctrl-C or SIGTERM. Without CONFIG and --origin: with the sites that its state holds."""
     from edgecache.config import from_origin  # noqa: PLC0415 (slow to import: `edgecache --help` must not wait)
@@ -44,7 +46,7 @@ def serve(
 
     with from_form():
         settings = read()
-    return _run(settings, read if config is not None else None)
+    return _run(settings, read if config is not None else None, pidfile)
 
 
 @click.command()
@@ -70,17 +72,18 @@ def _without_sites() -> Config:
     return Config()
 
 
-def _run(settings: Config, read: Callable[[], Config] | None) -> int:
+def _run(settings: Config, read: Callable[[], Config] | None, pidfile: Path | None) -> int:
     from edgecache.control.listener import BindRefused  # noqa: PLC0415 (as above)
     from edgecache.control.state import StateError  # noqa: PLC0415
-    from edgecache.edge import run  # noqa: PLC0415
+    from edgecache.lifetime import run  # noqa: PLC0415
     from edgecache.processes.entry import run_loop  # noqa: PLC0415
     from edgecache.processes.member import StartFailed  # noqa: PLC0415
+    from edgecache.processes.takeover import TakeoverFailed  # noqa: PLC0415
     from edgecache.serve.certificates import CertificateError  # noqa: PLC0415
     from sandbox.errors import SandboxError  # noqa: PLC0415
 
     try:
-        return run_loop(run(settings, read))
+        return run_loop(run(settings, read, pidfile))
     except KeyboardInterrupt:
         return 0
     except BindRefused as error:
@@ -89,7 +92,7 @@ def _run(settings: Config, read: Callable[[], Config] | None) -> int:
         raise CommandFailed(str(error), advice="see `tls:` in the configuration") from error
     except StateError as error:
         raise CommandFailed(f"the edge cannot start: {error}") from error
-    except StartFailed as error:
+    except (StartFailed, TakeoverFailed) as error:
         raise CommandFailed(f"the edge cannot start: {error}") from error
     except SandboxError as error:
         advice = "see `sandbox:` in the configuration (engine, require_jail), and --engine"

@@ -6,6 +6,7 @@ The one place where the room's parts are wired. `edge` makes a Control, and asks
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final, Protocol
@@ -123,8 +124,11 @@ class Control:
         self._clusters.apply_declared()
         await self._load()
 
-    async def listen(self) -> None:
-        """Answer the API's requests. Raises BindRefused, OSError (the port is taken)."""
+    async def listen(self, socks: Iterable[socket.socket] = ()) -> None:
+        """Answer the API's requests, at these listening sockets where there are any, which stay the caller's.
+
+        Raises BindRefused, OSError (the port is taken).
+        """
         tls = check_bind(self._settings)
         runner = web.AppRunner(
             build_control(self._services),
@@ -137,7 +141,9 @@ class Control:
         await runner.setup()
         self._runner = runner
         try:
-            await web.TCPSite(runner, self._settings.host, self._settings.port, ssl_context=tls).start()
+            sites: list[web.BaseSite] = [web.SockSite(runner, sock.dup(), ssl_context=tls) for sock in socks]
+            for site in sites or [web.TCPSite(runner, self._settings.host, self._settings.port, ssl_context=tls)]:
+                await site.start()
         except BaseException:
             await self.close()
             raise
@@ -148,11 +154,24 @@ class Control:
         await self._publisher.redeclare(sites)
         self._clusters.drop(gone)
 
-    async def close(self) -> None:
-        """Finish the requests at hand, then close state. Idempotent."""
+    async def give_away(self) -> None:
+        """Finish the requests at hand, answer no more, and let another edge open the state. Raises StateError."""
+        await self._end_answering()
+        await self._state.give_away()
+
+    async def take_back(self, socks: Iterable[socket.socket]) -> None:
+        """After `give_away`: the other edge did not come to be. Raises StateError, OSError."""
+        await self._state.take_back()
+        await self.listen(socks)
+
+    async def _end_answering(self) -> None:
         if self._runner is not None:
             runner, self._runner = self._runner, None
             await runner.cleanup()
+
+    async def close(self) -> None:
+        """Finish the requests at hand, then close state. Idempotent."""
+        await self._end_answering()
         self._registry.close()
         await self._state.close()
 

@@ -59,6 +59,14 @@ class SqliteState:
         """Make or migrate the database. Raises StateError."""
         await self._run(self._open)
 
+    async def give_away(self) -> None:
+        """Let another edge open this state. From here on only guests' stored values may be written, which SQLite orders."""
+        await self._run(self._unlock)
+
+    async def take_back(self) -> None:
+        """After `give_away`. Raises StateError where another edge has it."""
+        await self._run(self._lock_again)
+
     async def close(self) -> None:
         if self._closed:
             return
@@ -223,6 +231,15 @@ class SqliteState:
             raise StateError(Failure.IN_USE, detail) from error
         return descriptor
 
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _lock_again(self) -> None:
+        if self._lock is None and self._connection is not None:
+            self._lock = self._locked()
+
     def _room(self) -> None:
         disk = os.statvfs(self._path.parent)
         if disk.f_bavail * disk.f_frsize < _LEAST_FREE_BYTES:
@@ -232,8 +249,7 @@ class SqliteState:
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
-        if self._lock is not None:
-            os.close(self._lock)
+        self._unlock()
 
 
 def _commit(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:

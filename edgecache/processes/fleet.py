@@ -78,7 +78,6 @@ class Fleet:
         self._restarts = [0] * count
         self._sharing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
-        self._closing = False
         self.reports: Final = Reports(lambda: _last_reports(self._members))
 
     async def start(self, plain: Sequence[socket], secure: Sequence[socket]) -> None:
@@ -162,14 +161,24 @@ class Fleet:
             },
         }
 
+    async def fade(self, grace_seconds: float) -> None:
+        """Have all stop accepting, as others go on at the same sockets; no request begins in any of them after this."""
+        await self._end_keeping()
+        await self._everywhere(lambda serial: messages.Fade(serial, grace_seconds))
+
     async def close(self) -> None:
         """Have all finish what they do, within their bounds, and end. Idempotent."""
-        self._closing = True
+        await self._end_keeping()
+        within = self._settings.serve.drain_timeout + _DRAIN_EXTRA_SECONDS
+        await asyncio.gather(*(member.drain(within) for member in self._members if member.pid))
+
+    async def _end_keeping(self) -> None:
+        """Start nobody again from here on."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        within = self._settings.serve.drain_timeout + _DRAIN_EXTRA_SECONDS
-        await asyncio.gather(*(member.drain(within) for member in self._members if member.pid))
+        starting = self._in(MemberState.STARTING)
+        await asyncio.gather(*(member.kill() for member in starting))
 
     @property
     def _descriptors(self) -> tuple[int, ...]:
@@ -184,7 +193,7 @@ class Fleet:
 
     async def _everywhere(
         self,
-        make: Callable[[int], messages.Publish | messages.Invalidate | messages.Apply | messages.Reopen],
+        make: Callable[[int], messages.Publish | messages.Invalidate | messages.Apply | messages.Reopen | messages.Fade],
         but: Member | None = None,
     ) -> tuple[str, ...]:
         """Tell all but one, and wait until all who accept connections have done it; the failures that they report, each once."""

@@ -118,7 +118,7 @@ class Member:
             self.state = MemberState.SERVING
 
     async def done(
-        self, message: messages.Publish | messages.Invalidate | messages.Apply | messages.Reopen | messages.Accept
+        self, message: messages.Publish | messages.Invalidate | messages.Apply | messages.Reopen | messages.Accept | messages.Fade
     ) -> str:
         """Tell it, and wait until it is done, or the process is gone; the failure that it reports, or nothing."""
         waiting = self._told(message.serial)

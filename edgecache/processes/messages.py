@@ -111,6 +111,13 @@ class Reopen(_Message, frozen=True):
     serial: int
 
 
+class Fade(_Message, frozen=True):
+    """Stop accepting and answer each connection once more; Done when no request can begin here any more. Drain follows."""
+
+    serial: int
+    grace_seconds: float
+
+
 class Drain(_Message, frozen=True):
     """Stop accepting, finish, and end."""
 
@@ -146,7 +153,7 @@ class Answered(_Message, frozen=True):
 
 
 ToServing = (
-    Begin | Accept | Publish | PurgeStored | Invalidate | Tell | Apply | Reopen | Drain | Output | Ended | Fetch | Answered
+    Begin | Accept | Publish | PurgeStored | Invalidate | Tell | Apply | Reopen | Fade | Drain | Output | Ended | Fetch | Answered
 )
 
 

@@ -50,7 +50,7 @@ class RequestPath:
         generators: Callable[[Call], Source],
         siblings: Siblings | None = None,
     ) -> None:
-        """Raises OSError: the access log cannot be opened; CertificateError; PackagesMissing."""
+        """Raises OSError: the access log cannot be opened; PackagesMissing. Keys are read later, by `accept_at`."""
         self.settings = settings
         self.log = AccessLog(settings.log, shared=settings.shared_log) if settings.log.access is not None else None
         traces = settings.observe.traces
@@ -76,10 +76,9 @@ class RequestPath:
             upstream=settings.upstream,
             siblings=siblings,
         )
-        certificates = Certificates(settings.certificates, http2=settings.http2) if settings.certificates else None
-        self.certificates = certificates
+        self.certificates: Certificates | None = None
         self.plain = Listener(self.pipeline, proxies=settings.proxies)
-        self.secure = None if certificates is None else Listener(self.pipeline, certificates, settings.secure_proxies)
+        self.secure: Listener | None = None
 
     async def start(self) -> None:
         """Before anything else is asked of it. Raises OSError: the disk tier cannot be opened."""
@@ -87,13 +86,20 @@ class RequestPath:
             await self.disk.start()
 
     async def accept_at(self, plain: Mapping[int, socket], secure: Mapping[int, socket]) -> None:
-        """Accept connections at these listening sockets and at no other. Raises OSError."""
+        """Accept connections at these listening sockets and at no other. Raises OSError, CertificateError."""
+        self.read_keys()
         await self.plain.accept_at(plain)
         if self.secure is not None:
             await self.secure.accept_at(secure)
 
+    def read_keys(self) -> None:
+        """Read the certificates and their keys, once. Raises CertificateError."""
+        if self.secure is None and self.settings.certificates:
+            self.certificates = Certificates(self.settings.certificates)
+            self.secure = Listener(self.pipeline, self.certificates)
+
     def reopen(self) -> None:
-        """Open the log again, after rotation, and read the certificates again, after renewal. Raises CertificateError; PackagesMissing."""
+        """Open the log again, after rotation, and read the certificates again, after renewal. Raises CertificateError."""
         self._client.trust.forget()
         if self.log is not None:
             self.log.reopen()
@@ -144,6 +150,13 @@ class RequestPath:
             spans_sent=self.exporter.sent if self.exporter is not None else 0,
             spans_dropped=self.exporter.dropped if self.exporter is not None else 0,
         )
+
+    async def fade(self, grace_seconds: float) -> None:
+        """Stop accepting, as others go on, and answer each connection once more; no request begins after this."""
+        listeners = [listener for listener in (self.plain, self.secure) if listener is not None]
+        await asyncio.gather(*(listener.fade(grace_seconds) for listener in listeners))
+        for listener in listeners:
+            listener.cut_off()
 
     async def drain(self) -> None:
         """Stop accepting, and let requests in flight finish, within their bounds. Harmless on what did not start."""

@@ -26,7 +26,7 @@ from edgecache.processes import messages
 from edgecache.processes.channel import Channel
 from edgecache.processes.path import RequestPath
 from edgecache.processes.remote import RemoteGuests, leader_gone
-from edgecache.processes.sockets import close_all
+from edgecache.processes.sockets import close_all, inherited
 from edgecache.serve.certificates import CertificateError
 from edgecache.serve.fetching import Call
 from edgecache.serve.purger import not_recorded
@@ -133,6 +133,8 @@ class Serving:
                         waiting.set_result(message.count)
             case messages.Begin():
                 self._begin(message)
+            case messages.Fade():
+                self._start(self._fade(message))
             case messages.Drain():
                 self._draining.set()
             case _:
@@ -166,9 +168,10 @@ class Serving:
     def _begin(self, message: messages.Begin) -> None:
         self._sites = {site.name: site for site in message.sites}
         self._table.replace(self._sites.values())
-        self._sockets = (_inherited(message.plain), _inherited(message.secure))
+        self._sockets = (dict(enumerate(inherited(message.plain))), dict(enumerate(inherited(message.secure))))
         try:
             self._path = RequestPath(message.settings, self._table, self._generator, self)
+            self._path.read_keys()
         except (OSError, CertificateError, PackagesMissing) as error:
             self._refuse(str(error))
             return
@@ -199,6 +202,11 @@ class Serving:
             except OSError as error:
                 self._refuse(str(error))
                 return
+        self._done(message.serial)
+
+    async def _fade(self, message: messages.Fade) -> None:
+        async with self._accepting:
+            await self._built.fade(message.grace_seconds)
         self._done(message.serial)
 
     def _publish(self, message: messages.Publish) -> None:
@@ -286,7 +294,3 @@ _LEADERS: Final = _Leaders()
 async def _ready(key: str) -> None:
     """The leader sees to it, when the call arrives there."""
     del key
-
-
-def _inherited(descriptors: tuple[int, ...]) -> dict[int, socket.socket]:
-    return {place: socket.socket(fileno=descriptor) for place, descriptor in enumerate(descriptors)}

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 
 def bind(host: str, port: int, copies: int) -> tuple[socket.socket, ...]:
-    """`copies` sockets for each address of `host`; port 0 takes a free one. Not listening yet. Raises OSError."""
+    """`copies` sockets for each address of `host`; port 0 takes a free one. Not listening yet. Raises OSError.
+
+    A single copy shares its port with nobody.
+    """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     addresses = dict.fromkeys((family, address) for family, _, _, _, address in found)
     made: list[socket.socket] = []
     try:
         for family, address in addresses:
+            if copies == 1:
+                made.append(_bound(family, address, shared=False))
+                continue
             # Without SO_REUSEPORT first: two edges that share a port by mistake must not pass unnoticed.
             with _bound(family, address, shared=False) as probe:
                 address = probe.getsockname()  # noqa: PLW2901 - now with its port
@@ -26,6 +33,27 @@ def bind(host: str, port: int, copies: int) -> tuple[socket.socket, ...]:
             sock.close()
         raise
     return tuple(made)
+
+
+def grown(socks: Sequence[socket.socket], copies: int) -> tuple[socket.socket, ...]:
+    """`socks` with more of the kind, up to `copies` for each address, where they share their port."""
+    by_address: dict[tuple[int, tuple[object, ...]], int] = {}
+    for sock in socks:
+        key = (sock.family, sock.getsockname())
+        by_address[key] = by_address.get(key, 0) + 1
+    more: list[socket.socket] = []
+    for (family, address), count in by_address.items():
+        with suppress(OSError):  # bound by one process for itself: several then accept at the one socket
+            more.extend(_bound(family, address, shared=True) for _ in range(copies - count))
+    return (*socks, *more)
+
+
+def inherited(descriptors: Iterable[int]) -> tuple[socket.socket, ...]:
+    """The sockets that a process was started with; its own children do not get them by themselves."""
+    socks = tuple(socket.socket(fileno=descriptor) for descriptor in descriptors)
+    for sock in socks:
+        sock.set_inheritable(False)
+    return socks
 
 
 def divide(places: int, members: Sequence[int]) -> Mapping[int, tuple[int, ...]]:

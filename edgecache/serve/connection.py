@@ -413,6 +413,10 @@ class Connection(RequestHandler):
         elif now - self._last_progress > self._client_settings.write_timeout:
             transport.abort()
 
+    def fade(self) -> None:
+        """Answer what is asked next, then close."""
+        self._draining = True
+
     def drain(self) -> None:
         """Finish what is being answered, then close; close at once where nothing is."""
         self._draining = True

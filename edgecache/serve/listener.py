@@ -10,6 +10,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import NoReturn, Protocol, cast
 
@@ -26,6 +27,7 @@ from edgecache.serve.proxied import ProxiedSockets, listening_sockets
 
 _log = logging.getLogger(__name__)
 _MAX_WATCH_SECONDS = 0.5
+_ACCEPTED_SECONDS = 0.1
 _OWN = -1
 """The place of what it bound itself."""
 
@@ -44,6 +46,7 @@ class _Server(web.Server):
         self._fields = FieldReader(pipeline.settings, scheme)
         self._http2: set[Http2Connection] = set()
         self.closing = False
+        self.fading = False
         self._open = 0
         self._none_open = asyncio.Event()
         self._none_open.set()
@@ -67,7 +70,8 @@ class _Server(web.Server):
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
-        self._opened(transport)
+        if isinstance(handler, Connection):
+            self._opened(handler, transport)
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
@@ -75,17 +79,19 @@ class _Server(web.Server):
 
     def joined(self, connection: Http2Connection, transport: asyncio.Transport) -> None:
         self._http2.add(connection)
-        self._opened(transport)
+        self._opened(connection, transport)
 
     def left(self, connection: Http2Connection) -> None:
         self._http2.discard(connection)
         self._lost()
 
-    def _opened(self, transport: asyncio.Transport) -> None:
+    def _opened(self, connection: ClientConnection, transport: asyncio.Transport) -> None:
         self._open += 1
         self._none_open.clear()
         if self.closing:
             transport.abort()
+        elif self.fading:
+            connection.fade()
         elif self._open > self._pipeline.settings.max_connections:
             _log.warning("more than %d connections: closing one", self._pipeline.settings.max_connections)
             transport.abort()
@@ -160,13 +166,33 @@ class Listener:
             self._server.change()
 
     @property
-    def descriptors(self) -> tuple[int, ...]:
-        """The sockets that it listens on."""
-        return tuple(sock.fileno() for bound in self._bound.values() for sock in bound.sockets)
-
-    @property
     def connections(self) -> int:
         return len(self._connections())
+
+    async def fade(self, grace_seconds: float) -> None:
+        """Stop accepting, as another process goes on at the same sockets, and let go of clients so that none is cut off: each
+        connection is answered once more and told to close. Returns when none is left, or the grace is over; then `close`.
+        """
+        if self._server is None:
+            return
+        for bound in self._bound.values():
+            bound.close()
+        self._bound.clear()
+        self._server.fading = True
+        for connection in self._connections():
+            connection.fade()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_seconds):
+                # What was accepted a moment ago has its connection made yet.
+                await asyncio.sleep(_ACCEPTED_SECONDS)
+                await self._server.emptied()
+
+    def cut_off(self) -> None:
+        """End idle connections, and begin no request any more."""
+        if self._server is not None:
+            self._server.closing = True
+            for connection in self._connections():
+                connection.drain()
 
     async def close(self) -> None:
         """Stop accepting, end idle connections, let requests in flight finish within `drain_timeout`, abort the rest."""
@@ -175,9 +201,7 @@ class Listener:
         bound, self._bound = list(self._bound.values()), {}
         for each in bound:
             each.close()
-        self._server.closing = True
-        for connection in self._connections():
-            connection.drain()
+        self.cut_off()
         try:
             async with asyncio.timeout(self._settings.drain_timeout):
                 await self._server.emptied()

@@ -435,6 +435,10 @@ class Http2Connection(asyncio.Protocol):
             if stream.blocked_since is not None and now - stream.blocked_since > settings.write_timeout:
                 stream.cancel()
 
+    def fade(self) -> None:
+        """As `drain`: what the client asks later than that, it asks anew elsewhere (RFC 9113 section 6.8)."""
+        self.drain()
+
     def drain(self) -> None:
         """Take no more requests; close when those under way are answered."""
         if self._closing:
