@@ -38,11 +38,12 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks()
         self._free = policy.slots
+        """Negative while express slices run."""
         self._closed = False
         self.fleet = Fleet(spawner, policy.fleet, self._tasks, self)
         floor_ns = min(policy.least_charge_ns, policy.slice_ns)
         self.scheduler = Scheduler(quantum_ns=policy.slice_ns, credit_ns=policy.credit_ns, floor_ns=floor_ns)
-        self.shares = ShareTree(self.scheduler, policy.slots)
+        self.shares = ShareTree(self.scheduler, policy.slots, policy.express)
         self.requests = Requests(policy, clock, self._tasks, self)
         self.generators: dict[Path, Generator] = {}
         self._pump_timer: asyncio.TimerHandle | None = None
@@ -108,7 +109,12 @@ class Dispatcher:
             if not picked:
                 self._pump_later()
                 return
-            self._give_slice(self.generators[picked[0]])
+            self._give_slice(self.generators[picked[0]], self._policy.slice_for(self.scheduler.awake))
+        while self._free > -self._policy.express and not self._closed:
+            woken = self.scheduler.pick_express(self.now_ns())
+            if woken is None:
+                return
+            self._give_slice(self.generators[woken], self._policy.slice_ns // 2)
 
     def _pump_later(self) -> None:
         """A worker is free and somebody waits for no more than its cap: look again when that covers a slice."""
@@ -119,12 +125,11 @@ class Dispatcher:
         if release_ns is not None:
             self._pump_timer = self._loop.call_at(release_ns / SECOND_NS + _TIMER_SLACK_S, self.pump)
 
-    def _give_slice(self, generator: Generator) -> None:
+    def _give_slice(self, generator: Generator, slice_ns: int) -> None:
         lane = generator.lane
         worker = lane.worker
         if worker is None:
             raise AssertionError("picked a generator that has no worker")
-        slice_ns = self._policy.slice_for(self.scheduler.awake)
         self._free -= 1
         now = self._loop.time()
         running = lane.running = Running(generator, None, now, worker.cpu_ns(), slice_ns)

@@ -35,6 +35,7 @@ class _Node:
         "children",
         "cpu_ns",
         "entry",
+        "express",
         "finish",
         "heap",
         "now",
@@ -67,6 +68,8 @@ class _Node:
         """Serial number of the one valid entry in the parent's heap; 0 when there is none."""
         self.running = 0
         self.cpu_ns = 0
+        self.express = False
+        """Of a leaf: it has woken with its whole credit, and has not been picked since."""
 
 
 class Scheduler:
@@ -217,6 +220,22 @@ class Scheduler:
             self._hold(node, now_ns)
         return picked
 
+    def pick_express(self, now_ns: int = 0) -> Path | None:
+        """The leaf to run next if it has woken with its whole credit and not run since: one for whom a CPU more is worth it.
+
+        Held as running until `charge`, like one that was picked, and charged like it: it only does not wait for a CPU. Who uses
+        up its slice, or comes back before its share allows, waits like everybody.
+        """
+        self._unthrottle(now_ns)
+        node = self._root
+        while (child := _first(node)) is not None:
+            node = child
+        if not node.express:
+            return None
+        self._running.add(node.path)
+        self._hold(node, now_ns)
+        return node.path
+
     def charge(self, path: Path, cpu_ns: int, now_ns: int = 0) -> int:
         """The leaf gave its CPU back after `cpu_ns`. It stays awake until `sleep`. Raises KeyError when it was not running.
 
@@ -305,13 +324,16 @@ class Scheduler:
 
     def _rouse(self, node: _Node | None) -> None:
         """One thing more below this node, or itself, wants CPU."""
-        woken = True
+        leaf, woken = node, True
         while node is not None:
             if woken:
                 node.ready += 1
                 woken = node.ready == 1
                 if woken and node.parent is not None:
-                    node.start = max(node.parent.now - self._credit_ns * _SCALE // node.weight, node.finish)
+                    earliest = node.parent.now - self._credit_ns * _SCALE // node.weight
+                    node.start = max(earliest, node.finish)
+                    if leaf is not None:
+                        leaf.express = node.start == earliest
             if not node.entry:
                 self._queue(node)
             node = node.parent
@@ -328,6 +350,8 @@ class Scheduler:
             node = node.parent
 
     def _hold(self, node: _Node | None, now_ns: int) -> None:
+        if node is not None:
+            node.express = False
         while node is not None:
             node.running += 1
             if node.parent is not None:

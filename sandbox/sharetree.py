@@ -16,10 +16,10 @@ from sandbox.shares import DEFAULT_CLUSTER, ClusterShare, SiteShare, cluster_pat
 class ShareTree:
     """The scheduler in the words of who sets shares. A change counts from the next pick on."""
 
-    def __init__(self, scheduler: Scheduler, slots: int) -> None:
-        """`slots`: how many slices run at once, which is as wide as a cluster can be."""
+    def __init__(self, scheduler: Scheduler, slots: int, express: int = 0) -> None:
+        """`slots`: how many slices run at once, beside `express` short ones. Together they are as wide as a cluster can be."""
         self.scheduler = scheduler
-        self._slots = slots
+        self._width = slots + express
         self._ledger = Ledger(scheduler, slots)
         self._clusters: dict[str, Path] = {}
         self.set_cluster(DEFAULT_CLUSTER, ClusterShare(), 0)
@@ -55,7 +55,7 @@ class ShareTree:
         """Add or change a cluster. Raises ValueError for a bad number."""
         path = cluster_path(name)
         if path not in self.scheduler:
-            self.scheduler.add(path, share.weight, width=self._slots)
+            self.scheduler.add(path, share.weight, width=self._width)
             self._clusters[name] = path
         self._set(path, share.weight, share.cap, now_ns)
 

@@ -71,7 +71,7 @@ def _held_back(row: Mapping[str, float]) -> bool:
 
 
 async def test_who_finds_no_room_in_memory_is_told_so_and_when_to_come_again(tmp_path: Path) -> None:
-    fleet = FleetPolicy(hot_bytes=32 * MIB, site_hot_bytes=32 * MIB)
+    fleet = FleetPolicy(hot_bytes=4 * MIB, site_hot_bytes=4 * MIB)  # room for one worker, and never for two
     policy = MonitorPolicy(dispatch=DispatchPolicy(fleet=fleet))
     async with looping_edge(tmp_path, policy, {"busy": {}, "late": {}}, wall="101s") as here:
         await here.call("PATCH", "/v1/sites/late", json={"ceiling": {"cpu": "100ms", "wall": "2s"}})

@@ -184,6 +184,70 @@ class TestWorkConservation:
         assert ran["heavy",] <= ran["b",] + 10 * QUANTUM
 
 
+class TestExpress:
+    """A CPU more, for a moment, for who wakes after having used little."""
+
+    CREDIT = 2 * QUANTUM
+
+    def loops(self, count: int, light: int = 1, loop: int = 1) -> Scheduler:
+        """As many sites that loop, and one that sleeps."""
+        scheduler = Scheduler(quantum_ns=QUANTUM, credit_ns=self.CREDIT)
+        for number in range(count):
+            scheduler.add((str(number),), loop)
+            scheduler.wake((str(number),))
+        scheduler.add(("light",), light)
+        return scheduler
+
+    def test_it_is_for_who_wakes_and_once(self) -> None:
+        scheduler = self.loops(3)
+        run(scheduler, 100)
+        scheduler.pick()
+        assert scheduler.pick_express() is None
+        scheduler.wake(("light",))
+        assert scheduler.pick_express() == ("light",)
+        assert scheduler.pick_express() is None
+        scheduler.charge(("light",), QUANTUM)
+        assert scheduler.pick_express() is None
+        assert scheduler.pick() == [("light",)], "its credit is not used up"
+
+    def test_who_was_picked_in_its_turn_has_had_it(self) -> None:
+        scheduler = self.loops(3)
+        run(scheduler, 100)
+        scheduler.wake(("light",))
+        assert scheduler.pick() == [("light",)]
+        scheduler.charge(("light",), MS)
+        assert scheduler.pick_express() is None
+
+    @pytest.mark.parametrize("light", [1, 10, 1000])
+    def test_who_wakes_goes_first_whatever_its_weight(self, light: int) -> None:
+        """A heavy one's credit is short in virtual time, but whoever waits does not lie behind that."""
+        scheduler = self.loops(20, light=light)
+        run(scheduler, 1010)
+        scheduler.wake(("light",))
+        assert scheduler.pick() == [("light",)]
+
+    @settings(deadline=None)
+    @given(st.integers(1, 50), st.integers(1, 50), st.integers(1, QUANTUM), st.integers(1, 5))
+    def test_waking_again_and_again_gains_no_more_than_the_credit(self, light: int, loop: int, cost: int, loops: int) -> None:
+        """Express or not: over any time it gets its weight's part, its credit and a slice, and a slice of the others'."""
+        scheduler = self.loops(loops, light=light, loop=loop)
+        used = looped = 0
+        for _ in range(300):
+            scheduler.wake(("light",))
+            taken = scheduler.pick_express()
+            paths = [taken] if taken else scheduler.pick()
+            for path in paths:
+                if path == ("light",):
+                    scheduler.sleep(path)
+                    scheduler.charge(path, cost)
+                    used += cost
+                else:
+                    scheduler.charge(path, QUANTUM)
+                    looped += QUANTUM
+            bound = (looped / loops + QUANTUM) / loop + (self.CREDIT + 2 * QUANTUM) / light + 2 * QUANTUM / loop
+            assert used / light <= bound
+
+
 class TestWaking:
     def test_sleep_is_not_saved_up(self) -> None:
         scheduler = tree({"a": (1, {"g": 1}), "b": (1, {"g": 1})})
