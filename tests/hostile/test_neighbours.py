@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import pytest
 
-from sandbox import DispatchPolicy, GuestFailed, Monitor, MonitorPolicy
+from sandbox import DispatchPolicy, Monitor, MonitorPolicy
 from sandbox.engines import ENGINES
 from sandbox.limits import MIB, MILLISECOND_NS
 from sandbox.outcome import End
@@ -77,7 +76,22 @@ async def molest(monitor: Monitor, number: int, program: Program, ends: set[End]
         monitor.register(key, program, limits, tenant="stranger")
         while (end := (await ended(monitor, key))[0].end) is not End.QUARANTINED:
             ends.add(end)
+            await asyncio.sleep(0)
         monitor.unregister(key)
+
+
+async def asked(monitor: Monitor) -> Accounts:
+    """REQUESTS to the neighbour, one after another, once every stranger is at work."""
+    while sum(generator.cpu_ns > 0 for generator in monitor.status().generators) <= STRANGERS:
+        await asyncio.sleep(0.01)
+    accounts = watched(monitor)
+    for _ in range(REQUESTS):
+        accounts.waiting = True
+        outcome, output = await ended(monitor, "neighbour", NoAnswers())
+        accounts.waiting = False
+        assert (outcome.end, output) == (End.FINISHED, PAGE)
+        await asyncio.sleep(0.005)  # the stranger has the slot when the next request comes
+    return accounts
 
 
 @pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "auto"])
@@ -91,22 +105,14 @@ async def test_a_neighbour_waits_for_no_more_than_its_share(kind: str, engine: s
         monitor.register("neighbour", NEIGHBOUR, LIMITS, tenant="neighbour")
         assert (await ended(monitor, "neighbour"))[1] == PAGE  # loaded and booted
         strangers = [asyncio.create_task(molest(monitor, number, program, ends)) for number in range(STRANGERS)]
-        while sum(generator.cpu_ns > 0 for generator in monitor.status().generators) <= STRANGERS:
-            await asyncio.sleep(0.01)
-        accounts = watched(monitor)
-        for _ in range(REQUESTS):
-            accounts.waiting = True
-            outcome, output = await ended(monitor, "neighbour", NoAnswers())
-            accounts.waiting = False
-            assert (outcome.end, output) == (End.FINISHED, PAGE)
-            await asyncio.sleep(0.005)  # the stranger has the slot when the next request comes
-        while end not in ends:
-            await asyncio.sleep(0.01)
-        for task in strangers:
-            task.cancel()
-        for task in strangers:
-            with suppress(asyncio.CancelledError, GuestFailed):
-                await task
+        try:
+            accounts = await asked(monitor)
+            while end not in ends:
+                await asyncio.sleep(0.01)
+        finally:
+            for task in strangers:
+                task.cancel()
+            await asyncio.gather(*strangers, return_exceptions=True)
     got, theirs = sum(accounts.charges["neighbour"]), accounts.charges["stranger"]
     assert theirs, "nobody was in the neighbour's way: the test means nothing"
     # Of each request: the slice that ran when it came, and one more at most; beyond that, what is charged to itself.
