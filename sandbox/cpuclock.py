@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from typing import Final
 
-SUM_EVERY_NS: Final = 50_000_000
+SUM_EVERY_NS: Final = 200_000_000
 """How late the time of other threads may be charged, on kvm."""
 _LINE_BYTES: Final = 128
 

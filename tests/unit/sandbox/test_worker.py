@@ -15,6 +15,7 @@ import pytest
 
 from sandbox import jail, wire
 from sandbox import worker as worker_module
+from sandbox.cgroup import NO_CGROUP
 from sandbox.jail import JailPolicy, Layer
 from sandbox.limits import MILLISECOND_NS, SECOND_NS, Limits
 from sandbox.outcome import End
@@ -230,7 +231,7 @@ class TestMain:
             worker_module.jail = SimpleNamespace(enter=lambda p, parent, keep, **more: enter(p, parent, [*keep, pipe], **more))  # type: ignore[assignment]
             worker_module.os = SimpleNamespace(_exit=sys.exit, pread=os.pread, close=os.close)  # type: ignore[assignment]
             try:
-                worker_module.main(theirs, policy, pid)
+                worker_module.main(theirs, policy, pid, NO_CGROUP)
             except SystemExit as end:
                 return int(end.code or 0)
 
