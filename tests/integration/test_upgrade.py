@@ -244,9 +244,7 @@ async def test_one_that_ends_once_it_has_the_state_leaves_it_to_the_old_one(
         headers = {"Authorization": f"Bearer {(state / 'operator.token').read_text().strip()}"}
         async with (
             aiohttp.ClientSession() as http,
-            http.post(
-                f"http://{control}/v1/sites", headers=headers, json={"name": "x", "hosts": ["x.test"], "origins": []}
-            ) as made,
+            http.post(f"http://{control}/v1/sites", headers=headers, json=new) as made,
         ):
             assert made.status == 201
         second = Edge(Config(listen=Address("127.0.0.1", 0), state_dir=state, control=ControlSettings(state_dir=state, port=0)))
