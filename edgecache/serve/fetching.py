@@ -55,6 +55,15 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """What a purge would see of an entry that is not made yet."""
+
+    uri: str
+    site: str
+    tags: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Selected:
     """Which requests a landing answers, and the two heads it has: for the one who asked, and for everybody else."""
 
@@ -64,15 +73,9 @@ class Selected:
     stored: Response
     born: float
     detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Expected:
-    """What a purge would see of an entry that is not made yet."""
-
-    uri: str
-    site: str
-    tags: frozenset[str]
+    expected: Expected
+    since: int
+    """How many purges there had been when it was asked for."""
 
 
 class Fetcher:
@@ -173,7 +176,7 @@ class Fetcher:
         asked = self._clock()
         reply = await self.ask(call, sent, None)
         timed = Timed(reply.response, asked, self._clock())
-        expected = _Expected(call.request.uri, call.route.site.name, tags(reply.response, call.route.rule))
+        expected = Expected(call.request.uri, call.route.site.name, tags(reply.response, call.route.rule))
         untouched = self.purges.allow(expected, since)
         await invalidate(reply.response)
         if untouched:
@@ -207,7 +210,16 @@ class Fetcher:
             reply.body,
             rule.max_object_bytes,
             commit,
-            Selected(vary, variant, reply.response, stored.response, admitted.terms.born, reply.detail),
+            Selected(
+                vary,
+                variant,
+                reply.response,
+                stored.response,
+                admitted.terms.born,
+                reply.detail,
+                Expected(call.request.uri, call.route.site.name, admitted.tags),
+                since,
+            ),
             content_length(reply.response),
             joinable=_reusable(admitted, timed.response_time),
             spoiled=spoiled,
@@ -240,12 +252,12 @@ class Fetcher:
         admitted = admit(_as_get(call.request), merged, call.route.rule)
         if isinstance(admitted, NoStore):
             self._store.discard(entry)
-            return Settled(entry, joinable=False)
+            return Settled(entry, since, joinable=False)
         vary = self._merged_vary(entry.uri, admitted.vary)
         fresh = self._entry(call, merged, admitted, entry.body, vary)
         if self.purges.allow(fresh, since):
             self._store.replace(entry, fresh)
-        return Settled(fresh, joinable=_reusable(admitted, merged.response_time))
+        return Settled(fresh, since, joinable=_reusable(admitted, merged.response_time))
 
     def _entry(self, call: Call, timed: Timed, admitted: Store, body: bytes, vary: tuple[str, ...]) -> Entry:
         response = Response(

@@ -292,15 +292,22 @@ class Pipeline:
         *,
         vary: tuple[str, ...] | None = None,
         alone: bool = False,
+        epoch: int | None = None,
     ) -> Answer:
-        """Through a flight: shared where the response may be, alone where it may not."""
+        """Through a flight: shared where the response may be, alone where it may not.
+
+        `epoch`: not through one that began before so many purges.
+        """
         key = self._key(call, vary)
+        purges = self._fetcher.purges
+        boarded = purges.count
         collapse = not alone and self._collapses(call, decision, key)
         conditional = decision.headers if isinstance(decision, Validate) else None
         sent = self._fetcher.forwarded(call, whole=collapse, conditional=conditional)
         learn = key if collapse or (conditional is not None and call.request.method == "GET") else None
+        flight = key if epoch is None else (key, epoch)
         seat = self.flights.board(
-            key if collapse else object(),
+            flight if collapse else object(),
             partial(self._fetcher.produce, call, sent, entry, decision if isinstance(decision, Validate) else None, learn),
         )
         try:
@@ -321,12 +328,17 @@ class Pipeline:
             case Private(reply, reason):
                 return self.respond.passed(call, decision, reply, HeldBody(reply.body, seat.leave), Outcome("miss", reason))
             case Stream(body=body, token=Selected() as selected):
+                if not (seat.first or purges.allow(selected.expected, selected.since, boarded)):
+                    await seat.leave()
+                    return await self._fly(call, decision, entry, vary=vary, epoch=boarded)
                 if seat.first or selected.variant == variant_key(call.request, selected.vary, call.route.rule):
                     return self.respond.streamed(call, decision, seat, body, selected)
                 await seat.leave()
                 return await self._fly(call, decision, entry, vary=selected.vary, alone=vary is not None)
-            case Settled(value=Entry() as validated):
+            case Settled(value=Entry() as validated, since=since):
                 await seat.leave()
+                if not (seat.first or purges.allow(validated, since, boarded)):
+                    return await self._fly(call, decision, entry, vary=vary, epoch=boarded)
                 return self.respond.revalidated(call, validated, decision, collapsed=not seat.first)
             case Released():
                 await seat.leave()

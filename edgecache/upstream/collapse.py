@@ -49,6 +49,8 @@ class Settled:
     """An answer without a body of its own: a stored entry that was validated."""
 
     value: object
+    since: int = 0
+    """Whatever the boarders need to tell whether it came too early for them."""
     joinable: bool = True
 
 
