@@ -22,6 +22,7 @@ from edgecache.policy.message import Request, Response
 from edgecache.policy.purging import Purge
 from edgecache.processes import messages
 from edgecache.processes.channel import Channel
+from edgecache.processes.claims import Claims
 from edgecache.processes.path import RequestPath
 from edgecache.processes.remote import RemoteGuests, leader_gone
 from edgecache.processes.sockets import close_all, inherited
@@ -52,6 +53,7 @@ class Serving:
         self._asked: dict[int, asyncio.Future[int]] = {}
         self._channel = Channel(messages.TO_SERVING, messages.TO_SERVING_BYTES, self._receive, self._lost)
         self._guests = RemoteGuests(self._channel.send)
+        self._claims = Claims(self._channel.send)
         self._tasks: set[asyncio.Task[None]] = set()
         self._accepting = asyncio.Lock()
 
@@ -105,6 +107,7 @@ class Serving:
 
     def _lost(self) -> None:
         self._guests.lose()
+        self._claims.lose()
         for waiting in self._asked.values():
             if not waiting.done():
                 waiting.set_exception(leader_gone())
@@ -114,6 +117,8 @@ class Serving:
         match message:
             case messages.Output() | messages.Ended() | messages.Fetch():
                 self._guests.receive(message)
+            case messages.Claimed() | messages.Awaited():
+                self._claims.receive(message)
             case messages.PurgeStored():
                 self._start(self._purge(message))
             case messages.Accept():
@@ -163,7 +168,7 @@ class Serving:
         self._table.replace(self._sites.values())
         self._sockets = (dict(enumerate(inherited(message.plain))), dict(enumerate(inherited(message.secure))))
         try:
-            self._path = RequestPath(message.settings, self._table, self._generator, self)
+            self._path = RequestPath(message.settings, self._table, self._generator, self, self._claims)
             self._path.read_keys()
         except (OSError, CertificateError) as error:
             self._refuse(str(error))

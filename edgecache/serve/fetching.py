@@ -20,13 +20,14 @@ from edgecache.policy.validation import head_update, selects, update
 from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Meter
 from edgecache.serve.compressing import CodedBody
+from edgecache.serve.elsewhere import MAX_BROUGHT_BYTES, Brought, Claim, Elsewhere
 from edgecache.serve.purges import RecentPurges
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.wire import encode_head
 from edgecache.sites import OnError, Route, Site
 from edgecache.source import Body, Culprit, Interim, Reply, Source, SourceError
 from edgecache.store import Entry, MemoryStore
-from edgecache.upstream.body import ReplayableBody
+from edgecache.upstream.body import BytesBody, ReplayableBody
 from edgecache.upstream.collapse import Landing, Private, Settled, Shareable
 from edgecache.upstream.predictor import Predictor
 
@@ -91,8 +92,10 @@ class Fetcher:
         settings: ServeSettings,
         predictor: Predictor,
         replay_bytes: int,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self._store = store
+        self._elsewhere = elsewhere
         self._origins = origins
         self._generators = generators
         self._clock = clock
@@ -152,6 +155,8 @@ class Fetcher:
         self, call: Call, sent: Request, entry: Entry | None, decision: Validate | None, key: Hashable | None
     ) -> Landing:
         """One exchange with the source, judged. `key`: what the predictor learns about, if anything. Raises SourceError."""
+        if self._elsewhere is not None and decision is None and key is not None:
+            return await self._produce_once(self._elsewhere, call, sent, entry, key)
         since = self.purges.count
         asked = self._clock()
         reply = await self.ask(call, sent, entry)
@@ -169,6 +174,53 @@ class Fetcher:
                 raise SourceError(Culprit.ORIGIN, "error-status", f"status {status}", status=status)
         reply = coded(call, reply)
         return self._judged(call, reply, replace(timed, response=reply.response), entry=entry, key=key, since=since)
+
+    async def _produce_once(self, elsewhere: Elsewhere, call: Call, sent: Request, entry: Entry | None, key: Hashable) -> Landing:
+        """A miss that other processes may have, too: one of them asks the source. Raises SourceError."""
+        since = self.purges.count
+        claim = await elsewhere.claim(key, call.request.uri)
+        landing = None if claim.brought is None else self._brought(call, claim.brought, key, since)
+        if landing is not None:
+            return landing
+        try:
+            asked = self._clock()
+            reply = coded(call, await self.ask(call, sent, entry))
+            timed = Timed(reply.response, asked, self._clock())
+            landing = self._judged(call, reply, timed, entry=entry, key=key, since=since)
+            if isinstance(landing, Shareable) and landing.joinable and (landing.length or 0) <= MAX_BROUGHT_BYTES:
+                return self._told(landing, claim, timed)
+        except BaseException:
+            claim.settle(None)
+            raise
+        claim.settle(None)
+        return landing
+
+    def _told(self, landing: Shareable, claim: Claim, timed: Timed) -> Shareable:
+        """`landing`, whose end is told to those who wait elsewhere."""
+        selected, keep, spoiled = landing.token, landing.commit, landing.spoiled
+        if not isinstance(selected, Selected):
+            raise TypeError("a landing of another kind")
+
+        def commit(body: bytes) -> None:
+            keep(body)
+            small = len(body) <= MAX_BROUGHT_BYTES
+            claim.settle(Brought(timed, body, selected.vary, selected.variant, selected.detail) if small else None)
+
+        def outgrown() -> None:
+            claim.settle(None)
+            spoiled()
+
+        return replace(landing, commit=commit, spoiled=outgrown, ended=lambda: claim.settle(None))
+
+    def _brought(self, call: Call, brought: Brought, key: Hashable, since: int) -> Landing | None:
+        """What another process has fetched, as if it had come from the source; None where it is not for this request."""
+        rule = call.route.rule
+        if brought.variant != variant_key(call.request, brought.vary, rule):
+            return None
+        reply = Reply(brought.timed.response, BytesBody(brought.body), brought.detail)
+        if not isinstance(admit(call.request, brought.timed, rule), Store):
+            return None
+        return self._judged(call, reply, brought.timed, entry=None, key=key, since=since)
 
     async def produce_unsafe(self, call: Call, sent: Request, invalidate: Callable[[Response], Awaitable[None]]) -> Landing:
         """As `produce` for an unsafe request: `invalidate` is told of the answer before what it brought may be stored."""

@@ -32,6 +32,7 @@ from edgecache.policy.message import Request, Response
 from edgecache.policy.purging import Purge
 from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Answer, HeldBody
+from edgecache.serve.elsewhere import Elsewhere
 from edgecache.serve.fast_lane import FastLane
 from edgecache.serve.fetching import Call, Fetcher, Selected, coded
 from edgecache.serve.gate import Gate, Refused
@@ -88,6 +89,7 @@ class Pipeline:
         settings: ServeSettings | None = None,
         upstream: UpstreamSettings | None = None,
         siblings: Siblings | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self.observer: Observer = observer or NullObserver()
         self.clock = clock
@@ -104,6 +106,7 @@ class Pipeline:
             settings=self.settings,
             predictor=self._predictor,
             replay_bytes=upstream.replay_bytes,
+            elsewhere=elsewhere,
         )
         self._gate = Gate()
         self.flights = Flights(upstream)

@@ -33,6 +33,8 @@ class Shareable:
     """False: stored, but for one seat only (it may not answer others without validation)."""
     spoiled: Callable[[], None] = lambda: None
     """Called when the body outgrew the limit."""
+    ended: Callable[[], None] = lambda: None
+    """Called last, however the flight ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +224,7 @@ class Flights:
             if not isinstance(error, SourceError):
                 raise
         finally:
+            landing.ended()
             shared.release()
             await landing.body.close()
 
