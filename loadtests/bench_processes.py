@@ -1,4 +1,4 @@
-"""Cache hits of one serving process against several, runs in turn: `python -m loadtests.bench_processes`.
+"""Cache hits, or misses, of one serving process against several, runs in turn: `python -m loadtests.bench_processes`.
 
 wrk has no core of its own here: it shares them all with the edge, so the rate says what the machine does as a whole. What the
 edge itself can do is told by its CPU time: requests a CPU-second, of the leader and all serving processes together.
@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from demo.processes import DemoError, started
-from loadtests.wrk import Run, wrk
+from loadtests.wrk import FRESH, Run, wrk
 
 TARGET = "/file?_size=1KiB&_cc=public,max-age=86400"
 CONNECTIONS = 64
@@ -59,6 +59,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=3, help="runs of each, in turn (default: %(default)s)")
     parser.add_argument("--seconds", type=int, default=5, help="length of a run (default: %(default)s)")
     parser.add_argument("--connections", type=int, default=CONNECTIONS, help="default: %(default)s")
+    parser.add_argument("--misses", action="store_true", help="no URL twice, instead of hits")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     options = parser.parse_args()
     counts = [int(count) for count in options.processes.split(",") if count.isdigit() and 1 <= int(count) <= 64]
@@ -71,15 +72,23 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with tempfile.TemporaryDirectory(prefix="edgecache-bench-") as folder:
-            figures = _measure(Path(folder), counts, options.runs, options.seconds, options.connections)
+            figures = _measure(
+                Path(folder),
+                counts,
+                runs=options.runs,
+                seconds=options.seconds,
+                connections=options.connections,
+                misses=options.misses,
+            )
     except (DemoError, OSError, subprocess.SubprocessError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    _report(figures, options.json, options.connections, options.runs, options.seconds)
+    kind = "Misses" if options.misses else "Hits"
+    _report(kind, figures, options.json, connections=options.connections, runs=options.runs, seconds=options.seconds)
     return 1 if any(summary.errors for summary in figures) else 0
 
 
-def _measure(folder: Path, counts: list[int], runs: int, seconds: int, connections: int) -> list[Summary]:
+def _measure(folder: Path, counts: list[int], *, runs: int, seconds: int, connections: int, misses: bool) -> list[Summary]:
     with contextlib.ExitStack() as stack:
         command = ["-m", "origin_sim", "--port", "0"]
         origin = stack.enter_context(started("the origin", command, r"ready on (http://[^\s/]+)", folder / "origin.log")).ready[1]
@@ -90,11 +99,19 @@ def _measure(folder: Path, counts: list[int], runs: int, seconds: int, connectio
         for number in range(runs):
             for count, (url, pid) in edges.items():
                 print(f"bench: {count} processes, run {number + 1} of {runs}", file=sys.stderr, flush=True)
+                script = _fresh(folder, number) if misses else None
                 before = _cpu_seconds(pid)
-                run = wrk(url + TARGET, seconds, connections, core=ANY_CORE)
+                run = wrk(url if script else url + TARGET, seconds, connections, core=ANY_CORE, script=script)
                 after = _cpu_seconds(pid)
                 seen[count].append((run, {each: after[each] - before.get(each, 0.0) for each in after}))
         return [_summary(count, results) for count, results in seen.items()]
+
+
+def _fresh(folder: Path, run: int) -> Path:
+    """What wrk asks for in a run of misses."""
+    path = folder / f"misses-{run}.lua"
+    path.write_text(FRESH.format(target=f"{TARGET}&run={run}&n="))
+    return path
 
 
 @contextlib.contextmanager
@@ -133,9 +150,9 @@ def _summary(processes: int, results: list[tuple[Run, dict[int, float]]]) -> Sum
     )
 
 
-def _report(figures: list[Summary], path: Path | None, connections: int, runs: int, seconds: int) -> None:
+def _report(kind: str, figures: list[Summary], path: Path | None, *, connections: int, runs: int, seconds: int) -> None:
     cores = len(os.sched_getaffinity(0))
-    print(f"\nHits of 1 KiB, {connections} connections, {runs} runs of {seconds} s, medians; {cores} cores, shared with wrk")
+    print(f"\n{kind} of 1 KiB, {connections} connections, {runs} runs of {seconds} s, medians; {cores} cores, shared with wrk")
     titles = f"{'per second':>12}{'p50 ms':>9}{'p99 ms':>9}{'cores':>7}{'CPU µs':>8}{'per CPU-s':>11}{'busiest':>9}"
     print(f"{'processes':>9}{titles}{'errors':>8}")
     for s in figures:
@@ -148,6 +165,7 @@ def _report(figures: list[Summary], path: Path | None, connections: int, runs: i
             f"{last.per_cpu_second / first.per_cpu_second:.2f} by CPU time"
         )
     document = {
+        "kind": kind.lower(),
         "target": TARGET,
         "connections": connections,
         "runs": runs,
