@@ -14,11 +14,11 @@ _log: Final = logging.getLogger(__name__)
 
 def ready(pidfile: Path | None) -> None:
     """This process leads the edge now. Raises OSError: the file cannot be written."""
-    notify(f"READY=1\nMAINPID={os.getpid()}\n")
     if pidfile is not None:
         written = pidfile.with_name(f"{pidfile.name}.{os.getpid()}")
         written.write_text(f"{os.getpid()}\n")
         written.replace(pidfile)
+    notify(f"READY=1\nMAINPID={os.getpid()}\n")
 
 
 def ended(pidfile: Path | None) -> None:

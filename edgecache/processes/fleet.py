@@ -17,6 +17,7 @@ from typing import Final
 
 from edgecache.policy.purging import Purge
 from edgecache.processes import messages
+from edgecache.processes.flights import FlightTable
 from edgecache.processes.guests import GuestHost
 from edgecache.processes.member import COUNT_SECONDS, Asks, Member, MemberState, StartFailed
 from edgecache.processes.messages import Report
@@ -71,7 +72,8 @@ class Fleet:
         self._secure: tuple[socket, ...] = ()
         self._sites: dict[str, Site] = {}
         """As they were sent last."""
-        self._asks = Asks(purge=self._purge_asked, invalidate=self._invalidate_asked)
+        self._asks = Asks(purge=self._purge_asked, invalidate=self._invalidate_asked, flight=self._flight_told)
+        self._flights: FlightTable[Member] = FlightTable()
         self._serials = itertools.count(1)
         self._members = [Member(slot, self._asks, host) for slot in range(count)]
         self._accepting: dict[Member, tuple[tuple[int, ...], tuple[int, ...]]] = {}
@@ -105,6 +107,7 @@ class Fleet:
 
     async def purge(self, purge: Purge) -> int:
         """Returns how many entries it concerns, in all processes. Raises SourceError: it is not on record on disk."""
+        self._flights.seal()
         message = messages.PurgeStored(next(self._serials), purge)
         for member in self._in(MemberState.STARTING):
             member.send(message)
@@ -209,8 +212,23 @@ class Fleet:
         return await self.purge(message.purge)
 
     async def _invalidate_asked(self, asker: Member, message: messages.AskInvalidate) -> int:
+        self._flights.seal(message.uris)
         await self._everywhere(lambda serial: messages.Invalidate(serial, message.uris), asker)
         return 0
+
+    def _flight_told(self, teller: Member, message: messages.ClaimFlight | messages.Settle) -> None:
+        if isinstance(message, messages.Settle):
+            self._landed(self._flights.settle((teller, message.serial)), message.brought)
+            return
+        holder = self._flights.claim(message.key, message.uri, (teller, message.serial))
+        if holder is None:
+            teller.send(messages.Claimed(message.serial, granted=True))
+        else:
+            holder[0].send(messages.Awaited(holder[1]))
+
+    def _landed(self, waiting: list[tuple[Member, int]], brought: messages.BroughtOver | None) -> None:
+        for member, serial in waiting:
+            member.send(messages.Claimed(serial, granted=False, brought=brought))
 
     async def _share_out(self) -> None:
         """Give every socket to one who serves; who gains one is told before who loses it."""
@@ -232,6 +250,7 @@ class Fleet:
             member = self._members[slot]
             await member.ended.wait()
             lived = time.time() - member.since
+            self._landed(self._flights.lose(member), None)
             if member.report is not None:
                 self.reports.bury(member.report)
             await asyncio.gather(self._share_out(), member.kill())

@@ -51,6 +51,7 @@ class Asks:
 
     purge: Callable[[Member, messages.AskPurge], Awaitable[int]]
     invalidate: Callable[[Member, messages.AskInvalidate], Awaitable[int]]
+    flight: Callable[[Member, messages.ClaimFlight | messages.Settle], None]
 
 
 class Member:
@@ -194,6 +195,8 @@ class Member:
         match message:
             case messages.Call() | messages.Credit() | messages.Cancel() | messages.Fetched():
                 self._guests.receive(message)
+            case messages.ClaimFlight() | messages.Settle():
+                self._asks.flight(self, message)
             case messages.Done(serial=serial, failure=failure):
                 _resolve(self._waiting.get(serial), failure)
             case messages.Counted(serial=serial, count=count):

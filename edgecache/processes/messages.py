@@ -152,8 +152,51 @@ class Answered(_Message, frozen=True):
     failure: str = ""
 
 
+class BroughtOver(msgspec.Struct, frozen=True, array_like=True):
+    """`serve.elsewhere.Brought` on its way. Names and values of fields in bytes: they need not be text."""
+
+    status: int
+    reason: bytes
+    fields: tuple[tuple[bytes, bytes], ...]
+    request_time: float
+    response_time: float
+    body: bytes
+    vary: tuple[str, ...]
+    variant: bytes
+    detail: str
+
+
+class Claimed(_Message, frozen=True):
+    """The answer to a `ClaimFlight`. `granted`: fetch, and settle; else what was brought, or neither: fetch, and tell nobody."""
+
+    serial: int
+    granted: bool
+    brought: BroughtOver | None = None
+
+
+class Awaited(_Message, frozen=True):
+    """Somebody waits for what this claim's holder fetches."""
+
+    serial: int
+
+
 ToServing = (
-    Begin | Accept | Publish | PurgeStored | Invalidate | Tell | Apply | Reopen | Fade | Drain | Output | Ended | Fetch | Answered
+    Begin
+    | Accept
+    | Publish
+    | PurgeStored
+    | Invalidate
+    | Tell
+    | Apply
+    | Reopen
+    | Fade
+    | Drain
+    | Output
+    | Ended
+    | Fetch
+    | Answered
+    | Claimed
+    | Awaited
 )
 
 
@@ -232,7 +275,36 @@ class AskInvalidate(_Message, frozen=True):
     uris: tuple[str, ...]
 
 
-ToLeader = Prepared | Refused | Done | Counted | Told | Call | Credit | Cancel | Fetched | AskPurge | AskInvalidate
+class ClaimFlight(_Message, frozen=True):
+    """About to fetch `uri` under `key`, a digest."""
+
+    serial: int
+    key: bytes
+    uri: str
+
+
+class Settle(_Message, frozen=True):
+    """The end of a claim that was granted."""
+
+    serial: int
+    brought: BroughtOver | None = None
+
+
+ToLeader = (
+    Prepared
+    | Refused
+    | Done
+    | Counted
+    | Told
+    | Call
+    | Credit
+    | Cancel
+    | Fetched
+    | AskPurge
+    | AskInvalidate
+    | ClaimFlight
+    | Settle
+)
 
 
 def _plain(value: Any) -> object:

@@ -22,6 +22,7 @@ from edgecache.policy.message import Request, Response
 from edgecache.processes.messages import Report
 from edgecache.processes.settings import PathSettings
 from edgecache.serve.certificates import Certificates
+from edgecache.serve.elsewhere import Elsewhere
 from edgecache.serve.fetching import Call
 from edgecache.serve.listener import Listener
 from edgecache.serve.pipeline import Pipeline, Siblings
@@ -49,6 +50,7 @@ class RequestPath:
         table: SiteTable,
         generators: Callable[[Call], Source],
         siblings: Siblings | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         """Raises OSError: the access log cannot be opened; PackagesMissing. Keys are read later, by `accept_at`."""
         self.settings = settings
@@ -75,6 +77,7 @@ class RequestPath:
             settings=settings.serve,
             upstream=settings.upstream,
             siblings=siblings,
+            elsewhere=elsewhere,
         )
         self.certificates: Certificates | None = None
         self.plain = Listener(self.pipeline, proxies=settings.proxies)

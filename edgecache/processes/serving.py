@@ -24,6 +24,7 @@ from edgecache.policy.message import Request, Response
 from edgecache.policy.purging import Purge
 from edgecache.processes import messages
 from edgecache.processes.channel import Channel
+from edgecache.processes.claims import Claims
 from edgecache.processes.path import RequestPath
 from edgecache.processes.remote import RemoteGuests, leader_gone
 from edgecache.processes.sockets import close_all, inherited
@@ -55,6 +56,7 @@ class Serving:
         self._asked: dict[int, asyncio.Future[int]] = {}
         self._channel = Channel(messages.TO_SERVING, messages.TO_SERVING_BYTES, self._receive, self._lost)
         self._guests = RemoteGuests(self._channel.send)
+        self._claims = Claims(self._channel.send)
         self._tasks: set[asyncio.Task[None]] = set()
         self._accepting = asyncio.Lock()
 
@@ -109,6 +111,7 @@ class Serving:
 
     def _lost(self) -> None:
         self._guests.lose()
+        self._claims.lose()
         for waiting in self._asked.values():
             if not waiting.done():
                 waiting.set_exception(leader_gone())
@@ -118,6 +121,8 @@ class Serving:
         match message:
             case messages.Output() | messages.Ended() | messages.Fetch():
                 self._guests.receive(message)
+            case messages.Claimed() | messages.Awaited():
+                self._claims.receive(message)
             case messages.PurgeStored():
                 self._start(self._purge(message))
             case messages.Accept():
@@ -125,12 +130,7 @@ class Serving:
             case messages.Tell():
                 self._channel.send(messages.Told(message.serial, self._built.report()))
             case messages.Answered():
-                waiting = self._asked.get(message.serial)
-                if waiting is not None and not waiting.done():
-                    if message.failure:
-                        waiting.set_exception(not_recorded(message.failure))
-                    else:
-                        waiting.set_result(message.count)
+                self._answered(message)
             case messages.Begin():
                 self._begin(message)
             case messages.Fade():
@@ -139,6 +139,15 @@ class Serving:
                 self._draining.set()
             case _:
                 self._done(message.serial, self._do(message))
+
+    def _answered(self, message: messages.Answered) -> None:
+        waiting = self._asked.get(message.serial)
+        if waiting is None or waiting.done():
+            return
+        if message.failure:
+            waiting.set_exception(not_recorded(message.failure))
+        else:
+            waiting.set_result(message.count)
 
     def _do(self, message: Any) -> str:
         """What is done at once; why it could not be, or nothing."""
@@ -170,7 +179,7 @@ class Serving:
         self._table.replace(self._sites.values())
         self._sockets = (dict(enumerate(inherited(message.plain))), dict(enumerate(inherited(message.secure))))
         try:
-            self._path = RequestPath(message.settings, self._table, self._generator, self)
+            self._path = RequestPath(message.settings, self._table, self._generator, self, self._claims)
             self._path.read_keys()
         except (OSError, CertificateError, PackagesMissing) as error:
             self._refuse(str(error))

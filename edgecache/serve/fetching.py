@@ -25,6 +25,7 @@ from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Meter
 from edgecache.serve.completing import CompletedBody
 from edgecache.serve.compressing import CodedBody
+from edgecache.serve.elsewhere import MAX_BROUGHT_BYTES, Brought, Claim, Elsewhere
 from edgecache.serve.parts import Gap, PartStore
 from edgecache.serve.purges import RecentPurges
 from edgecache.serve.settings import ServeSettings
@@ -35,7 +36,7 @@ from edgecache.sites import OnError, Route, Site
 from edgecache.source import Body, Culprit, Interim, Reply, Source, SourceError
 from edgecache.store import Entry, Spool, StoredBody
 from edgecache.store import Store as ResponseStore
-from edgecache.upstream.body import ReplayableBody
+from edgecache.upstream.body import BytesBody, ReplayableBody
 from edgecache.upstream.collapse import Landing, Private, Settled, Shareable
 from edgecache.upstream.predictor import Predictor
 
@@ -66,6 +67,15 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """What a purge would see of an entry that is not made yet."""
+
+    uri: str
+    site: str
+    tags: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Selected:
     """Which requests a landing answers, and the two heads it has: for the one who asked, and for everybody else."""
 
@@ -75,15 +85,11 @@ class Selected:
     stored: Response
     born: float
     detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Expected:
-    """What a purge would see of an entry that is not made yet."""
-
-    uri: str
-    site: str
-    tags: frozenset[str]
+    expected: Expected
+    since: int
+    """How many purges there had been when it was asked for."""
+    asked: float
+    answered: float
 
 
 class Fetcher:
@@ -99,8 +105,10 @@ class Fetcher:
         settings: ServeSettings,
         predictor: Predictor,
         replay_bytes: int,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self._store = store
+        self._elsewhere = elsewhere
         self._origins = origins
         self._generators = generators
         self._clock = clock
@@ -165,6 +173,13 @@ class Fetcher:
         self, call: Call, sent: Request, entry: Entry | None, decision: Validate | None, key: Hashable | None
     ) -> Landing:
         """One exchange with the source, judged. `key`: what the predictor learns about, if anything. Raises SourceError."""
+        if self._elsewhere is None or decision is not None or key is None:
+            return await self._produced(call, sent, entry, decision, key)
+        return await self._produce_once(self._elsewhere, call, sent, entry, key)
+
+    async def _produced(
+        self, call: Call, sent: Request, entry: Entry | None, decision: Validate | None, key: Hashable | None
+    ) -> Landing:
         since = self.purges.count
         gap = self.parts.gap(call.request, call.route) if entry is None and key is not None else None
         if gap is not None:
@@ -178,7 +193,7 @@ class Fetcher:
                 # Of another representation, or not what was asked for: the parts are worth nothing, and the whole is wanted.
                 self._store.discard(gap.entry)
                 await reply.body.close()
-                return await self.produce(call, self.forwarded(call, whole=True), None, None, key)
+                return await self._produced(call, self.forwarded(call, whole=True), None, None, key)
             reply, timed = completed
         if decision is not None and entry is not None:
             status = reply.response.status
@@ -187,7 +202,7 @@ class Fetcher:
                 if selects(entry.timed, timed):
                     return self._freshened(call, entry, timed, since)
                 # RFC 9111 section 4.3.4: a 304 about something else updates nothing; ask for the whole.
-                return await self.produce(call, self.forwarded(call, whole=True), None, None, key)
+                return await self._produced(call, self.forwarded(call, whole=True), None, None, key)
             if decision.stale_if_error and status in ERROR_STATUSES:
                 await reply.body.close()
                 raise SourceError(Culprit.ORIGIN, "error-status", f"status {status}", status=status)
@@ -195,7 +210,7 @@ class Fetcher:
             # Too large to be stored whole: what this client wants of it may not be.
             self._predictor.remember(key, self._clock())
             await reply.body.close()
-            return await self.produce(call, self.forwarded(call), None, None, None)
+            return await self._produced(call, self.forwarded(call), None, None, None)
         reply = coded(call, reply)
         return self._judged(call, reply, replace(timed, response=reply.response), entry=entry, key=key, since=since)
 
@@ -209,13 +224,58 @@ class Fetcher:
         whole = Reply(response, CompletedBody(parts, gap.missing, reply.body), reply.detail)
         return whole, replace(timed, response=response)
 
+    async def _produce_once(self, elsewhere: Elsewhere, call: Call, sent: Request, entry: Entry | None, key: Hashable) -> Landing:
+        """A miss that other processes may have, too: one of them asks the source. Raises SourceError."""
+        since = self.purges.count
+        claim = await elsewhere.claim(key, call.request.uri)
+        landing = None if claim.brought is None else self._brought(call, claim.brought, key, since)
+        if landing is not None:
+            return landing
+        try:
+            landing = await self._produced(call, sent, entry, None, key)
+        except BaseException:
+            claim.settle(None)
+            raise
+        if isinstance(landing, Shareable) and landing.joinable and (landing.length or 0) <= MAX_BROUGHT_BYTES:
+            return self._told(landing, claim)
+        claim.settle(None)
+        return landing
+
+    def _told(self, landing: Shareable, claim: Claim) -> Shareable:
+        """`landing`, whose end is told to those who wait elsewhere."""
+        selected, keep, spoiled = landing.token, landing.commit, landing.spoiled
+        if not isinstance(selected, Selected):
+            raise TypeError("a landing of another kind")
+        timed = Timed(selected.original, selected.asked, selected.answered)
+
+        def commit(body: bytes) -> None:
+            keep(body)
+            small = len(body) <= MAX_BROUGHT_BYTES
+            claim.settle(Brought(timed, body, selected.vary, selected.variant, selected.detail) if small else None)
+
+        def outgrown() -> None:
+            claim.settle(None)
+            spoiled()
+
+        return replace(landing, commit=commit, spoiled=outgrown, ended=lambda: claim.settle(None))
+
+    def _brought(self, call: Call, brought: Brought, key: Hashable, since: int) -> Landing | None:
+        """What another process has fetched, as if it had come from the source; None where it is not for this request."""
+        rule = call.route.rule
+        if brought.variant != variant_key(call.request, brought.vary, rule):
+            return None
+        reply = Reply(brought.timed.response, BytesBody(brought.body), brought.detail)
+        if not isinstance(admit(call.request, brought.timed, rule), Store):
+            return None
+        return self._judged(call, reply, brought.timed, entry=None, key=key, since=since)
+
     async def produce_unsafe(self, call: Call, sent: Request, invalidate: Callable[[Response], Awaitable[None]]) -> Landing:
         """As `produce` for an unsafe request: `invalidate` is told of the answer before what it brought may be stored."""
         since = self.purges.count
         asked = self._clock()
         reply = await self.ask(call, sent, None)
         timed = Timed(reply.response, asked, self._clock())
-        expected = _Expected(call.request.uri, call.route.site.name, tags(reply.response, call.route.rule))
+        expected = Expected(call.request.uri, call.route.site.name, tags(reply.response, call.route.rule))
         untouched = self.purges.allow(expected, since)
         await invalidate(reply.response)
         if untouched:
@@ -257,7 +317,18 @@ class Fetcher:
             reply.body if spooling is None else spooling,
             rule.max_object_bytes if spooling is None else min(rule.max_object_bytes, spooling.above),
             commit,
-            Selected(vary, variant, reply.response, stored.response, admitted.terms.born, reply.detail),
+            Selected(
+                vary,
+                variant,
+                reply.response,
+                stored.response,
+                admitted.terms.born,
+                reply.detail,
+                Expected(call.request.uri, call.route.site.name, admitted.tags),
+                since,
+                timed.request_time,
+                timed.response_time,
+            ),
             content_length(reply.response),
             joinable=reply.response.status != 206 and _reusable(admitted, timed.response_time),
             spoiled=spoiled,
@@ -328,12 +399,12 @@ class Fetcher:
         admitted = admit(_as_get(call.request), merged, call.route.rule)
         if isinstance(admitted, NoStore):
             self._store.discard(entry)
-            return Settled(entry, joinable=False)
+            return Settled(entry, since, joinable=False)
         vary = self._merged_vary(entry.uri, admitted.vary)
         fresh = self._entry(call, merged, admitted, entry.body, vary)
         if self.purges.allow(fresh, since):
             self._store.replace(entry, fresh)
-        return Settled(fresh, joinable=_reusable(admitted, merged.response_time))
+        return Settled(fresh, since, joinable=_reusable(admitted, merged.response_time))
 
     def _entry(self, call: Call, timed: Timed, admitted: Store, body: bytes | StoredBody, vary: tuple[str, ...]) -> Entry:
         response = Response(

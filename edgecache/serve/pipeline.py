@@ -39,6 +39,7 @@ from edgecache.policy.purging import Purge
 from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Answer, HeldBody
 from edgecache.serve.assembling import assemble
+from edgecache.serve.elsewhere import Elsewhere
 from edgecache.serve.fast_lane import FastLane
 from edgecache.serve.fetching import Call, Fetcher, Selected, coded
 from edgecache.serve.file_body import sound
@@ -98,6 +99,7 @@ class Pipeline:
         settings: ServeSettings | None = None,
         upstream: UpstreamSettings | None = None,
         siblings: Siblings | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self.observer: Observer = observer or NullObserver()
         self.tracer = tracer
@@ -115,6 +117,7 @@ class Pipeline:
             settings=self.settings,
             predictor=self._predictor,
             replay_bytes=upstream.replay_bytes,
+            elsewhere=elsewhere,
         )
         self._gate = Gate()
         self.flights = Flights(upstream)
@@ -377,15 +380,22 @@ class Pipeline:
         *,
         vary: tuple[str, ...] | None = None,
         alone: bool = False,
+        epoch: int | None = None,
     ) -> Answer:
-        """Through a flight: shared where the response may be, alone where it may not."""
+        """Through a flight: shared where the response may be, alone where it may not.
+
+        `epoch`: not through one that began before so many purges.
+        """
         key = self._key(call, vary)
+        purges = self._fetcher.purges
+        boarded = purges.count
         collapse = not alone and self._collapses(call, decision, key)
         conditional = decision.headers if isinstance(decision, Validate) else None
         sent = self._fetcher.forwarded(call, whole=collapse, conditional=conditional)
         learn = key if collapse or (conditional is not None and call.request.method == "GET") else None
+        flight = key if epoch is None else (key, epoch)
         seat = self.flights.board(
-            key if collapse else object(),
+            flight if collapse else object(),
             partial(self._fetcher.produce, call, sent, entry, decision if isinstance(decision, Validate) else None, learn),
         )
         try:
@@ -406,12 +416,17 @@ class Pipeline:
             case Private(reply, reason):
                 return self.respond.passed(call, decision, reply, HeldBody(reply.body, seat.leave), Outcome("miss", reason))
             case Stream(body=body, token=Selected() as selected):
+                if not (seat.first or purges.allow(selected.expected, selected.since, boarded)):
+                    await seat.leave()
+                    return await self._fly(call, decision, entry, vary=vary, epoch=boarded)
                 if seat.first or selected.variant == variant_key(call.request, selected.vary, call.route.rule):
                     return self.respond.streamed(call, decision, seat, body, selected)
                 await seat.leave()
                 return await self._fly(call, decision, entry, vary=selected.vary, alone=vary is not None)
-            case Settled(value=Entry() as validated):
+            case Settled(value=Entry() as validated, since=since):
                 await seat.leave()
+                if not (seat.first or purges.allow(validated, since, boarded)):
+                    return await self._fly(call, decision, entry, vary=vary, epoch=boarded)
                 return self.respond.revalidated(call, validated, decision, collapsed=not seat.first)
             case Released():
                 await seat.leave()

@@ -21,9 +21,12 @@ class RecentPurges:
         self._recent.append(purge)
         self.count += 1
 
-    def allow(self, entry: Purgeable, since: int) -> bool:
-        """Whether `entry`, asked for when `count` was `since`, may be stored. When in doubt it may not."""
-        newer = self.count - since
-        if newer > len(self._recent):
+    def allow(self, entry: Purgeable, since: int, until: int | None = None) -> bool:
+        """Whether `entry`, asked for when `count` was `since`, may be stored, or given to who asked at `until`.
+
+        When in doubt it may not.
+        """
+        last = self.count if until is None else until
+        if last > since and self.count - since > len(self._recent):
             return False
-        return not any(matches(self._recent[-i], entry) for i in range(1, newer + 1))
+        return not any(matches(self._recent[number - self.count - 1], entry) for number in range(since + 1, last + 1))

@@ -35,6 +35,8 @@ class Shareable:
     """Called when the body outgrew the limit."""
     kept: Callable[[], bool] = lambda: False
     """Whether what has arrived is being stored by somebody else, whatever its length."""
+    ended: Callable[[], None] = lambda: None
+    """Called last, however the flight ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class Settled:
     """An answer without a body of its own: a stored entry that was validated."""
 
     value: object
+    since: int = 0
+    """Whatever the boarders need to tell whether it came too early for them."""
     joinable: bool = True
 
 
@@ -222,6 +226,7 @@ class Flights:
             if not isinstance(error, SourceError):
                 raise
         finally:
+            landing.ended()
             shared.release()
             await landing.body.close()
 

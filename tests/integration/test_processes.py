@@ -44,8 +44,9 @@ class Origin:
         version = self.version
         if request.path.startswith("/slow"):
             await self.wait.wait()
-        cache = "no-store" if request.method == "POST" else "max-age=600"
-        return web.Response(text=str(version), headers={"Cache-Control": cache, "Cache-Tag": "all"})
+        cache = "no-store" if request.method == "POST" or request.path == "/private" else "max-age=600"
+        text = "x" * (2 << 20) if request.path == "/large" else str(version)
+        return web.Response(text=text, headers={"Cache-Control": cache, "Cache-Tag": "all"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,6 +268,63 @@ async def test_all_processes_are_counted_and_logged_together(running: Running) -
     async with asyncio.timeout(20):
         while running.log.read_text().count("\n") < count:
             await asyncio.sleep(0.02)
+
+
+async def waiting_for(running: Running, count: int) -> dict[str, int]:
+    """Connections of each process, once there are so many in all."""
+    async with asyncio.timeout(30):
+        while True:
+            each = {name: process["connections"] for name, process in (await running.processes())["each"].items()}
+            if sum(each.values()) >= count:
+                return each
+            await asyncio.sleep(0.05)
+
+
+async def test_a_miss_in_several_processes_is_one_request_to_the_origin(running: Running) -> None:
+    asked = [asyncio.create_task(running.get("/slow")) for _ in range(40)]
+    await waiting_for(running, 40)
+    assert running.origin.asked == 1
+    running.origin.wait.set()
+    answers = await asyncio.gather(*asked)
+    assert {answer[1:3] for answer in answers} == {(200, "0")}
+    assert len({process for process, *_ in answers}) == COUNT
+    assert set((await running.each("/slow", hit)).values()) == {"0"}
+    assert running.origin.asked == 1
+
+
+async def test_who_asks_after_a_purge_does_not_wait_for_another_process_from_before_it(running: Running) -> None:
+    before = [asyncio.create_task(running.get("/slow")) for _ in range(10)]
+    await waiting_for(running, 10)
+    running.origin.version = 1
+    await running.call("POST", "/v1/purge", json={"tag": "all"})
+    after = [asyncio.create_task(running.get("/slow")) for _ in range(10)]
+    await waiting_for(running, 20)
+    running.origin.wait.set()
+    assert {answer[1] for answer in await asyncio.gather(*before)} == {200}
+    assert {answer[2] for answer in await asyncio.gather(*after)} == {"1"}
+    assert set((await running.each("/slow", hit)).values()) == {"1"}
+
+
+async def test_what_one_process_cannot_hand_on_each_fetches(running: Running) -> None:
+    for path in ("/private", "/large"):
+        answers = await asyncio.gather(*(running.get(path) for _ in range(20)))
+        assert {answer[1] for answer in answers} == {200}
+        assert len({process for process, *_ in answers}) == COUNT
+    assert set(map(len, (await running.each("/large")).values())) == {2 << 20}
+
+
+async def test_who_waits_for_a_process_that_dies_fetches_for_itself(running: Running) -> None:
+    asked = [asyncio.create_task(running.get("/slow")) for _ in range(20)]
+    connections = await waiting_for(running, 20)
+    assert min(connections.values()) > 0
+    assert running.origin.asked == 1
+    os.kill((await running.processes())["each"]["1"]["pid"], signal.SIGKILL)
+    await asyncio.sleep(0.3)
+    running.origin.wait.set()
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    good = [answer for answer in answers if not isinstance(answer, BaseException)]
+    assert {answer[1:3] for answer in good} == {(200, "0")}
+    assert len(good) >= connections["2"]
 
 
 async def test_one_process_leads_nobody(tmp_path: Path) -> None:

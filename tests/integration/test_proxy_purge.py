@@ -192,3 +192,33 @@ async def test_a_generators_sub_request_cannot_purge() -> None:
         asked = Request("PURGE", "http", authority, "/a", freeze([("Host", authority)]))
         assert (await edge.pipeline.fetch_through(site, asked)).response.status == 403
         assert edge.store.stats().entries == 1
+
+
+async def test_who_asks_after_a_purge_does_not_board_a_flight_from_before_it() -> None:
+    gate, version, asked = asyncio.Event(), 1, 0
+
+    async def slow(request: web.BaseRequest) -> web.Response:
+        nonlocal asked
+        asked += 1
+        said = version
+        await gate.wait()
+        return web.Response(text=str(said), headers={"Cache-Control": "max-age=60", "Cache-Tag": "all"})
+
+    async with origin_of(slow) as origin, edge_for(origin.url) as edge:
+        before = asyncio.create_task(edge.fetch("/page"))
+        await until(lambda: asked == 1)
+        version = 2
+        await edge.pipeline.purge(Purge(tag="other"))
+        with_it = asyncio.create_task(edge.fetch("/page"))
+        await until(
+            lambda: len(edge.pipeline.flights) == 1 and sum(len(f.seats) for f in edge.pipeline.flights._flights.values()) == 2
+        )
+        await edge.pipeline.purge(Purge(tag="all"))
+        after = [asyncio.create_task(edge.fetch("/page")) for _ in range(5)]
+        await until(lambda: sum(len(f.seats) for f in edge.pipeline.flights._flights.values()) == 7)
+        gate.set()
+        assert (await before).body == b"1"
+        await with_it
+        assert {got.body for got in await asyncio.gather(*after)} == {b"2"}
+        assert asked <= 3, "those who asked after the purge share one flight"
+        assert (await edge.fetch("/page")).body == b"2"

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -240,12 +241,11 @@ async def test_one_that_ends_once_it_has_the_state_leaves_it_to_the_old_one(
     try:
         _, control = await edge.start()
         assert not await lifetime._upgrade(edge)
+        new = {"name": "x", "hosts": ["x.test"], "origins": []}
         headers = {"Authorization": f"Bearer {(state / 'operator.token').read_text().strip()}"}
         async with (
             aiohttp.ClientSession() as http,
-            http.post(
-                f"http://{control}/v1/sites", headers=headers, json={"name": "x", "hosts": ["x.test"], "origins": []}
-            ) as made,
+            http.post(f"http://{control}/v1/sites", headers=headers, json=new) as made,
         ):
             assert made.status == 201
         second = Edge(Config(listen=Address("127.0.0.1", 0), state_dir=state, control=ControlSettings(state_dir=state, port=0)))
@@ -254,6 +254,28 @@ async def test_one_that_ends_once_it_has_the_state_leaves_it_to_the_old_one(
         await second.close()
     finally:
         await edge.close()
+
+
+def test_systemd_is_told_which_process_leads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "edge.yaml"
+    file.write_text(configuration("http://127.0.0.1:1", 1))
+    command = ["-m", "edgecache", "serve", str(file), "--pidfile", str(tmp_path / "pid")]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        with started("the edge", command, READY, tmp_path / "log") as edge:
+            assert manager.recv(1000) == f"READY=1\nMAINPID={edge.process.pid}\n".encode()
+            edge.process.send_signal(signal.SIGUSR2)
+            told = manager.recv(1000)
+            new = int((tmp_path / "pid").read_text())
+            try:
+                assert told == f"READY=1\nMAINPID={new}\n".encode()
+                assert new != edge.process.pid
+                assert edge.process.wait(30) == 0
+            finally:
+                os.kill(new, signal.SIGTERM)
+            until(lambda: not alive(new))
 
 
 def test_the_number_of_processes_can_change(here: Here, origin: str) -> None:
