@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, cast
@@ -42,6 +42,7 @@ class _Exact:
     raw_path_qs: str
     method: str
     on_interim: Interim | None
+    on_connected: Callable[[], None]
 
 
 _exact: ContextVar[_Exact] = ContextVar("_exact")
@@ -55,6 +56,7 @@ class _ExactRequest(aiohttp.ClientRequest):
         url = self.url
         self.method = exact.method
         self.url = cast(URL, exact)
+        exact.on_connected()
         if isinstance(conn.protocol, OriginProtocol):
             conn.protocol.on_interim = exact.on_interim
         try:
@@ -145,10 +147,10 @@ class OriginClient:
         version = endpoint.proxy_protocol
         session = self._probing if probing else self._introduced if version else self._pooled
         preface.set(_introduction(version, "" if probing else _client(request)) if version else None)
-        _exact.set(_Exact(request.target, request.method, on_interim))
         try:
             async with asyncio.timeout(waits.connect + waits.first_byte) as clock:
                 deadline = _HeadDeadline(clock, waits.first_byte)
+                _exact.set(_Exact(request.target, request.method, on_interim, deadline.extend))
                 response = await session.request(
                     request.method,
                     URL(endpoint.url.rstrip("/") + request.target, encoded=True),
@@ -195,7 +197,7 @@ def _client(request: Request) -> str:
 
 
 class _HeadDeadline:
-    """The response head is due some time after the last byte of the request, not after its first."""
+    """The response head is due some time after the last byte of the request, not after its first, nor after a slow connection."""
 
     def __init__(self, clock: asyncio.Timeout, allowance: float) -> None:
         self._clock = clock
