@@ -10,6 +10,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 import aiohttp
@@ -18,7 +19,7 @@ from yarl import URL
 
 from edgecache.policy.fields import freeze
 from edgecache.policy.message import Request
-from edgecache.policy.upstream import HealthRule
+from edgecache.policy.upstream import NO_TLS_RULE, HealthRule
 from edgecache.source import Body, Culprit, Interim, SourceError
 from edgecache.upstream.endpoint import Endpoint, Waits
 from edgecache.upstream.health import expected
@@ -157,8 +158,8 @@ class OriginClient:
                     headers=request.headers,
                     data=None if body is None else _upload(body, deadline),
                     allow_redirects=False,
-                    timeout=aiohttp.ClientTimeout(total=None, connect=waits.connect, sock_connect=waits.connect),
-                    ssl=await self.trust.context(endpoint.tls),
+                    timeout=_connecting(waits.connect),
+                    ssl=True if endpoint.tls is NO_TLS_RULE else await self.trust.context(endpoint.tls),
                     server_hostname=endpoint.tls.server_name or None,
                 )
                 deadline.met = True
@@ -179,6 +180,12 @@ class OriginClient:
             if isinstance(upload := _upload_error(error), SourceError):
                 raise upload from error
             raise SourceError(Culprit.ORIGIN, "reset", _first_line(error)) from error
+
+
+@lru_cache(1024)
+def _connecting(seconds: float) -> aiohttp.ClientTimeout:
+    """There are few: one for each value that some site names."""
+    return aiohttp.ClientTimeout(total=None, connect=seconds, sock_connect=seconds)
 
 
 def _introduction(version: int, client: str) -> Preface:

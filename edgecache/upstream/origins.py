@@ -53,7 +53,7 @@ class Origins:
         if body is not None and not isinstance(body, ReplayableBody):
             body = ReplayableBody(body, self._client.settings.replay_bytes)
         pool.budget.asked()
-        order = deque(pool.turn(f"{request.authority}{request.target}".encode("utf-8", "surrogateescape")))
+        order = deque(pool.turn(request))
         if not order:
             raise pool.refusal()
         retries = 0
