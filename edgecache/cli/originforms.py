@@ -46,6 +46,16 @@ def upstream_of(pairs: Iterable[str]) -> dict[str, Any]:
     return found
 
 
+def texts_of(origins: Iterable[object]) -> list[object]:
+    """What the API shows of origins, as `origins_of` reads them."""
+    return [_text(origin) if isinstance(origin, dict) else origin for origin in origins]
+
+
+def _text(origin: dict[str, object]) -> str:
+    traits = (key if value is True else f"{key}={value}" for key, value in origin.items() if key != "url")
+    return ",".join((str(origin["url"]), *traits))
+
+
 def urls_of(origins: Iterable[object]) -> list[object]:
     """What the API shows of origins, for a table."""
     return [origin["url"] if isinstance(origin, dict) else origin for origin in origins]

@@ -6,7 +6,7 @@ import click
 
 from edgecache.cli.client import ControlClient, Json
 from edgecache.cli.options import json_option, print_json, with_client
-from edgecache.cli.originforms import ORIGIN_HELP, origins_of, upstream_of, urls_of
+from edgecache.cli.originforms import ORIGIN_HELP, origins_of, texts_of, upstream_of, urls_of
 from edgecache.cli.tables import print_table, shown
 
 
@@ -85,7 +85,7 @@ def show(client: ControlClient, name: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        print_facts(found)
+        print_facts({**found, "origins": texts_of(found.get("origins", ()))})
 
 
 @site.command("set")
