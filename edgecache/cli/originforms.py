@@ -10,6 +10,9 @@ import click
 ORIGIN_HELP: Final = (
     "Base URL of an origin, perhaps with ,weight=N ,backup ,proxy_protocol=1|2 after it; repeat it for more, tried in order"
 )
+UPSTREAM_HELP: Final = (
+    "How origins are asked, such as health.path=/ready, retries.on=reset,timeout or ejection=on; PART=null sets a part back"
+)
 _LISTS: Final = frozenset({"on", "statuses"})
 _WORDS: Final = {"true": True, "false": False, "null": None}
 

@@ -232,6 +232,17 @@ class TestBreaker:
                 assert (got.body, origin.count) == (b"kept", 1)
                 assert "detail=breaker-open" in got.cache
 
+    async def test_what_must_be_validated_is_not_answered_stale_but_504(self) -> None:
+        async with origin_of(plain(b"kept", cache_control="max-age=1, must-revalidate")) as origin:
+            rule = UpstreamRule(health=dataclasses.replace(HEALTH, expect=(204, 204)))
+            async with edge_for(origin.url, upstream_rule=rule) as edge:
+                await edge.fetch("/kept")
+                await checked(edge, 1)
+                edge.clock.advance(5)
+                got = await edge.fetch("/kept")
+                assert got.status == 504
+                assert "unhealthy" in got.cache
+
     async def test_requests_beyond_its_connections_go_to_the_next_origin(self) -> None:
         slow = Stubborn(b"a")
         async with origin_of(slow) as a, origin_of(named("b")) as b:
@@ -316,11 +327,10 @@ class TestRetries:
 
     async def test_a_timeout_is_retried_where_the_rule_says_so(self) -> None:
         slow = Stubborn()
-        timeouts = Timeouts(first_byte=0.05)
         async with origin_of(slow) as a, origin_of(named("b")) as b:
-            async with edge_for(a.url, b.url, upstream_rule=UpstreamRule(timeouts=timeouts)) as edge:
+            async with edge_for(a.url, b.url, upstream_rule=UpstreamRule(timeouts=Timeouts(first_byte=0.05))) as edge:
                 assert (await edge.fetch("/")).status == 504
-            rule = UpstreamRule(timeouts=timeouts, retries=RetryRule(on=(RetryOn.TIMEOUT,)))
+            rule = UpstreamRule(timeouts=Timeouts(first_byte=2.0), retries=RetryRule(on=(RetryOn.TIMEOUT,)))
             async with edge_for(a.url, b.url, upstream_rule=rule) as edge:
                 assert await bodies(edge, 1) == {b"b": 1}
 
@@ -533,16 +543,16 @@ class TestOutages:
     """One of two real shops misbehaves; what clients get is right all the same."""
 
     @pytest.mark.parametrize(
-        "faults",
-        [{"broken": "no-answer"}, {"broken": "close-in-head"}, {"status": 503}, {"delay": "30s"}],
+        ("faults", "errors"),
+        [({"broken": "no-answer"}, 3), ({"broken": "close-in-head"}, 3), ({"status": 503}, 3), ({"delay": "60s"}, 1)],
         ids=["no-answer", "close-in-head", "503", "delay"],
     )
-    async def test_clients_notice_nothing(self, faults: dict[str, object]) -> None:
+    async def test_clients_notice_nothing(self, faults: dict[str, object], errors: int) -> None:
         rule = UpstreamRule(
             balance=Balance.WEIGHT,
-            ejection=EjectionRule(errors=3, time=3600.0),
+            ejection=EjectionRule(errors=errors, time=3600.0),
             retries=RetryRule(on=tuple(RetryOn), statuses=(503,)),
-            timeouts=Timeouts(first_byte=0.2),
+            timeouts=Timeouts(first_byte=3.0),
         )
         async with Shop() as bad, Shop() as good, edge_for(bad.url, good.url, upstream_rule=rule) as edge:
             async with edge.client.post(f"{bad.url}/_admin/faults", json={"prefix": "/", "faults": faults}) as answer:
@@ -553,7 +563,7 @@ class TestOutages:
                 assert got.status == 200
                 assert proof.mismatch(target, got.headers, got.body) is None
             figures = {row.url: row for row in edge.upstreams.figures()}
-            assert (figures[bad.url].state, figures[bad.url].failures) == ("ejected", 3)
+            assert (figures[bad.url].state, figures[bad.url].failures) == ("ejected", errors)
             assert (figures[good.url].state, figures[good.url].requests) == ("healthy", 30)
 
     async def test_an_outage_of_both_is_answered_stale_then_by_name_and_ends(self) -> None:

@@ -60,6 +60,13 @@ def test_site_set_sends_them(run: Run, api: PlayedApi) -> None:
     }
 
 
+def test_site_add_sends_them(run: Run, api: PlayedApi) -> None:
+    api.will_answer(201, {"name": "shop"})
+    said = ("--host", "a.test", "--origin", "http://a", "--upstream", "ejection=on", "--upstream", "breaker.max_failures=9")
+    assert run("site", "add", "shop", *said, *api.arguments).code == 0
+    assert json.loads(api.asked[0][3])["upstream"] == {"ejection": {}, "breaker": {"max_failures": 9}}
+
+
 def test_status_shows_origins(run: Run, api: PlayedApi) -> None:
     row = {
         "state": "ejected",
