@@ -349,6 +349,35 @@ class TestRetries:
         async with raw_origin(resetting) as broken, origin_of(echo) as b, edge_for(broken, b.url) as edge:
             assert (await edge.fetch("/", "PUT", data=b"all of it")).body == b"all of it"
 
+    @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"], ids=["reset", "503"])
+    async def test_a_body_that_is_still_coming_is_sent_again_whole(self, answer: bytes) -> None:
+        failed = asyncio.Event()
+
+        async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await read_head(reader)
+            await reader.readexactly(4)
+            writer.write(answer)
+            await writer.drain()
+            if not answer:
+                writer.close()
+            failed.set()
+            await reader.read()
+
+        async def echo(request: web.BaseRequest) -> web.Response:
+            return web.Response(body=await request.read())
+
+        rule = UpstreamRule(retries=RetryRule(statuses=(503,)))
+        async with raw_origin(early) as bad, origin_of(echo) as good, edge_for(bad, good.url, upstream_rule=rule) as edge:
+            reader, writer = await edge.connect()
+            writer.write(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\nall ")
+            await failed.wait()
+            await until(lambda: good.count == 1)
+            for part in (b"of i", b"t..."):
+                writer.write(part)
+                await asyncio.sleep(0.02)
+            await reader.readuntil(b"\r\n\r\n")
+            assert await reader.readexactly(12) == b"all of it..."
+
     async def test_an_outage_does_not_double_the_load(self) -> None:
         async with (
             raw_origin(resetting) as a,
