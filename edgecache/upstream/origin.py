@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
@@ -43,7 +43,7 @@ class _Exact:
     raw_path_qs: str
     method: str
     on_interim: Interim | None
-    on_connected: Callable[[], None]
+    deadline: _HeadDeadline
 
 
 _exact: ContextVar[_Exact] = ContextVar("_exact")
@@ -57,7 +57,7 @@ class _ExactRequest(aiohttp.ClientRequest):
         url = self.url
         self.method = exact.method
         self.url = cast(URL, exact)
-        exact.on_connected()
+        exact.deadline.extend()
         if isinstance(conn.protocol, OriginProtocol):
             conn.protocol.on_interim = exact.on_interim
         try:
@@ -151,7 +151,7 @@ class OriginClient:
         try:
             async with asyncio.timeout(waits.connect + waits.first_byte) as clock:
                 deadline = _HeadDeadline(clock, waits.first_byte)
-                _exact.set(_Exact(request.target, request.method, on_interim, deadline.extend))
+                _exact.set(_Exact(request.target, request.method, on_interim, deadline))
                 response = await session.request(
                     request.method,
                     URL(endpoint.url.rstrip("/") + request.target, encoded=True),
