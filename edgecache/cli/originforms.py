@@ -10,6 +10,9 @@ import click
 ORIGIN_HELP: Final = (
     "Base URL of an origin, perhaps with ,weight=N ,backup ,proxy_protocol=1|2 after it; repeat it for more, tried in order"
 )
+UPSTREAM_HELP: Final = (
+    "How origins are asked, such as health.path=/ready, retries.on=reset,timeout or ejection=on; PART=null sets a part back"
+)
 _LISTS: Final = frozenset({"on", "statuses"})
 _WORDS: Final = {"true": True, "false": False, "null": None}
 
@@ -44,6 +47,16 @@ def upstream_of(pairs: Iterable[str]) -> dict[str, Any]:
         else:
             raise click.UsageError(f"--upstream {pair!r}: {part} has been set as a whole already")
     return found
+
+
+def texts_of(origins: Iterable[object]) -> list[object]:
+    """What the API shows of origins, as `origins_of` reads them."""
+    return [_text(origin) if isinstance(origin, dict) else origin for origin in origins]
+
+
+def _text(origin: dict[str, object]) -> str:
+    traits = (key if value is True else f"{key}={value}" for key, value in origin.items() if key != "url")
+    return ",".join((str(origin["url"]), *traits))
 
 
 def urls_of(origins: Iterable[object]) -> list[object]:

@@ -6,7 +6,7 @@ import click
 
 from edgecache.cli.client import ControlClient, Json
 from edgecache.cli.options import json_option, print_json, with_client
-from edgecache.cli.originforms import ORIGIN_HELP, origins_of, upstream_of, urls_of
+from edgecache.cli.originforms import ORIGIN_HELP, UPSTREAM_HELP, origins_of, texts_of, upstream_of, urls_of
 from edgecache.cli.tables import print_table, shown
 
 
@@ -21,6 +21,7 @@ def site() -> None:
     "--host", "hosts", multiple=True, required=True, metavar="NAME", help="Host name, *.example.org, or *; repeat it for more"
 )
 @click.option("--origin", "origins", multiple=True, metavar="URL", help=ORIGIN_HELP)
+@click.option("--upstream", "upstream", multiple=True, metavar="KEY=VALUE", help=UPSTREAM_HELP)
 @click.option(
     "--weight", type=click.IntRange(1, 1_000_000), default=1, show_default=True, help="Share of the CPU, against other sites"
 )
@@ -35,6 +36,7 @@ def add(
     name: str,
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
+    upstream: tuple[str, ...],
     weight: int,
     cluster: str | None,
     ceiling: tuple[str, ...],
@@ -43,6 +45,8 @@ def add(
 ) -> None:
     """Add the site NAME."""
     body: Json = {"name": name, "hosts": list(hosts), "origins": origins_of(origins), "weight": weight}
+    if upstream:
+        body["upstream"] = upstream_of(upstream)
     if cluster is not None:
         body["cluster"] = cluster
     if ceiling:
@@ -93,7 +97,7 @@ def show(client: ControlClient, name: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        print_facts(found)
+        print_facts({**found, "origins": texts_of(found.get("origins", ()))})
 
 
 @site.command("set")
@@ -103,13 +107,7 @@ def show(client: ControlClient, name: str, as_json: bool) -> None:
 @click.option("--weight", type=click.IntRange(1, 1_000_000), help="Share of the CPU, against other sites")
 @click.option("--cluster", help="Cluster whose share it shares")
 @click.option("--cap", type=click.IntRange(0, 100_000), help="Never more than this many percent of one CPU; 0 takes the cap away")
-@click.option(
-    "--upstream",
-    "upstream",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="How origins are asked, such as health.path=/ready or retries.on=reset,timeout; a part=null sets it back",
-)
+@click.option("--upstream", "upstream", multiple=True, metavar="KEY=VALUE", help=UPSTREAM_HELP)
 @click.option("--cache", "cache", multiple=True, metavar="KEY=VALUE", help="A cache rule, such as default_ttl=60s")
 @click.option("--access", "access", multiple=True, metavar="KEY=VALUE", help="A rule for clients, such as client_rate=50")
 @click.option("--ceiling", "ceiling", multiple=True, metavar="KEY=VALUE", help="A limit's ceiling, such as cpu=100ms or vms=8")

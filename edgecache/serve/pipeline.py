@@ -405,7 +405,8 @@ class Pipeline:
             stale = self._stale_instead(call, decision, entry, error)
             if stale is not None:
                 return stale
-            if isinstance(decision, Validate) and decision.must and error.culprit is Culprit.ORIGIN and error.status == 502:
+            refused = error.status == 502 or error.reason in UNREACHABLE
+            if isinstance(decision, Validate) and decision.must and error.culprit is Culprit.ORIGIN and refused:
                 # RFC 9111 section 5.2.2.2: 504 where validation was required and the origin could not be reached.
                 error.status = 504
             raise

@@ -83,7 +83,11 @@ class Checks:
         await self._pause(first_delay(rule, self._chance()))
         while True:
             async with self._at_once:
-                good = await self._probe(endpoint, rule)
+                try:
+                    good = await self._probe(endpoint, rule)
+                except Exception:
+                    _log.exception("checking %s", endpoint.url)
+                    good = False
             before = self._checked.get(key, UNCHECKED)
             after = self._checked[key] = observed(before, good, rule)
             if after.up != before.up:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 import aiohttp
@@ -19,7 +20,7 @@ from yarl import URL
 
 from edgecache.policy.fields import freeze
 from edgecache.policy.message import Request
-from edgecache.policy.upstream import HealthRule
+from edgecache.policy.upstream import NO_TLS_RULE, HealthRule
 from edgecache.source import Body, Culprit, Interim, SourceError
 from edgecache.upstream.endpoint import Endpoint, Waits
 from edgecache.upstream.health import expected
@@ -44,6 +45,7 @@ class _Exact:
     raw_path_qs: str
     method: str
     on_interim: Interim | None
+    deadline: _HeadDeadline
 
 
 _exact: ContextVar[_Exact] = ContextVar("_exact")
@@ -57,6 +59,7 @@ class _ExactRequest(aiohttp.ClientRequest):
         url = self.url
         self.method = exact.method
         self.url = cast(URL, exact)
+        exact.deadline.extend()
         if isinstance(conn.protocol, OriginProtocol):
             conn.protocol.on_interim = exact.on_interim
         try:
@@ -158,18 +161,18 @@ class OriginClient:
         version = endpoint.proxy_protocol
         session = self._probing if probing else self._introduced if version else self._pooled
         preface.set(_introduction(version, "" if probing else _client(request)) if version else None)
-        _exact.set(_Exact(request.target, request.method, on_interim))
         try:
             async with asyncio.timeout(waits.connect + waits.first_byte) as clock:
                 deadline = _HeadDeadline(clock, waits.first_byte)
+                _exact.set(_Exact(request.target, request.method, on_interim, deadline))
                 response = await session.request(
                     request.method,
                     URL(endpoint.url.rstrip("/") + request.target, encoded=True),
                     headers=request.headers,
                     data=None if body is None else _upload(body, deadline),
                     allow_redirects=False,
-                    timeout=aiohttp.ClientTimeout(total=None, connect=waits.connect, sock_connect=waits.connect),
-                    ssl=await self.trust.context(endpoint.tls),
+                    timeout=_connecting(waits.connect),
+                    ssl=True if endpoint.tls is NO_TLS_RULE else await self.trust.context(endpoint.tls),
                     server_hostname=endpoint.tls.server_name or None,
                 )
                 deadline.met = True
@@ -192,6 +195,12 @@ class OriginClient:
             raise SourceError(Culprit.ORIGIN, "reset", _first_line(error)) from error
 
 
+@lru_cache(1024)
+def _connecting(seconds: float) -> aiohttp.ClientTimeout:
+    """There are few: one for each value that some site names."""
+    return aiohttp.ClientTimeout(total=None, connect=seconds, sock_connect=seconds)
+
+
 def _introduction(version: int, client: str) -> Preface:
     """The PROXY protocol's header. Of the client its address is known, of where it connected to only where this edge leads."""
 
@@ -208,7 +217,7 @@ def _client(request: Request) -> str:
 
 
 class _HeadDeadline:
-    """The response head is due some time after the last byte of the request, not after its first."""
+    """The response head is due some time after the last byte of the request, not after its first, nor after a slow connection."""
 
     def __init__(self, clock: asyncio.Timeout, allowance: float) -> None:
         self._clock = clock

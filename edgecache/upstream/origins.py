@@ -53,7 +53,7 @@ class Origins:
         if body is not None and not isinstance(body, ReplayableBody):
             body = ReplayableBody(body, self._client.settings.replay_bytes)
         pool.budget.asked()
-        order = deque(pool.turn(f"{request.authority}{request.target}".encode("utf-8", "surrogateescape")))
+        order = deque(pool.turn(request))
         if not order:
             raise pool.refusal()
         retries = 0
@@ -73,10 +73,9 @@ class Origins:
                 if not again or (body is not None and not body.rewind()):
                     raise
             else:
-                status = answered.response.status
-                if not (order and retriable_status(rule, request.method, status, retries) and _replayable(body)):
-                    return self._reply(request, answered)
-                if not pool.budget.take():
+                bad = bool(order) and retriable_status(rule, request.method, answered.response.status, retries)
+                # The body is taken back last: until this answer is dropped, its request may still be reading it.
+                if not (bad and pool.budget.take() and (body is None or body.rewind())):
                     return self._reply(request, answered)
                 answered.drop()
                 retries += 1
@@ -132,10 +131,6 @@ class Origins:
             answered.lease.release()
             return Reply(head, EmptyBody())
         return Reply(head, OriginBody(response, self._waits.between_bytes, answered.lease.release))
-
-
-def _replayable(body: ReplayableBody | None) -> bool:
-    return body is None or body.rewind()
 
 
 async def _end(losers: Iterable[asyncio.Future[_Answered]]) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from edgecache.policy.upstream import UpstreamRule
+from edgecache.policy.message import Request
+from edgecache.policy.upstream import Balance, UpstreamRule
 from edgecache.source import Culprit, SourceError
 from edgecache.upstream.balancing import Condition, turn
 from edgecache.upstream.ejection import Ejection, may_eject
@@ -50,12 +51,13 @@ class Pool:
         self.members = tuple(members)
         self._credits = (0,) * len(members)
 
-    def turn(self, key: bytes) -> list[Member]:
+    def turn(self, request: Request) -> list[Member]:
         """The origins that may be asked now, in the order in which to try them."""
         if len(self.members) == 1 and self.condition(self.members[0]) in {Condition.HEALTHY, Condition.EJECTED}:
             return [self.members[0]]
         candidates = [replace(member.candidate(), condition=self.condition(member)) for member in self.members]
-        order, self._credits = turn(candidates, self._balance, key, self._credits)
+        key = f"{request.authority}{request.target}" if self._balance is Balance.HASH else ""
+        order, self._credits = turn(candidates, self._balance, key.encode("utf-8", "surrogateescape"), self._credits)
         return [self.members[at] for at in order]
 
     def condition(self, member: Member) -> Condition:

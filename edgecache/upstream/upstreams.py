@@ -65,6 +65,8 @@ class Upstreams:
             for origin in site.upstream.members(site.origins)
         )
         for site in snapshot.sites:
+            if site.upstream.health is not None:
+                self.of(site)
             if site.upstream.tls.insecure_skip_verify and site.name not in self._warned:
                 _log.warning(
                     "site %s: insecure_skip_verify: anybody in between can read and change what its origins send", site.name

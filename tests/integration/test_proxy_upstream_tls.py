@@ -146,7 +146,6 @@ async def test_health_checks_verify_too(tmp_path: Path) -> None:
     async with secure_origin(tmp_path, "127.0.0.1") as origin:
         for tls, state in ((TlsRule(ca=origin.ca), "healthy"), (TlsRule(), "down")):
             async with edge_for(origin.url, upstream_rule=UpstreamRule(tls=tls, health=health)) as edge:
-                edge.upstreams.of(edge.sites.snapshot.sites[0])
                 await until(lambda: edge.ticks.waiting == 1)
                 edge.ticks.advance(10.0)
                 await until(lambda: edge.ticks.waiting == 0)

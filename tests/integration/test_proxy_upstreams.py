@@ -232,6 +232,17 @@ class TestBreaker:
                 assert (got.body, origin.count) == (b"kept", 1)
                 assert "detail=breaker-open" in got.cache
 
+    async def test_what_must_be_validated_is_not_answered_stale_but_504(self) -> None:
+        async with origin_of(plain(b"kept", cache_control="max-age=1, must-revalidate")) as origin:
+            rule = UpstreamRule(health=dataclasses.replace(HEALTH, expect=(204, 204)))
+            async with edge_for(origin.url, upstream_rule=rule) as edge:
+                await edge.fetch("/kept")
+                await checked(edge, 1)
+                edge.clock.advance(5)
+                got = await edge.fetch("/kept")
+                assert got.status == 504
+                assert "unhealthy" in got.cache
+
     async def test_requests_beyond_its_connections_go_to_the_next_origin(self) -> None:
         slow = Stubborn(b"a")
         async with origin_of(slow) as a, origin_of(named("b")) as b:
@@ -316,11 +327,10 @@ class TestRetries:
 
     async def test_a_timeout_is_retried_where_the_rule_says_so(self) -> None:
         slow = Stubborn()
-        timeouts = Timeouts(first_byte=0.05)
         async with origin_of(slow) as a, origin_of(named("b")) as b:
-            async with edge_for(a.url, b.url, upstream_rule=UpstreamRule(timeouts=timeouts)) as edge:
+            async with edge_for(a.url, b.url, upstream_rule=UpstreamRule(timeouts=Timeouts(first_byte=0.05))) as edge:
                 assert (await edge.fetch("/")).status == 504
-            rule = UpstreamRule(timeouts=timeouts, retries=RetryRule(on=(RetryOn.TIMEOUT,)))
+            rule = UpstreamRule(timeouts=Timeouts(first_byte=2.0), retries=RetryRule(on=(RetryOn.TIMEOUT,)))
             async with edge_for(a.url, b.url, upstream_rule=rule) as edge:
                 assert await bodies(edge, 1) == {b"b": 1}
 
@@ -338,6 +348,35 @@ class TestRetries:
 
         async with raw_origin(resetting) as broken, origin_of(echo) as b, edge_for(broken, b.url) as edge:
             assert (await edge.fetch("/", "PUT", data=b"all of it")).body == b"all of it"
+
+    @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"], ids=["reset", "503"])
+    async def test_a_body_that_is_still_coming_is_sent_again_whole(self, answer: bytes) -> None:
+        failed = asyncio.Event()
+
+        async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await read_head(reader)
+            await reader.readexactly(4)
+            writer.write(answer)
+            await writer.drain()
+            if not answer:
+                writer.close()
+            failed.set()
+            await reader.read()
+
+        async def echo(request: web.BaseRequest) -> web.Response:
+            return web.Response(body=await request.read())
+
+        rule = UpstreamRule(retries=RetryRule(statuses=(503,)))
+        async with raw_origin(early) as bad, origin_of(echo) as good, edge_for(bad, good.url, upstream_rule=rule) as edge:
+            reader, writer = await edge.connect()
+            writer.write(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\nall ")
+            await failed.wait()
+            await until(lambda: good.count == 1)
+            for part in (b"of i", b"t..."):
+                writer.write(part)
+                await asyncio.sleep(0.02)
+            await reader.readuntil(b"\r\n\r\n")
+            assert await reader.readexactly(12) == b"all of it..."
 
     async def test_an_outage_does_not_double_the_load(self) -> None:
         async with (
@@ -533,16 +572,16 @@ class TestOutages:
     """One of two real shops misbehaves; what clients get is right all the same."""
 
     @pytest.mark.parametrize(
-        "faults",
-        [{"broken": "no-answer"}, {"broken": "close-in-head"}, {"status": 503}, {"delay": "30s"}],
+        ("faults", "errors"),
+        [({"broken": "no-answer"}, 3), ({"broken": "close-in-head"}, 3), ({"status": 503}, 3), ({"delay": "60s"}, 1)],
         ids=["no-answer", "close-in-head", "503", "delay"],
     )
-    async def test_clients_notice_nothing(self, faults: dict[str, object]) -> None:
+    async def test_clients_notice_nothing(self, faults: dict[str, object], errors: int) -> None:
         rule = UpstreamRule(
             balance=Balance.WEIGHT,
-            ejection=EjectionRule(errors=3, time=3600.0),
+            ejection=EjectionRule(errors=errors, time=3600.0),
             retries=RetryRule(on=tuple(RetryOn), statuses=(503,)),
-            timeouts=Timeouts(first_byte=0.2),
+            timeouts=Timeouts(first_byte=3.0),
         )
         async with Shop() as bad, Shop() as good, edge_for(bad.url, good.url, upstream_rule=rule) as edge:
             async with edge.client.post(f"{bad.url}/_admin/faults", json={"prefix": "/", "faults": faults}) as answer:
@@ -553,7 +592,7 @@ class TestOutages:
                 assert got.status == 200
                 assert proof.mismatch(target, got.headers, got.body) is None
             figures = {row.url: row for row in edge.upstreams.figures()}
-            assert (figures[bad.url].state, figures[bad.url].failures) == ("ejected", 3)
+            assert (figures[bad.url].state, figures[bad.url].failures) == ("ejected", errors)
             assert (figures[good.url].state, figures[good.url].requests) == ("healthy", 30)
 
     async def test_an_outage_of_both_is_answered_stale_then_by_name_and_ends(self) -> None:

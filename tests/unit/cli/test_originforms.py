@@ -7,7 +7,7 @@ import json
 import click
 import pytest
 
-from edgecache.cli.originforms import origins_of, upstream_of
+from edgecache.cli.originforms import origins_of, texts_of, upstream_of
 from tests.unit.cli.conftest import PlayedApi, Run
 
 
@@ -17,6 +17,11 @@ def test_origins_with_and_without_traits() -> None:
         {"url": "http://b", "weight": 3, "backup": True},
         {"url": "http://c", "proxy_protocol": 2},
     ]
+
+
+@pytest.mark.parametrize("text", ["http://a", "http://b,weight=3,backup", "http://c,proxy_protocol=2"])
+def test_they_are_shown_as_they_are_given(text: str) -> None:
+    assert texts_of(origins_of([text])) == [text]
 
 
 def test_upstream_words() -> None:
@@ -53,6 +58,13 @@ def test_site_set_sends_them(run: Run, api: PlayedApi) -> None:
         "origins": [{"url": "http://a", "weight": 2}],
         "upstream": {"hedge": {"after": "200ms"}},
     }
+
+
+def test_site_add_sends_them(run: Run, api: PlayedApi) -> None:
+    api.will_answer(201, {"name": "shop"})
+    said = ("--host", "a.test", "--origin", "http://a", "--upstream", "ejection=on", "--upstream", "breaker.max_failures=9")
+    assert run("site", "add", "shop", *said, *api.arguments).code == 0
+    assert json.loads(api.asked[0][3])["upstream"] == {"ejection": {}, "breaker": {"max_failures": 9}}
 
 
 def test_status_shows_origins(run: Run, api: PlayedApi) -> None:

@@ -91,6 +91,22 @@ async def test_a_probe_under_way_ends_with_its_task() -> None:
     assert len(asyncio.all_tasks()) == 1
 
 
+async def test_a_probe_that_raises_is_a_failed_check_and_the_next_one_comes(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Probe):
+        async def __call__(self, endpoint: Endpoint, rule: HealthRule) -> bool:
+            await super().__call__(endpoint, rule)
+            raise RuntimeError("no probe of mine")
+
+    probe, ticks = Broken(), Ticks()
+    checks = Checks(probe, limit=10, pause=ticks.pause)
+    checks.follow([(A, RULE)])
+    for _ in range(RULE.fall):
+        await round_of(ticks, probe, 1)
+    assert checks.down(A, RULE)
+    assert "no probe of mine" in caplog.text
+    await checks.close()
+
+
 async def test_beyond_the_limit_origins_are_not_checked_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
     checks = Checks(Probe(), limit=1, pause=Ticks().pause)
     with caplog.at_level(logging.ERROR):
