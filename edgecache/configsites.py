@@ -15,6 +15,7 @@ from edgecache.control.manifest import NAME, NAME_WORDS
 from edgecache.policy.access import MAX_NETWORKS, MAX_RATE, OPEN, AccessRule
 from edgecache.policy.coding import Coding
 from edgecache.policy.rule import DEFAULT_RULE, CacheRule
+from edgecache.policy.upgrading import Upgradable
 from edgecache.siteform import MAX_CAP, MAX_HOSTS, MAX_ORIGINS, MAX_WEIGHT, host_problem, network_problem, origin_problem
 from edgecache.sites import Cluster, Site
 from edgecache.yamlform import FormError, Node, Problem, Problems
@@ -25,8 +26,9 @@ MAX_SITES: Final = 10_000
 MAX_CLUSTERS: Final = 1_000
 
 _OPERATORS_CACHE_WORDS: Final = ("store_set_cookie", "honour_client_reload", "compress")
-_KEYS: Final = ("name", "hosts", "origins", "weight", "cluster", "cap", "cache", "access", "limits")
+_KEYS: Final = ("name", "hosts", "origins", "weight", "cluster", "cap", "cache", "access", "upgrade", "limits")
 _ACCESS_KEYS: Final = ("deny", "allow", "purge", "client_rate", "client_burst")
+_NOTHING_ELSE: Final[tuple[Upgradable, ...]] = ()
 _NOTHING: Final[tuple[Node, ...]] = ()
 _REQUIRED: Final = ("name", "hosts", "origins")
 
@@ -83,6 +85,7 @@ def _read_site(node: Node, problems: Problems) -> Site | None:
         cap=problems.attempt(lambda: form["cap"].integer(1, MAX_CAP), None) if "cap" in form else None,
         rule=problems.attempt(lambda: _rule(form.get("cache")), DEFAULT_RULE),
         access=problems.attempt(lambda: _access(form.get("access")), OPEN),
+        upgrade=problems.attempt(lambda: _upgrade(form["upgrade"]), _NOTHING_ELSE) if "upgrade" in form else (),
         ceiling=ceiling,
         from_config=True,
     )
@@ -131,6 +134,10 @@ def _access(node: Node | None) -> AccessRule:
     )
     problems.raise_any()
     return rule
+
+
+def _upgrade(node: Node) -> tuple[Upgradable, ...]:
+    return tuple(dict.fromkeys(item.enum(Upgradable) for item in node.sequence(0, len(Upgradable))))
 
 
 def read_networks(node: Node) -> tuple[str, ...]:

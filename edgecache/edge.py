@@ -33,11 +33,13 @@ from edgecache.serve.certificates import CertificateError, Certificates
 from edgecache.serve.fetching import Call
 from edgecache.serve.listener import Listener
 from edgecache.serve.pipeline import Pipeline
+from edgecache.serve.upgrading import Upgrades
 from edgecache.sites import SiteTable
 from edgecache.source import Culprit, Source, SourceError
 from edgecache.store import MemoryStore
 from edgecache.upstream.body import BytesBody
 from edgecache.upstream.origin import OriginClient
+from edgecache.upstream.tunnel import TunnelClient
 from sandbox import End, Monitor, Usage
 
 _log: Final = logging.getLogger(__name__)
@@ -58,6 +60,7 @@ class Edge:
         self._recorder = Recorder(self._log)
         self._monitor = Monitor(config.sandbox)
         self._client = OriginClient(config.upstream)
+        self._upgrades = Upgrades(TunnelClient(config.upstream, config.serve.max_connections), config.serve)
         table = SiteTable()
         cache = config.cache
         store = MemoryStore(cache.memory_bytes, max_variants=cache.max_variants, max_entry_share=cache.max_entry_share)
@@ -69,6 +72,7 @@ class Edge:
             observer=self._recorder,
             settings=config.serve,
             upstream=config.upstream,
+            upgrades=self._upgrades,
         )
         sources = Sources(
             recorder=self._recorder,
@@ -126,6 +130,7 @@ class Edge:
         await self._pipeline.close(_BACKGROUND_SECONDS)
         await self._control.close()
         await self._client.close()
+        await self._upgrades.close()
         await self._monitor.close()
         if self._log is not None and not await asyncio.to_thread(self._log.close):
             _log.warning("the access log did not take its last lines in time")

@@ -15,6 +15,7 @@ from functools import cached_property
 
 from edgecache.policy.access import OPEN, AccessRule
 from edgecache.policy.rule import DEFAULT_RULE, CacheRule
+from edgecache.policy.upgrading import Upgradable
 from sandbox.limits import DEFAULT_LIMITS, Limits
 from sandbox.shares import DEFAULT_CLUSTER
 
@@ -80,6 +81,8 @@ class Site:
     rule: CacheRule = DEFAULT_RULE
     access: AccessRule = OPEN
     """Which clients may ask, and how often."""
+    upgrade: tuple[Upgradable, ...] = ()
+    """Protocols to which a client's connection may switch, through to the origins."""
     ceiling: Limits = DEFAULT_LIMITS
     """A manifest that asks for more is refused."""
     generators: tuple[GeneratorRoutes, ...] = ()

@@ -45,6 +45,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Whether the answer came from another request's flight."""
     cpu_ns: int = 0
     """CPU time of the generator's VM for this request."""
+    bytes_received: int = 0
+    """From the client, after its connection has switched to another protocol."""
     truncated: bool = False
     """The body ended early: the client left, or the source failed after the head was sent."""
 

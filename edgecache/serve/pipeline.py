@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from functools import partial
-from typing import NamedTuple, assert_never
+from typing import Any, NamedTuple, assert_never
 
 from edgecache.observe.record import NullObserver, Observer
 from edgecache.policy.access import Refusal, may_purge, retry_after
@@ -19,6 +19,7 @@ from edgecache.policy.forwarding import CONDITIONAL_FIELDS, HopsExhausted, Loop
 from edgecache.policy.invalidation import targets
 from edgecache.policy.lookup import (
     Bypass,
+    BypassReason,
     Decision,
     Fresh,
     Miss,
@@ -30,6 +31,7 @@ from edgecache.policy.lookup import (
 )
 from edgecache.policy.message import Request, Response
 from edgecache.policy.purging import Purge
+from edgecache.policy.upgrading import Upgradable, asked
 from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Answer, HeldBody
 from edgecache.serve.fast_lane import FastLane
@@ -40,8 +42,9 @@ from edgecache.serve.refreshing import request_for
 from edgecache.serve.request_id import next_request_id
 from edgecache.serve.respond import Outcome, Responder
 from edgecache.serve.settings import ServeSettings
+from edgecache.serve.upgrading import Upgrades
 from edgecache.sites import OnError, Route, Site, SiteTable
-from edgecache.source import UNREACHABLE, Body, Culprit, Interim, Source, SourceError
+from edgecache.source import UNREACHABLE, Body, Culprit, Interim, Reply, Source, SourceError
 from edgecache.store import Entry, MemoryStore
 from edgecache.upstream.background import Background
 from edgecache.upstream.collapse import Flights, Private, Released, Settled, Stream
@@ -77,6 +80,7 @@ class Pipeline:
         clock: Callable[[], float] = time.time,
         settings: ServeSettings | None = None,
         upstream: UpstreamSettings | None = None,
+        upgrades: Upgrades | None = None,
     ) -> None:
         self.observer: Observer = observer or NullObserver()
         self.clock = clock
@@ -95,6 +99,7 @@ class Pipeline:
             replay_bytes=upstream.replay_bytes,
         )
         self._gate = Gate()
+        self._upgrades = upgrades
         self.flights = Flights(upstream)
         self._background = Background(upstream.background_limit)
         self._purger = Purger(store, self._fetcher.purges, self._refetch)
@@ -120,7 +125,7 @@ class Pipeline:
     def hit(self, request: Request) -> Hit | None:
         """The fresh stored response that answers `request`, if there is one: without waiting for anybody."""
         route = self._route(request)
-        if route is None or not route.site.access.open:
+        if route is None or not route.site.access.open or (route.site.upgrade and asked(request, route.site.upgrade)):
             return None
         entry = self._stored(route, request)
         if entry is None:
@@ -192,6 +197,8 @@ class Pipeline:
             return await self._purge_asked(call)
         if request.target == "*":
             return self.respond.own_options(call)
+        if self._upgrades is not None and (protocol := self._upgrades.wanted(call)) is not None:
+            return await self._guarded(call, self._switch(call, self._upgrades, protocol))
         entry = self._stored(route, request)
         now = self.clock()
         stored = None if entry is None else entry.timed
@@ -199,8 +206,13 @@ class Pipeline:
         marked = entry is not None and entry.marked_stale
         renewing = entry is not None and entry.renewing
         decision = decide(request, stored, route.rule, now, known=known, marked_stale=marked, renewing=renewing)
+        return await self._guarded(call, self._act(call, decision, entry))
+
+    async def _guarded(self, call: Call, answering: Coroutine[Any, Any, Answer]) -> Answer:
+        """The answer, or one that says why there is none."""
+        request = call.request
         try:
-            return await self._act(call, decision, entry)
+            return await answering
         except Loop:
             text = "The request has passed this edge before: an origin points back at it."
             return self.respond.refused(call, 508, text, outcome=Outcome("none", "loop"))
@@ -228,6 +240,15 @@ class Pipeline:
                 return await self._fly(call, decision, entry)
             case _:
                 assert_never(decision)
+
+    async def _switch(self, call: Call, upgrades: Upgrades, protocol: Upgradable) -> Answer:
+        """To the origins and back; where one agrees, the connection is a tunnel from then on."""
+        opened = await upgrades.open(call, self._fetcher.forwarded(call), protocol)
+        decision = Bypass(BypassReason.UPGRADE)
+        outcome = Outcome("bypass", decision.reason)
+        if isinstance(opened, Reply):
+            return self.respond.passed(call, decision, opened, opened.body, outcome)
+        return self.respond.switched(call, decision, opened, outcome)
 
     async def _pass(self, call: Call, decision: Bypass) -> Answer:
         """To the source and back; stored only where the answer to a POST may answer a later GET (RFC 9110 section 9.3.3)."""

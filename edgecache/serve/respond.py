@@ -22,6 +22,7 @@ from edgecache.serve.answer import Answer, HeldBody, Meter
 from edgecache.serve.fetching import Call, Selected, content_length
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.shape import is_plain, shape_stored, shape_stream
+from edgecache.serve.upgrading import OpenTunnel
 from edgecache.source import Body, Reply, SourceError
 from edgecache.store import Entry
 from edgecache.upstream.collapse import Seat
@@ -86,6 +87,20 @@ class Responder:
         response = Response(reply.response.status, reply.response.reason, self._to_client(reply.response))
         status = CacheStatus(fwd=forward_of(decision), detail=reply.detail or None, name=self._settings.edge_id)
         return self._streamed(call, response, body, self._own_fields(call, status), outcome)
+
+    def switched(self, call: Call, decision: Decision, opened: OpenTunnel, outcome: Outcome) -> Answer:
+        """A 101, and what the connection is for after it."""
+        response = Response(101, opened.head.reason, self._to_client(opened.head))
+        status = CacheStatus(fwd=forward_of(decision), name=self._settings.edge_id)
+        return Answer(
+            response=response,
+            body=b"",
+            extra=self._own_fields(call, status),
+            cache=outcome.cache,
+            reason=outcome.reason,
+            site=call.route.site.name,
+            tunnel=opened,
+        )
 
     def streamed(self, call: Call, decision: Decision, seat: Seat, body: Body, selected: Selected) -> Answer:
         """A response that is being stored."""

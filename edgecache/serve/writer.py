@@ -34,6 +34,8 @@ class Sent:
     """What became of an answer."""
 
     body_bytes: int = 0
+    received_bytes: int = 0
+    """Of a tunnel, from the client."""
     keep_alive: bool = False
     failure: SourceError | None = None
     """The body broke off: the connection must be reset."""

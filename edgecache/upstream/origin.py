@@ -135,6 +135,10 @@ class Origins:
         self._base_urls = base_urls
 
     async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply:
+        """As a `source.Source`."""
+        return self.reply(request, await self.answer(request, body, on_interim))
+
+    async def answer(self, request: Request, body: Body | None, on_interim: Interim | None = None) -> aiohttp.ClientResponse:
         """The first origin's answer, or the next one's where nothing was said yet. Raises SourceError."""
         if body is not None and not isinstance(body, ReplayableBody):
             body = ReplayableBody(body, self._client.settings.replay_bytes)
@@ -151,7 +155,7 @@ class Origins:
                     continue
                 raise
             ejection.succeeded(base)
-            return self._reply(request, response)
+            return response
         raise failure
 
     def _attempts(self, request: Request, body: Body | None) -> tuple[str, ...]:
@@ -160,10 +164,11 @@ class Origins:
             return self._base_urls * 2
         return self._base_urls
 
-    def _reply(self, request: Request, response: aiohttp.ClientResponse) -> Reply:
+    def reply(self, request: Request, response: aiohttp.ClientResponse) -> Reply:
+        """What an answer's head and body are to the rest of the edge. Raises SourceError."""
         headers = response.headers
         reason = response.reason or ""
-        bad = next((name for name, value in headers.items() if _BAD_VALUE.search(value)), None)
+        bad = unusable_field(Response(response.status, reason, headers))
         if bad is not None or _BAD_VALUE.search(reason) or not 200 <= response.status <= 599:
             response.close()
             raise SourceError(
@@ -175,6 +180,11 @@ class Origins:
         return Reply(
             Response(response.status, reason, headers), OriginBody(response, self._client.settings.between_bytes_timeout)
         )
+
+
+def unusable_field(response: Response) -> str | None:
+    """The name of a field that must not be forwarded."""
+    return next((name for name, value in response.headers.items() if _BAD_VALUE.search(value)), None)
 
 
 class _HeadDeadline:

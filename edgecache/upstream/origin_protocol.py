@@ -92,6 +92,15 @@ class OriginProtocol(ResponseHandler):
         self._stop_idling()
         super().connection_lost(exc)
 
+    def detach(self) -> tuple[asyncio.Transport, bytes]:
+        """After a 101: the transport, which somebody else's protocol may have, and what has come since the 101."""
+        self._stop_idling()
+        self._drop_timeout()
+        tail, self._tail = self._tail, b""
+        if self.transport is None:
+            raise ConnectionResetError("the connection is closed")
+        return self.transport, tail
+
     def _start_idling(self) -> None:
         """The response is complete. An origin says how long it keeps an idle connection: end it first, because a request that
         meets its closing fails, and may not be sent again if it is not idempotent (RFC 9112 section 9.3.1)."""

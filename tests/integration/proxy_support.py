@@ -16,15 +16,18 @@ from yarl import URL
 
 from edgecache.observe.record import Record, Repeated
 from edgecache.policy.rule import CacheRule
+from edgecache.policy.upgrading import Upgradable
 from edgecache.serve.fetching import Call
 from edgecache.serve.listener import Listener
 from edgecache.serve.pipeline import Pipeline
 from edgecache.serve.settings import ServeSettings
+from edgecache.serve.upgrading import Upgrades
 from edgecache.sites import GeneratorRoutes, Site, SiteTable
 from edgecache.source import Source
 from edgecache.store import MemoryStore
 from edgecache.upstream.origin import OriginClient
 from edgecache.upstream.settings import UpstreamSettings
+from edgecache.upstream.tunnel import TunnelClient
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 RawHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -134,15 +137,18 @@ async def edge_for(
     routes: tuple[GeneratorRoutes, ...] = (),
     hosts: tuple[str, ...] = ("*",),
     purge_at_once: int = 500,
+    upgrade: tuple[Upgradable, ...] = (),
 ) -> AsyncIterator[Edge]:
     """An edge for one site with these origins."""
-    site = Site(name="site", hosts=hosts, origins=origins, rule=rule or CacheRule(), generators=routes)
+    site = Site(name="site", hosts=hosts, origins=origins, rule=rule or CacheRule(), generators=routes, upgrade=upgrade)
     upstream = upstream or UpstreamSettings()
     clock = Clock()
     store = MemoryStore(capacity_bytes, purge_at_once=purge_at_once)
     table = SiteTable()
     table.replace([site])
     client = OriginClient(upstream)
+    settings = settings or ServeSettings()
+    upgrades = Upgrades(TunnelClient(upstream, 100), settings)
 
     def generator_of(call: Call) -> Source:
         assert call.route.generator is not None and generators is not None
@@ -154,8 +160,9 @@ async def edge_for(
         origins=lambda of: client.origins(of.origins),
         generators=generator_of,
         clock=clock,
-        settings=settings or ServeSettings(),
+        settings=settings,
         upstream=upstream,
+        upgrades=upgrades,
     )
     listener = Listener(pipeline)
     address = await listener.start("127.0.0.1", 0)
@@ -170,6 +177,7 @@ async def edge_for(
         await listener.close()
         await pipeline.close(0.0)
         await client.close()
+        await upgrades.close()
 
 
 class Origin:
