@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from edgecache.policy.message import Response
-from edgecache.source import Body, Culprit, SourceError
+from edgecache.source import Body, Culprit, SourceError, Trailers
 from edgecache.upstream.body import BytesBody
 
 
@@ -60,6 +60,8 @@ class Answer:
     generator: str | None = None
     collapsed: bool = False
     meter: Meter = field(default_factory=Meter)
+    trailers: Trailers | None = None
+    """Of the body, for clients that want them."""
     tunnel: Opened | None = None
     """What the connection is for after this answer, a 101."""
 

@@ -106,4 +106,5 @@ async def _write_stream(wire: Wire, answer: Answer, body: Body, sent: Sent, *, h
         sent.failure = error
         return
     if chunked:
-        wire.send(b"0\r\n\r\n")
+        trailers = encode_fields(answer.trailers()) if answer.trailers is not None else b""
+        wire.send(b"0\r\n" + trailers + b"\r\n")

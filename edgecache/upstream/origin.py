@@ -9,7 +9,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import aiohttp
@@ -17,11 +17,13 @@ from aiohttp.connector import Connection
 from yarl import URL
 
 from edgecache.policy.message import Request, Response
+from edgecache.policy.trailing import wants_trailers
 from edgecache.source import Body, Culprit, Interim, Reply, SourceError
 from edgecache.upstream.body import EmptyBody, OriginBody, ReplayableBody
 from edgecache.upstream.ejection import Ejection
 from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol
 from edgecache.upstream.settings import UpstreamSettings
+from edgecache.upstream.trailers import TrailerReader
 
 _BODILESS = frozenset({204, 304})
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -40,6 +42,7 @@ class _Exact:
     raw_path_qs: str
     method: str
     on_interim: Interim | None
+    trailers: TrailerReader | None
 
 
 _exact: ContextVar[_Exact] = ContextVar("_exact")
@@ -55,6 +58,7 @@ class _ExactRequest(aiohttp.ClientRequest):
         self.url = cast(URL, exact)
         if isinstance(conn.protocol, OriginProtocol):
             conn.protocol.on_interim = exact.on_interim
+            conn.protocol.trailers = exact.trailers
         try:
             return await super().send(conn)
         finally:
@@ -93,11 +97,16 @@ class OriginClient:
         await self._session.close()
 
     async def exchange(
-        self, base: str, request: Request, body: Body | None, on_interim: Interim | None = None
+        self,
+        base: str,
+        request: Request,
+        body: Body | None,
+        on_interim: Interim | None = None,
+        trailers: TrailerReader | None = None,
     ) -> aiohttp.ClientResponse:
         """One attempt at one origin, up to its response head. Raises SourceError."""
         settings = self.settings
-        _exact.set(_Exact(request.target, request.method, on_interim))
+        _exact.set(_Exact(request.target, request.method, on_interim, trailers))
         try:
             async with asyncio.timeout(settings.connect_timeout + settings.first_byte_timeout) as clock:
                 deadline = _HeadDeadline(clock, settings.first_byte_timeout)
@@ -136,9 +145,17 @@ class Origins:
 
     async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply:
         """As a `source.Source`."""
-        return self.reply(request, await self.answer(request, body, on_interim))
+        trailers = TrailerReader() if wants_trailers(request) else None
+        reply = self.reply(request, await self.answer(request, body, on_interim, trailers))
+        return reply if trailers is None else replace(reply, trailers=trailers.fields)
 
-    async def answer(self, request: Request, body: Body | None, on_interim: Interim | None = None) -> aiohttp.ClientResponse:
+    async def answer(
+        self,
+        request: Request,
+        body: Body | None,
+        on_interim: Interim | None = None,
+        trailers: TrailerReader | None = None,
+    ) -> aiohttp.ClientResponse:
         """The first origin's answer, or the next one's where nothing was said yet. Raises SourceError."""
         if body is not None and not isinstance(body, ReplayableBody):
             body = ReplayableBody(body, self._client.settings.replay_bytes)
@@ -146,7 +163,7 @@ class Origins:
         ejection = self._client.ejection
         for base in ejection.order(self._attempts(request, body), asyncio.get_running_loop().time()):
             try:
-                response = await self._client.exchange(base, request, body, on_interim)
+                response = await self._client.exchange(base, request, body, on_interim, trailers)
             except SourceError as error:
                 failure = error
                 if error.reason == "connect":
