@@ -91,6 +91,9 @@ def show(client: ControlClient, name: str, as_json: bool) -> None:
 @click.option("--cap", type=click.IntRange(0, 100_000), help="Never more than this many percent of one CPU; 0 takes the cap away")
 @click.option("--cache", "cache", multiple=True, metavar="KEY=VALUE", help="A cache rule, such as default_ttl=60s")
 @click.option("--access", "access", multiple=True, metavar="KEY=VALUE", help="A rule for clients, such as client_rate=50")
+@click.option(
+    "--upgrade", type=click.Choice(["websocket", "none"]), help="What its connections may become, through to the origins"
+)
 @click.option("--ceiling", "ceiling", multiple=True, metavar="KEY=VALUE", help="A limit's ceiling, such as cpu=100ms or vms=8")
 @json_option
 @with_client
@@ -105,6 +108,7 @@ def set_site(
     cap: int | None,
     cache: tuple[str, ...],
     access: tuple[str, ...],
+    upgrade: str | None,
     ceiling: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -121,9 +125,11 @@ def set_site(
     body = {key: value for key, value in asked.items() if value}
     if cap is not None:
         body["cap"] = cap or None
+    if upgrade is not None:
+        body["upgrade"] = [] if upgrade == "none" else [upgrade]
     if not body:
         raise click.UsageError(
-            "nothing to change: give --host, --origin, --weight, --cluster, --cap, --cache, --access or --ceiling"
+            "nothing to change: give --host, --origin, --weight, --cluster, --cap, --cache, --access, --upgrade or --ceiling"
         )
     found = client.patch("sites", name, body=body)
     if as_json:

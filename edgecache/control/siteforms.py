@@ -17,6 +17,7 @@ from edgecache.control.problems import Code, Problem
 from edgecache.policy.access import MAX_NETWORKS, MAX_RATE, AccessRule
 from edgecache.policy.coding import Coding
 from edgecache.policy.rule import CacheRule
+from edgecache.policy.upgrading import Upgradable
 from edgecache.siteform import MAX_CAP, MAX_HOSTS, MAX_ORIGINS, MAX_WEIGHT, host_problem, network_problem, origin_problem
 from edgecache.sites import Site
 from sandbox.limits import Limits
@@ -78,6 +79,7 @@ class SiteChange(Struct, forbid_unknown_fields=True):
     cap: int | UnsetType | None = UNSET
     cache: CacheForm | UnsetType = UNSET
     access: AccessForm | UnsetType = UNSET
+    upgrade: list[Upgradable] | UnsetType = UNSET
     ceiling: LimitsForm | UnsetType = UNSET
 
 
@@ -116,6 +118,8 @@ def changed_site(site: Site, form: SiteChange) -> Site:
         site = replace(site, rule=_rule(form.cache, site.rule))
     if form.access is not UNSET:
         site = replace(site, access=_access(form.access, site.access))
+    if form.upgrade is not UNSET:
+        site = replace(site, upgrade=_listed("$.upgrade", form.upgrade, (0, len(Upgradable)), _no_problem))
     if form.ceiling is not UNSET:
         site = replace(site, ceiling=_ceiling(form.ceiling, site.ceiling))
     return site
@@ -211,8 +215,8 @@ def _listed(where: str, items: list[T], size: tuple[int, int], problem: Callable
     return tuple(items)
 
 
-def _no_problem(_coding: Coding) -> None:
-    """The decoder has looked: the shape names the codings."""
+def _no_problem(_word: Coding | Upgradable) -> None:
+    """The decoder has looked: the shape names the words."""
 
 
 def _field_problem(text: str) -> str | None:

@@ -32,6 +32,7 @@ def site(value: Site, generators: Iterable[Generator]) -> dict[str, object]:
             "client_rate": value.access.client_rate,
             "client_burst": value.access.client_burst,
         },
+        "upgrade": list(value.upgrade),
         "ceiling": words.show_limits(value.ceiling),
         "from_config": value.from_config,
         "generators": [generator.name for generator in generators],
