@@ -17,6 +17,7 @@ from edgecache.policy.access import MAX_NETWORKS, MAX_RATE, OPEN, AccessRule
 from edgecache.policy.coding import Coding
 from edgecache.policy.prefetch import DEFAULT_SHARE, MAX_SHARE
 from edgecache.policy.rule import DEFAULT_RULE, CacheRule
+from edgecache.policy.upgrading import Upgradable
 from edgecache.policy.upstream import DEFAULT_UPSTREAM, Origin, UpstreamRule
 from edgecache.siteform import (
     MAX_CAP,
@@ -44,8 +45,9 @@ _OPERATORS_CACHE_WORDS: Final = (
     "compress",
 )
 _SHARE_KEYS: Final = ("weight", "cluster", "cap", "limits", "max_generators")
-_KEYS: Final = ("name", "hosts", "origins", "upstream", "cache", "access", *_SHARE_KEYS)
+_KEYS: Final = ("name", "hosts", "origins", "upstream", "cache", "access", "upgrade", *_SHARE_KEYS)
 _ACCESS_KEYS: Final = ("deny", "allow", "purge", "client_rate", "client_burst")
+_NOTHING_ELSE: Final[tuple[Upgradable, ...]] = ()
 _NOTHING: Final[tuple[Node, ...]] = ()
 _REQUIRED: Final = ("name", "hosts", "origins")
 
@@ -107,6 +109,7 @@ def _read_site(node: Node, problems: Problems, directory: Path) -> Site | None:
         cap=problems.attempt(lambda: form["cap"].integer(1, MAX_CAP), None) if "cap" in form else None,
         rule=problems.attempt(lambda: _rule(form.get("cache")), DEFAULT_RULE),
         access=problems.attempt(lambda: _access(form.get("access")), OPEN),
+        upgrade=problems.attempt(lambda: _upgrade(form["upgrade"]), _NOTHING_ELSE) if "upgrade" in form else (),
         ceiling=ceiling,
         max_generators=_max_generators(form, problems),
         from_config=True,
@@ -175,6 +178,10 @@ def _access(node: Node | None) -> AccessRule:
     )
     problems.raise_any()
     return rule
+
+
+def _upgrade(node: Node) -> tuple[Upgradable, ...]:
+    return tuple(dict.fromkeys(item.enum(Upgradable) for item in node.sequence(0, len(Upgradable))))
 
 
 def read_networks(node: Node) -> tuple[str, ...]:

@@ -149,6 +149,8 @@ SERVE: Final[Table] = {
     "read_buffer": ("read_buffer_bytes", _size(4 * _KIB, 64 * _MIB)),
     "http2_streams": ("http2_streams", _count(1, 10_000)),
     "http2_window": ("http2_window_bytes", _size(64 * _KIB, _GIB)),
+    "tunnels_per_site": ("tunnels_per_site", _count(0, 1_000_000)),
+    "tunnel_idle_timeout": ("tunnel_idle_timeout", _time(0.1, _DAY)),
     "edge_id": ("edge_id", _edge_id),
     "max_loops": ("max_loops", _count(0, 100)),
     "max_ranges": ("max_ranges", _count(1, 1000)),

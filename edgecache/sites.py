@@ -15,6 +15,7 @@ from functools import cached_property
 
 from edgecache.policy.access import OPEN, AccessRule
 from edgecache.policy.rule import DEFAULT_RULE, CacheRule
+from edgecache.policy.upgrading import Upgradable
 from edgecache.policy.upstream import DEFAULT_UPSTREAM, UpstreamRule
 from sandbox.limits import DEFAULT_LIMITS, Limits
 from sandbox.shares import DEFAULT_CLUSTER
@@ -83,6 +84,8 @@ class Site:
     rule: CacheRule = DEFAULT_RULE
     access: AccessRule = OPEN
     """Which clients may ask, and how often."""
+    upgrade: tuple[Upgradable, ...] = ()
+    """Protocols to which a client's connection may switch, through to the origins."""
     ceiling: Limits = DEFAULT_LIMITS
     """A manifest that asks for more is refused; its rates bound all the site's generators together, too."""
     max_generators: int = DEFAULT_MAX_GENERATORS

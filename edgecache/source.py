@@ -57,6 +57,10 @@ Interim = Callable[[Response], None]
 """Told of an interim (1xx) response that comes before the answer; neither waits nor raises."""
 
 
+Trailers = Callable[[], tuple[tuple[str, str], ...]]
+"""The trailer fields of a body that has ended (RFC 9110 section 6.5)."""
+
+
 class Body(Protocol):
     """A response body on its way: iterate it once, or close it. An early end raises SourceError, never looks like success."""
 
@@ -74,6 +78,8 @@ class Reply:
     body: Body
     detail: str = ""
     """For Cache-Status `detail=`: what produced it."""
+    trailers: Trailers | None = None
+    """Where the request said that they are wanted."""
 
 
 class Source(Protocol):

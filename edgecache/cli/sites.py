@@ -110,6 +110,9 @@ def show(client: ControlClient, name: str, as_json: bool) -> None:
 @click.option("--upstream", "upstream", multiple=True, metavar="KEY=VALUE", help=UPSTREAM_HELP)
 @click.option("--cache", "cache", multiple=True, metavar="KEY=VALUE", help="A cache rule, such as default_ttl=60s")
 @click.option("--access", "access", multiple=True, metavar="KEY=VALUE", help="A rule for clients, such as client_rate=50")
+@click.option(
+    "--upgrade", type=click.Choice(["websocket", "none"]), help="What its connections may become, through to the origins"
+)
 @click.option("--ceiling", "ceiling", multiple=True, metavar="KEY=VALUE", help="A limit's ceiling, such as cpu=100ms or vms=8")
 @click.option("--max-generators", type=click.IntRange(0, 100_000), help="A push of one more is refused")
 @json_option
@@ -126,6 +129,7 @@ def set_site(
     upstream: tuple[str, ...],
     cache: tuple[str, ...],
     access: tuple[str, ...],
+    upgrade: str | None,
     ceiling: tuple[str, ...],
     max_generators: int | None,
     as_json: bool,
@@ -146,10 +150,12 @@ def set_site(
         body["cap"] = cap or None
     if max_generators is not None:
         body["max_generators"] = max_generators
+    if upgrade is not None:
+        body["upgrade"] = [] if upgrade == "none" else [upgrade]
     if not body:
         raise click.UsageError(
-            "nothing to change: give --host, --origin, --weight, --cluster, --cap, --upstream, --cache, --access, --ceiling "
-            "or --max-generators"
+            "nothing to change: give --host, --origin, --weight, --cluster, --cap, --upstream, --cache, --access, --upgrade, "
+            "--ceiling or --max-generators"
         )
     found = client.patch("sites", name, body=body)
     if as_json:

@@ -18,6 +18,7 @@ from edgecache.policy.access import MAX_NETWORKS, MAX_RATE, AccessRule
 from edgecache.policy.coding import Coding
 from edgecache.policy.prefetch import DEFAULT_SHARE, MAX_SHARE
 from edgecache.policy.rule import CacheRule
+from edgecache.policy.upgrading import Upgradable
 from edgecache.siteform import (
     MAX_CAP,
     MAX_HOSTS,
@@ -99,6 +100,7 @@ class SiteChange(Struct, forbid_unknown_fields=True):
     upstream: dict[str, Any] | UnsetType = UNSET
     cache: CacheForm | UnsetType = UNSET
     access: AccessForm | UnsetType = UNSET
+    upgrade: list[Upgradable] | UnsetType = UNSET
     ceiling: LimitsForm | UnsetType = UNSET
     max_generators: int | UnsetType = UNSET
 
@@ -127,18 +129,25 @@ def changed_site(site: Site, form: SiteChange) -> Site:
         site = replace(site, hosts=_listed("$.hosts", hosts, (1, MAX_HOSTS), host_problem))
     if form.origins is not UNSET:
         site = _with_origins(site, form.origins)
-    if form.weight is not UNSET:
-        site = replace(site, weight=checked_weight(form.weight))
-    if form.cluster is not UNSET:
-        site = replace(site, cluster=form.cluster)
-    if form.cap is not UNSET:
-        site = replace(site, cap=checked_cap(form.cap))
     if form.upstream is not UNSET:
         site = replace(site, upstream=_said(upstreamwords.take_upstream, form.upstream, site.upstream, "$.upstream"))
     if form.cache is not UNSET:
         site = replace(site, rule=_rule(form.cache, site.rule))
     if form.access is not UNSET:
         site = replace(site, access=_access(form.access, site.access))
+    if form.upgrade is not UNSET:
+        site = replace(site, upgrade=_listed("$.upgrade", form.upgrade, (0, len(Upgradable)), _no_problem))
+    return _granted(site, form)
+
+
+def _granted(site: Site, form: SiteChange) -> Site:
+    """`site` with what the form says of the machine's part that its generators get. Raises Problem."""
+    if form.weight is not UNSET:
+        site = replace(site, weight=checked_weight(form.weight))
+    if form.cluster is not UNSET:
+        site = replace(site, cluster=form.cluster)
+    if form.cap is not UNSET:
+        site = replace(site, cap=checked_cap(form.cap))
     if form.ceiling is not UNSET:
         site = replace(site, ceiling=_ceiling(form.ceiling, site.ceiling))
     if form.max_generators is not UNSET:
@@ -257,8 +266,8 @@ def _listed(where: str, items: list[T], size: tuple[int, int], problem: Callable
     return tuple(items)
 
 
-def _no_problem(_coding: Coding) -> None:
-    """The decoder has looked: the shape names the codings."""
+def _no_problem(_word: Coding | Upgradable) -> None:
+    """The decoder has looked: the shape names the words."""
 
 
 def _field_problem(text: str) -> str | None:

@@ -21,6 +21,7 @@ class _Line(msgspec.Struct):
     protocol: str
     status: int
     bytes: int
+    received: int
     duration: float
     cache: str
     reason: str
@@ -51,6 +52,7 @@ class LineEncoder:
             protocol=record.protocol,
             status=record.status,
             bytes=record.bytes_sent,
+            received=record.bytes_received,
             duration=round(record.duration, 6),
             cache=record.cache,
             reason=record.reason,

@@ -49,6 +49,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """CPU time of the generator's VM for this request."""
     parent: TraceParent | None = None
     """What the client said of its trace, where this edge traces."""
+    bytes_received: int = 0
+    """From the client, after its connection has switched to another protocol."""
     truncated: bool = False
     """The body ended early: the client left, or the source failed after the head was sent."""
 

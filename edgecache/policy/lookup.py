@@ -24,6 +24,7 @@ class BypassReason(enum.StrEnum):
     BODY = "body"
     AUTHORIZATION = "authorization"
     REQUEST_NO_STORE = "request-no-store"
+    UPGRADE = "upgrade"
 
 
 class MissReason(enum.StrEnum):

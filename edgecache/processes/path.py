@@ -26,12 +26,14 @@ from edgecache.serve.elsewhere import Elsewhere
 from edgecache.serve.fetching import Call
 from edgecache.serve.listener import Listener
 from edgecache.serve.pipeline import Pipeline, Siblings
+from edgecache.serve.upgrading import Upgrades
 from edgecache.sites import SiteTable
 from edgecache.source import Source
 from edgecache.store import MemoryStore, TieredStore
 from edgecache.store.disk import DiskTier
 from edgecache.upstream.body import BytesBody
 from edgecache.upstream.origin import OriginClient
+from edgecache.upstream.tunnel import TunnelClient
 from edgecache.upstream.upstreams import Upstreams
 
 _log: Final = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class RequestPath:
         self.upstreams = Upstreams(self._client)
         table.followers.append(self.upstreams.follow)
         self.upstreams.follow(table.snapshot)
+        self._upgrades = Upgrades(TunnelClient(settings.upstream, settings.serve.max_connections, self.upstreams), settings.serve)
         self._retiring: set[asyncio.Task[object]] = set()
         cache = settings.cache
         self.memory = MemoryStore(cache.memory_bytes, max_variants=cache.max_variants, max_entry_share=cache.max_entry_share)
@@ -77,6 +80,7 @@ class RequestPath:
             settings=settings.serve,
             upstream=settings.upstream,
             siblings=siblings,
+            upgrades=self._upgrades,
             elsewhere=elsewhere,
         )
         self.certificates: Certificates | None = None
@@ -171,6 +175,7 @@ class RequestPath:
         for task in self._retiring:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
+        await self._upgrades.close()
         await self.upstreams.close()
         if self.disk is not None:
             await self.disk.close()

@@ -5,11 +5,13 @@ The pipeline makes them, the connection writes them, guests' sub-requests read t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from edgecache.policy.message import Response
-from edgecache.source import Body, Culprit, SourceError
+from edgecache.source import Body, Culprit, SourceError, Trailers
 from edgecache.upstream.body import BytesBody
 
 
@@ -18,6 +20,25 @@ class Meter:
     """What answering one request has cost its generator so far; complete once the body has ended."""
 
     cpu_ns: int = 0
+
+
+class Opened(Protocol):
+    """A tunnel that an origin has agreed to (RFC 9110 section 7.8). Whoever holds it joins or closes it."""
+
+    fields: tuple[tuple[str, str], ...]
+    """What tells the client of it, in its 101."""
+
+    def close(self) -> None:
+        """Idempotent."""
+
+    async def join(
+        self, client: asyncio.Transport, before: asyncio.BaseProtocol, first: bytes, idle_seconds: float
+    ) -> tuple[int, int]:
+        """Pass bytes both ways until it is over; how many went to the client, and came from it.
+
+        `before`: the protocol of `client`, which hears of its end; `first`: what has come from it already.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +62,15 @@ class Answer:
     template: bool = False
     """To be assembled before it is sent (`serve.assembling`): `response` and `body` are as the source sent them."""
     meter: Meter = field(default_factory=Meter)
+    trailers: Trailers | None = None
+    """Of the body, for clients that want them."""
+    tunnel: Opened | None = None
+    """What the connection is for after this answer, a 101."""
 
     async def close(self) -> None:
         """Stop what produces the body; idempotent."""
+        if self.tunnel is not None:
+            self.tunnel.close()
         if not isinstance(self.body, bytes):
             await self.body.close()
 

@@ -21,7 +21,7 @@ from aiohttp.web_protocol import ERROR, RequestHandler, RequestPayloadError
 
 from edgecache.observe.record import HTTP_1
 from edgecache.policy.message import Response
-from edgecache.serve.answer import Answer
+from edgecache.serve.answer import Answer, Opened
 from edgecache.serve.client_body import ClientBody
 from edgecache.serve.exchange import Exchange, report_hit
 from edgecache.serve.fast_lane import MAX_BODY_BYTES, MAX_HEAD_BYTES
@@ -31,7 +31,7 @@ from edgecache.serve.pipeline import Pipeline
 from edgecache.serve.request_id import next_request_id
 from edgecache.serve.sendfile import send_file
 from edgecache.serve.shape import is_plain
-from edgecache.serve.wire import encode_head
+from edgecache.serve.wire import encode_fields, encode_head
 from edgecache.serve.writer import Sent, write_answer
 
 _BODILESS = b"GET / HTTP/1.1\r\nHost: e\r\n\r\n"
@@ -88,6 +88,7 @@ class Connection(RequestHandler):
         "_last_sent",
         "_payload",
         "_pipeline",
+        "_tunnel",
         "_written",
         "violation",
     )  # fmt: skip
@@ -119,6 +120,7 @@ class Connection(RequestHandler):
         self._done_reading = False
         self._draining = False
         self._head_since: float | None = None
+        self._tunnel: Opened | None = None
         self._written = 0
         self._last_sent = 0
         self._last_progress = 0.0
@@ -294,6 +296,8 @@ class Connection(RequestHandler):
         )
 
         def write(answer: Answer) -> Awaitable[Sent]:
+            if answer.tunnel is not None:
+                return self._switch(answer, answer.tunnel)
             keep_alive = self._may_live_on(head, body)
             return write_answer(self, answer, method=head.method, http10=head.http10, keep_alive=keep_alive)
 
@@ -313,6 +317,21 @@ class Connection(RequestHandler):
             held, self._held = self._held, b""
             self._read(held)
         return _Outcome(True), False
+
+    async def _switch(self, answer: Answer, tunnel: Opened) -> Sent:
+        """Tell the client of its tunnel, and be nothing but one of its ends."""
+        transport = self.transport
+        self._tunnel = tunnel
+        try:
+            if transport is None or self._draining or self._done_reading:
+                raise ConnectionResetError("the client has gone, or is about to be sent away")
+            head = encode_head(answer.response) + encode_fields((*tunnel.fields, *answer.extra))
+            self.send(head + b"\r\n")
+            held, self._held = self._held, b""
+            sent, received = await tunnel.join(transport, self, held, self._client_settings.tunnel_idle_timeout)
+        finally:
+            await answer.close()
+        return Sent(body_bytes=sent, received_bytes=received)
 
     def _may_live_on(self, head: Head, body: ClientBody | None) -> bool:
         if not head.keep_alive or self._draining or self._done_reading:
@@ -420,5 +439,7 @@ class Connection(RequestHandler):
     def drain(self) -> None:
         """Finish what is being answered, then close; close at once where nothing is."""
         self._draining = True
+        if self._tunnel is not None:
+            self._tunnel.close()
         if not self._busy and not self._accepted:
             self.force_close()

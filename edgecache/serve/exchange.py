@@ -56,7 +56,8 @@ class Exchange:
             raise
         finally:
             interim.close()
-        self.report(answer, status=answer.response.status, size=sent.body_bytes, failure=sent.failure)
+        received, failure = sent.received_bytes, sent.failure
+        self.report(answer, status=answer.response.status, size=sent.body_bytes, received=received, failure=failure)
         return sent
 
     async def refuse(self, violation: Violation, write: Write) -> None:
@@ -67,8 +68,10 @@ class Exchange:
         await write(answer)
         self.report(answer, status=violation.status, size=answer.length or 0)
 
-    def report(self, answer: Answer | None, *, status: int, size: int, failure: SourceError | None = None) -> None:
-        """Tell the observer what became of the request; `size` in bytes of body."""
+    def report(
+        self, answer: Answer | None, *, status: int, size: int, received: int = 0, failure: SourceError | None = None
+    ) -> None:
+        """Tell the observer what became of the request; `size` in bytes of body, `received` of a tunnel, from the client."""
         request = self._request
         self._pipeline.observer.on_request(
             Record(
@@ -80,6 +83,7 @@ class Exchange:
                 protocol=self._protocol,
                 status=status,
                 bytes_sent=size,
+                bytes_received=received,
                 duration=max(0.0, self._pipeline.clock() - self._started),
                 cache=answer.cache if answer else "none",
                 site=answer.site if answer else "",

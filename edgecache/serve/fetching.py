@@ -20,6 +20,7 @@ from edgecache.policy.message import Headers, Request, Response, Timed
 from edgecache.policy.partial import complete_head, head_of
 from edgecache.policy.ranges import Parts, select
 from edgecache.policy.storing import NoStore, NoStoreReason, Store, admit, strip, tags
+from edgecache.policy.trailing import wants_trailers
 from edgecache.policy.validation import head_update, selects, update
 from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Meter
@@ -144,6 +145,8 @@ class Fetcher:
             own.append(("Accept-Encoding", coding))
         if rule.esi:
             own.append(("Surrogate-Capability", f'{self._settings.edge_id}="{CAPABILITY}"'))
+        if call.route.generator is None and call.prepared and wants_trailers(request):
+            own += (("TE", "trailers"), ("Connection", "TE"))
         return Request(
             request.method, request.scheme, request.authority, request.target, freeze([*own, ("X-Request-Id", call.request_id)])
         )
@@ -167,7 +170,7 @@ class Fetcher:
             reply = self._dated(await fetch_from_origin(self._origins(route.site), call, sent, body, call.on_interim))
         except SourceError:
             raise failure from None
-        return Reply(reply.response, reply.body, f"generator-{failure.reason}")
+        return replace(reply, detail=f"generator-{failure.reason}")
 
     async def produce(
         self, call: Call, sent: Request, entry: Entry | None, decision: Validate | None, key: Hashable | None
@@ -437,7 +440,7 @@ class Fetcher:
         if "Date" in response.headers:
             return reply
         fields = freeze([*response.headers.items(), ("Date", format_date(self._clock()))])
-        return Reply(Response(response.status, response.reason, fields), reply.body, reply.detail)
+        return replace(reply, response=Response(response.status, response.reason, fields))
 
     def _falls_back(self, route: Route, entry: Entry | None) -> bool:
         """Whether the origin comes before a stored response in the route's list."""
@@ -464,6 +467,7 @@ def coded(call: Call, reply: Reply) -> Reply:
     response, coding = code(call.request, reply.response, call.route.rule.compress)
     if response is reply.response:
         return reply
+    # Trailers, if any, are about what the source has sent.
     body = reply.body
     if coding is not None and call.request.method != "HEAD":
         body = CodedBody(body, coding, prompt=content_length(reply.response) is None)

@@ -163,7 +163,8 @@ def parse_head(head: bytes, settings: ServeSettings, scheme: str = "http") -> He
         name, _, value = field.partition(b":")
         fields.add(name.decode("ascii"), value.strip(b" \t").decode("utf-8", "surrogateescape"))
     method, target, http10 = line[1].decode("ascii"), line[2].decode("ascii"), line[3] == b"0"
-    return assemble(method, target, http10, CIMultiDictProxy(fields), settings, scheme=scheme)
+    version = "1.0" if http10 else "1.1"
+    return assemble(method, target, http10, CIMultiDictProxy(fields), settings, scheme=scheme, version=version)
 
 
 def assemble(

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, Protocol, assert_never
+from typing import Any, NamedTuple, Protocol, assert_never
 
 from edgecache.observe.record import NullObserver, Observer
 from edgecache.observe.trace_context import FIELD, TraceParent, parse
@@ -23,6 +23,7 @@ from edgecache.policy.forwarding import CONDITIONAL_FIELDS, HopsExhausted, Loop
 from edgecache.policy.invalidation import targets
 from edgecache.policy.lookup import (
     Bypass,
+    BypassReason,
     Decision,
     Fresh,
     Miss,
@@ -36,6 +37,7 @@ from edgecache.policy.lookup import (
 from edgecache.policy.message import Request, Response
 from edgecache.policy.partial import answerable
 from edgecache.policy.purging import Purge
+from edgecache.policy.upgrading import Upgradable, asked
 from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Answer, HeldBody
 from edgecache.serve.assembling import assemble
@@ -50,8 +52,9 @@ from edgecache.serve.refreshing import request_for
 from edgecache.serve.request_id import next_request_id
 from edgecache.serve.respond import Outcome, Responder
 from edgecache.serve.settings import ServeSettings
+from edgecache.serve.upgrading import Upgrades
 from edgecache.sites import OnError, Route, Site, SiteTable
-from edgecache.source import UNREACHABLE, Body, Culprit, Interim, Source, SourceError
+from edgecache.source import UNREACHABLE, Body, Culprit, Interim, Reply, Source, SourceError
 from edgecache.store import Entry, Store, StoredBody
 from edgecache.upstream.background import Background
 from edgecache.upstream.collapse import Flights, Private, Released, Settled, Stream
@@ -100,6 +103,7 @@ class Pipeline:
         upstream: UpstreamSettings | None = None,
         siblings: Siblings | None = None,
         elsewhere: Elsewhere | None = None,
+        upgrades: Upgrades | None = None,
     ) -> None:
         self.observer: Observer = observer or NullObserver()
         self.tracer = tracer
@@ -120,6 +124,7 @@ class Pipeline:
             elsewhere=elsewhere,
         )
         self._gate = Gate()
+        self._upgrades = upgrades
         self.flights = Flights(upstream)
         self._background = Background(upstream.background_limit)
         self._prefetching = Prefetching()
@@ -161,7 +166,7 @@ class Pipeline:
     def hit(self, request: Request) -> Hit | None:
         """The fresh stored response that answers `request`, if there is one: without waiting for anybody."""
         route = self._route(request)
-        if route is None or not route.site.access.open:
+        if route is None or not route.site.access.open or (route.site.upgrade and asked(request, route.site.upgrade)):
             return None
         entry = self._stored(route, request)
         if entry is None or (route.rule.esi and is_template(entry.timed.response, route.rule)):
@@ -266,6 +271,8 @@ class Pipeline:
             return await self._purge_asked(call)
         if request.target == "*":
             return self.respond.own_options(call)
+        if self._upgrades is not None and (protocol := self._upgrades.wanted(call)) is not None:
+            return await self._guarded(call, self._switch(call, self._upgrades, protocol))
         lookup = None if call.trace is None else call.trace.begin("cache lookup")
         entry = self._stored(route, request)
         if entry is not None and isinstance(entry.body, StoredBody) and not await sound(entry.body):
@@ -281,8 +288,13 @@ class Pipeline:
         if lookup is not None:
             lookup.attributes.update({"edgecache.decision": type(decision).__name__, "edgecache.stored": entry is not None})
             lookup.end()
+        return await self._guarded(call, self._act(call, decision, entry))
+
+    async def _guarded(self, call: Call, answering: Coroutine[Any, Any, Answer]) -> Answer:
+        """The answer, or one that says why there is none."""
+        request = call.request
         try:
-            return await self._act(call, decision, entry)
+            return await answering
         except Loop:
             text = "The request has passed this edge before: an origin points back at it."
             return self.respond.refused(call, 508, text, outcome=Outcome("none", "loop"))
@@ -327,6 +339,15 @@ class Pipeline:
                 return await self._fly_traced(call, decision, entry)
             case _:
                 assert_never(decision)
+
+    async def _switch(self, call: Call, upgrades: Upgrades, protocol: Upgradable) -> Answer:
+        """To the origins and back; where one agrees, the connection is a tunnel from then on."""
+        opened = await upgrades.open(call, self._fetcher.forwarded(call), protocol)
+        decision = Bypass(BypassReason.UPGRADE)
+        outcome = Outcome("bypass", decision.reason)
+        if isinstance(opened, Reply):
+            return self.respond.passed(call, decision, opened, opened.body, outcome)
+        return self.respond.switched(call, decision, opened, outcome)
 
     async def _pass(self, call: Call, decision: Bypass) -> Answer:
         """To the source and back; stored only where the answer to a POST may answer a later GET (RFC 9110 section 9.3.3)."""

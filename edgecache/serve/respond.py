@@ -24,7 +24,8 @@ from edgecache.serve.fetching import Call, Selected, content_length
 from edgecache.serve.file_body import FileBody, whole
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.shape import is_plain, shape_parts, shape_stored, shape_stream
-from edgecache.source import Body, Reply, SourceError
+from edgecache.serve.upgrading import OpenTunnel
+from edgecache.source import Body, Reply, SourceError, Trailers
 from edgecache.store import Entry
 from edgecache.upstream.collapse import Seat
 
@@ -91,7 +92,21 @@ class Responder:
         """A response for this client alone; its conditions count where they were kept from the source."""
         response = Response(reply.response.status, reply.response.reason, self._to_client(reply.response))
         status = CacheStatus(fwd=forward_of(decision), detail=reply.detail or None, name=self._settings.edge_id)
-        return self._streamed(call, response, body, self._own_fields(call, status), outcome)
+        return self._streamed(call, response, body, self._own_fields(call, status), outcome, trailers=reply.trailers)
+
+    def switched(self, call: Call, decision: Decision, opened: OpenTunnel, outcome: Outcome) -> Answer:
+        """A 101, and what the connection is for after it."""
+        response = Response(101, opened.head.reason, self._to_client(opened.head))
+        status = CacheStatus(fwd=forward_of(decision), name=self._settings.edge_id)
+        return Answer(
+            response=response,
+            body=b"",
+            extra=self._own_fields(call, status),
+            cache=outcome.cache,
+            reason=outcome.reason,
+            site=call.route.site.name,
+            tunnel=opened,
+        )
 
     def streamed(self, call: Call, decision: Decision, seat: Seat, body: Body, selected: Selected) -> Answer:
         """A response that is being stored."""
@@ -190,7 +205,9 @@ class Responder:
             meter=call.meter,
         )
 
-    def _streamed(self, call: Call, response: Response, body: Body, extra: Fields, outcome: Outcome) -> Answer:
+    def _streamed(
+        self, call: Call, response: Response, body: Body, extra: Fields, outcome: Outcome, *, trailers: Trailers | None = None
+    ) -> Answer:
         shaped, content, length = shape_stream(_asked(call, response), response, body, content_length(response))
         return Answer(
             response=shaped,
@@ -204,6 +221,7 @@ class Responder:
             collapsed=outcome.collapsed,
             template=is_template(response, call.route.rule),
             meter=call.meter,
+            trailers=trailers if shaped.status == response.status else None,
         )
 
     def _own_fields(self, call: Call, status: CacheStatus) -> Fields:

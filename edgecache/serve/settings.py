@@ -39,6 +39,11 @@ class ServeSettings:
     http2_window_bytes: int = 1 << 20
     """Request body bytes read ahead on one HTTP/2 connection, of all its streams."""
 
+    tunnels_per_site: int = 1000
+    """Connections at once that have become WebSockets; for more: 503."""
+    tunnel_idle_timeout: float = 60.0
+    """How long neither side of one may say anything."""
+
     edge_id: str = "edgecache"
     """Our name in Via, Cache-Status, Forwarded and CDN-Loop; a token."""
     max_loops: int = 0

@@ -44,6 +44,8 @@ class Sent:
     """What became of an answer."""
 
     body_bytes: int = 0
+    received_bytes: int = 0
+    """Of a tunnel, from the client."""
     keep_alive: bool = False
     failure: SourceError | None = None
     """The body broke off: the connection must be reset."""
@@ -136,4 +138,5 @@ async def _write_stream(wire: Wire, answer: Answer, body: Body, sent: Sent, *, h
         sent.failure = error
         return
     if chunked:
-        wire.send(b"0\r\n\r\n")
+        trailers = encode_fields(answer.trailers()) if answer.trailers is not None else b""
+        wire.send(b"0\r\n" + trailers + b"\r\n")

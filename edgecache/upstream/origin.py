@@ -28,6 +28,7 @@ from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol, 
 from edgecache.upstream.proxy_header import ProxyHeader, encode, socket_address
 from edgecache.upstream.resolving import Clock, Lookup, Resolver
 from edgecache.upstream.settings import UpstreamSettings
+from edgecache.upstream.trailers import TrailerReader
 from edgecache.upstream.trust import Trust, TrustError
 
 _RETIRE_SECONDS = 0.5
@@ -46,6 +47,7 @@ class _Exact:
     method: str
     on_interim: Interim | None
     deadline: _HeadDeadline
+    trailers: TrailerReader | None
 
 
 _exact: ContextVar[_Exact] = ContextVar("_exact")
@@ -62,6 +64,7 @@ class _ExactRequest(aiohttp.ClientRequest):
         exact.deadline.extend()
         if isinstance(conn.protocol, OriginProtocol):
             conn.protocol.on_interim = exact.on_interim
+            conn.protocol.trailers = exact.trailers
         try:
             return await super().send(conn)
         finally:
@@ -122,12 +125,23 @@ class OriginClient:
         await self._resolver.close()
 
     async def exchange(
-        self, endpoint: Endpoint, request: Request, body: Body | None, waits: Waits, on_interim: Interim | None = None
+        self,
+        endpoint: Endpoint,
+        request: Request,
+        body: Body | None,
+        waits: Waits,
+        *,
+        on_interim: Interim | None = None,
+        trailers: TrailerReader | None = None,
     ) -> aiohttp.ClientResponse:
-        """One attempt at one origin, up to its response head, which is usable. Raises SourceError."""
-        response = await self._exchange(endpoint, request, waits, body=body, on_interim=on_interim)
+        """One attempt at one origin, up to its response head, which is usable. Raises SourceError.
+
+        A 101 is usable where the request asks for an upgrade.
+        """
+        response = await self._exchange(endpoint, request, waits, body=body, on_interim=on_interim, trailers=trailers)
         bad = next((name for name, value in response.headers.items() if _BAD_VALUE.search(value)), None)
-        if bad is not None or _BAD_VALUE.search(response.reason or "") or not 200 <= response.status <= 599:
+        least = 101 if "Upgrade" in request.headers else 200
+        if bad is not None or _BAD_VALUE.search(response.reason or "") or not least <= response.status <= 599:
             response.close()
             raise SourceError(
                 Culprit.ORIGIN, "protocol", f"unusable field {bad}" if bad else f"unusable status {response.status}"
@@ -156,6 +170,7 @@ class OriginClient:
         *,
         body: Body | None = None,
         on_interim: Interim | None = None,
+        trailers: TrailerReader | None = None,
         probing: bool = False,
     ) -> aiohttp.ClientResponse:
         version = endpoint.proxy_protocol
@@ -164,7 +179,7 @@ class OriginClient:
         try:
             async with asyncio.timeout(waits.connect + waits.first_byte) as clock:
                 deadline = _HeadDeadline(clock, waits.first_byte)
-                _exact.set(_Exact(request.target, request.method, on_interim, deadline))
+                _exact.set(_Exact(request.target, request.method, on_interim, deadline, trailers))
                 response = await session.request(
                     request.method,
                     URL(endpoint.url.rstrip("/") + request.target, encoded=True),

@@ -22,6 +22,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from edgecache.policy.message import Response
 from edgecache.source import Interim
+from edgecache.upstream.trailers import TrailerReader
 
 _HEAD_END: Final = b"\r\n\r\n"
 _BODILESS: Final = frozenset({204, 304})
@@ -34,11 +35,13 @@ MAX_INTERIM: Final = 16
 
 
 class OriginProtocol(ResponseHandler):
-    """See the module. `on_interim` is set for each request before it is sent."""
+    """See the module. `on_interim` and `trailers` are set for each request before it is sent."""
 
     def __init__(self, loop: Any) -> None:
         super().__init__(loop)
         self.on_interim: Interim | None = None
+        self.trailers: TrailerReader | None = None
+        """Whoever wants the trailers of the response."""
         self._interim_count = 0
         self._in_head = True
         self._head_tail = b""
@@ -62,6 +65,8 @@ class OriginProtocol(ResponseHandler):
                 part, data = self._cut_head(data)
             elif self._left is None:
                 part, data = data, b""
+                if self.trailers is not None:
+                    self.trailers.feed(part)
             else:
                 part, data = data[: self._left], data[self._left :]
                 self._left -= len(part)
@@ -86,6 +91,8 @@ class OriginProtocol(ResponseHandler):
         elif self._in_head:
             self._in_head = False
             self._left = self._body_bytes(message)
+            if self.trailers is not None and message.chunked and self._left is None and not self._head_tail:
+                self.trailers.begin()
             self._idle_limit = idle_limit(message.headers.get("Keep-Alive", ""))
             super().feed_data(data, size)
             data[1].on_eof(self._start_idling)
@@ -95,6 +102,15 @@ class OriginProtocol(ResponseHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_idling()
         super().connection_lost(exc)
+
+    def detach(self) -> tuple[asyncio.Transport, bytes]:
+        """After a 101: the transport, which somebody else's protocol may have, and what has come since the 101."""
+        self._stop_idling()
+        self._drop_timeout()
+        tail, self._tail = self._tail, b""
+        if self.transport is None:
+            raise ConnectionResetError("the connection is closed")
+        return self.transport, tail
 
     def _start_idling(self) -> None:
         """The response is complete. An origin says how long it keeps an idle connection: end it first, because a request that

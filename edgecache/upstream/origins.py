@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import aiohttp
 
 from edgecache.policy.lookup import ERROR_STATUSES
 from edgecache.policy.message import Request, Response
+from edgecache.policy.trailing import wants_trailers
 from edgecache.source import Body, Culprit, Interim, Reply, SourceError
 from edgecache.upstream.balancing import Condition
 from edgecache.upstream.body import EmptyBody, OriginBody, ReplayableBody
@@ -22,13 +23,14 @@ from edgecache.upstream.member import Lease, Member
 from edgecache.upstream.origin import OriginClient
 from edgecache.upstream.pool import Pool
 from edgecache.upstream.retrying import retriable, retriable_status
+from edgecache.upstream.trailers import TrailerReader
 
 _BODILESS = frozenset({204, 304})
 _HEDGED = frozenset({"GET", "HEAD"})
 
 
 @dataclass(frozen=True, slots=True)
-class _Answered:
+class Answered:
     """A response whose body is still to come, and the place that it takes."""
 
     response: aiohttp.ClientResponse
@@ -49,6 +51,18 @@ class Origins:
 
     async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply:
         """The first origin's answer, or the next one's where nothing was said yet. Raises SourceError."""
+        trailers = TrailerReader() if wants_trailers(request) else None
+        reply = self._reply(request, await self._answer(request, body, on_interim, trailers))
+        return reply if trailers is None else replace(reply, trailers=trailers.fields)
+
+    async def switch(self, request: Request) -> Answered | Reply:
+        """As `fetch`, for a request that asks for an upgrade: a 101 is whole, connection and all. Raises SourceError."""
+        answered = await self._answer(request, None, None, None)
+        return answered if answered.response.status == 101 else self._reply(request, answered)
+
+    async def _answer(
+        self, request: Request, body: Body | None, on_interim: Interim | None, trailers: TrailerReader | None
+    ) -> Answered:
         pool, rule = self._pool, self._pool.rule.retries
         if body is not None and not isinstance(body, ReplayableBody):
             body = ReplayableBody(body, self._client.settings.replay_bytes)
@@ -60,7 +74,7 @@ class Origins:
         while True:
             member = order.popleft()
             try:
-                answered = await self._first(member, order, request, body, on_interim)
+                answered = await self._first(member, order, request, body, on_interim=on_interim, trailers=trailers)
             except SourceError as error:
                 again = error.retry and bool(order)
                 if not again and retriable(rule, request.method, error.reason, retries):
@@ -76,26 +90,33 @@ class Origins:
                 bad = bool(order) and retriable_status(rule, request.method, answered.response.status, retries)
                 # The body is taken back last: until this answer is dropped, its request may still be reading it.
                 if not (bad and pool.budget.take() and (body is None or body.rewind())):
-                    return self._reply(request, answered)
+                    return answered
                 answered.drop()
                 retries += 1
             order[0].retries += 1
 
     async def _first(
-        self, member: Member, order: deque[Member], request: Request, body: Body | None, on_interim: Interim | None
-    ) -> _Answered:
+        self,
+        member: Member,
+        order: deque[Member],
+        request: Request,
+        body: Body | None,
+        *,
+        on_interim: Interim | None,
+        trailers: TrailerReader | None,
+    ) -> Answered:
         """`member`'s answer; or where that takes long and the site hedges, the first of its and the next one's."""
         hedge = self._pool.rule.hedge
-        if hedge is None or body is not None or not order or request.method not in _HEDGED:
-            return await self._ask(member, request, body, on_interim)
-        tasks = [asyncio.ensure_future(self._ask(member, request, None, on_interim))]
-        winner: asyncio.Future[_Answered] | None = None
+        if hedge is None or body is not None or not order or request.method not in _HEDGED or "Upgrade" in request.headers:
+            return await self._ask(member, request, body, on_interim, trailers)
+        tasks = [asyncio.ensure_future(self._ask(member, request, None, on_interim, trailers))]
+        winner: asyncio.Future[Answered] | None = None
         try:
             done, _ = await asyncio.wait(tasks, timeout=hedge.after)
             if not done and self._pool.condition(order[0]) is Condition.HEALTHY and self._pool.budget.take():
                 second = order.popleft()
                 second.hedges += 1
-                tasks.append(asyncio.ensure_future(self._ask(second, request, None, None)))
+                tasks.append(asyncio.ensure_future(self._ask(second, request, None)))
             pending = set(tasks)
             while pending and winner is None:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -104,12 +125,21 @@ class Origins:
         finally:
             await _end(task for task in tasks if task is not winner)
 
-    async def _ask(self, member: Member, request: Request, body: Body | None, on_interim: Interim | None) -> _Answered:
+    async def _ask(
+        self,
+        member: Member,
+        request: Request,
+        body: Body | None,
+        on_interim: Interim | None = None,
+        trailers: TrailerReader | None = None,
+    ) -> Answered:
         """One exchange with one origin, counted and judged. Raises SourceError."""
         lease = await member.lease(self._waits.connect)
         member.sent()
         try:
-            response = await self._client.exchange(member.endpoint, request, body, self._waits, on_interim)
+            response = await self._client.exchange(
+                member.endpoint, request, body, self._waits, on_interim=on_interim, trailers=trailers
+            )
         except BaseException as error:
             lease.release()
             if isinstance(error, SourceError) and error.culprit is Culprit.ORIGIN:
@@ -121,9 +151,9 @@ class Origins:
             self._pool.failed(member, "error-status")
         else:
             self._pool.succeeded(member)
-        return _Answered(response, lease)
+        return Answered(response, lease)
 
-    def _reply(self, request: Request, answered: _Answered) -> Reply:
+    def _reply(self, request: Request, answered: Answered) -> Reply:
         response = answered.response
         head = Response(response.status, response.reason or "", response.headers)
         if request.method == "HEAD" or response.status in _BODILESS:
@@ -133,11 +163,11 @@ class Origins:
         return Reply(head, OriginBody(response, self._waits.between_bytes, answered.lease.release))
 
 
-async def _end(losers: Iterable[asyncio.Future[_Answered]]) -> None:
+async def _end(losers: Iterable[asyncio.Future[Answered]]) -> None:
     """Cancel what is still asked, and drop what has been answered in vain."""
     tasks = tuple(losers)
     for task in tasks:
         task.cancel()
     for found in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(found, _Answered):
+        if isinstance(found, Answered):
             found.drop()

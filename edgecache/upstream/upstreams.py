@@ -53,6 +53,11 @@ class Upstreams:
         self._pools[site.name] = pool, origins
         return origins
 
+    def through(self, client: OriginClient, site: Site) -> Origins:
+        """The site's origins, asked through connections of `client`; all else about them is shared."""
+        self.of(site)
+        return Origins(client, self._pools[site.name][0])
+
     def follow(self, snapshot: SiteSnapshot) -> None:
         """Check what these sites want checked, and forget the sites that are gone."""
         names = {site.name for site in snapshot.sites}

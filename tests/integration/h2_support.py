@@ -212,6 +212,10 @@ class Authority:
         key.write_bytes(issued.private_key_pem.bytes())
         self.files = CertificateFiles((NAME, "*"), chain, key)
 
+    def save(self, path: Path) -> None:
+        """The authority's own certificate, for clients that want it in a file."""
+        path.write_bytes(self._ca.cert_pem.bytes())
+
     def client(self, *protocols: str) -> ssl.SSLContext:
         context = ssl.create_default_context()
         self._ca.configure_trust(context)

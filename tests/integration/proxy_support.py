@@ -16,11 +16,13 @@ from yarl import URL
 
 from edgecache.observe.record import Record, Repeated
 from edgecache.policy.rule import CacheRule
+from edgecache.policy.upgrading import Upgradable
 from edgecache.policy.upstream import DEFAULT_UPSTREAM, UpstreamRule
 from edgecache.serve.fetching import Call
 from edgecache.serve.listener import Listener
 from edgecache.serve.pipeline import Pipeline
 from edgecache.serve.settings import ServeSettings
+from edgecache.serve.upgrading import Upgrades
 from edgecache.sites import GeneratorRoutes, Site, SiteTable
 from edgecache.source import Source
 from edgecache.store import MemoryStore, Store, TieredStore
@@ -28,6 +30,7 @@ from edgecache.store.disk import DiskSettings, DiskTier
 from edgecache.upstream.origin import OriginClient
 from edgecache.upstream.resolving import Lookup
 from edgecache.upstream.settings import UpstreamSettings
+from edgecache.upstream.tunnel import TunnelClient
 from edgecache.upstream.upstreams import Upstreams
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -175,9 +178,18 @@ async def edge_for(
     upstream_rule: UpstreamRule = DEFAULT_UPSTREAM,
     disk: DiskSettings | None = None,
     lookup: Lookup | None = None,
+    upgrade: tuple[Upgradable, ...] = (),
 ) -> AsyncIterator[Edge]:
     """An edge for one site with these origins."""
-    site = Site(name="site", hosts=hosts, origins=origins, upstream=upstream_rule, rule=rule or CacheRule(), generators=routes)
+    site = Site(
+        name="site",
+        hosts=hosts,
+        origins=origins,
+        upstream=upstream_rule,
+        rule=rule or CacheRule(),
+        generators=routes,
+        upgrade=upgrade,
+    )
     upstream = upstream or UpstreamSettings()
     clock = Clock()
     memory = MemoryStore(capacity_bytes, purge_at_once=purge_at_once)
@@ -190,6 +202,8 @@ async def edge_for(
     upstreams = Upstreams(client, clock=ticks, pause=ticks.pause)
     table = SiteTable(followers=[upstreams.follow])
     table.replace([site])
+    settings = settings or ServeSettings()
+    upgrades = Upgrades(TunnelClient(upstream, 100, upstreams), settings)
 
     def generator_of(call: Call) -> Source:
         assert call.route.generator is not None and generators is not None
@@ -201,8 +215,9 @@ async def edge_for(
         origins=upstreams.of,
         generators=generator_of,
         clock=clock,
-        settings=settings or ServeSettings(),
+        settings=settings,
         upstream=upstream,
+        upgrades=upgrades,
     )
     listener = Listener(pipeline)
     address = await listener.start("127.0.0.1", 0)
@@ -220,6 +235,7 @@ async def edge_for(
         if tier is not None:
             await tier.close()
         await client.close()
+        await upgrades.close()
 
 
 class Origin:

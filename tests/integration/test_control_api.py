@@ -20,6 +20,7 @@ from edgecache.control.sqlite_state import DATABASE
 from edgecache.control.state import StateError
 from edgecache.policy.coding import Coding
 from edgecache.policy.purging import Purge
+from edgecache.policy.upgrading import Upgradable
 from edgecache.policy.upstream import Balance, HealthRule
 from edgecache.sites import Site, SiteTable
 from sandbox.limits import DEFAULT_LIMITS, MIB
@@ -596,3 +597,15 @@ async def test_who_may_use_the_method_purge_is_the_operators_to_say(tmp_path: Pa
         assert site is not None and site.access.purge == ("127.0.0.1", "2001:db8::/32")
         bad = await api.call("PATCH", "/v1/sites/shop", {"access": {"purge": ["everybody"]}})
         assert (bad.status, bad.json["where"]) == (400, "$.access.purge[0]")
+
+
+async def test_what_connections_may_become_is_the_operators_to_say(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        created = await api.site()
+        assert created.json["upgrade"] == []
+        changed = await api.call("PATCH", "/v1/sites/shop", {"upgrade": ["websocket"]})
+        assert changed.json["upgrade"] == ["websocket"]
+        site = api.table.snapshot.site_of("shop.test")
+        assert site is not None and site.upgrade == (Upgradable.WEBSOCKET,)
+        assert (await api.call("PATCH", "/v1/sites/shop", {"upgrade": ["h2c"]})).status == 400
+        assert (await api.call("PATCH", "/v1/sites/shop", {"upgrade": []})).json["upgrade"] == []

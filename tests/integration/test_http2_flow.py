@@ -32,6 +32,7 @@ from tests.integration.h2_support import NAME, Client, Secure, secure_edge
 from tests.integration.proxy_support import origin_of, until
 
 BIG = bytes(range(256)) * 4096
+PAGE = bytes(1000)
 CALM = int(ErrorCodes.ENHANCE_YOUR_CALM)
 
 
@@ -50,7 +51,7 @@ async def big_edge(directory: Path, settings: ServeSettings | None = None) -> As
             async for chunk in request.content.iter_any():
                 size += len(chunk)
             return web.Response(text=str(size))
-        body = BIG if request.path == "/big" else b"small"
+        body = {"/big": BIG, "/page": PAGE}.get(request.path, b"small")
         cache = "no-store" if request.path.startswith("/miss") else "max-age=600"
         return web.Response(body=body, headers={"Cache-Control": cache})
 
@@ -84,6 +85,44 @@ async def test_a_shut_window_holds_its_stream_and_no_other(tmp_path: Path) -> No
         client.flush()
         await client.finish(held)
         assert bytes(held.body) == BIG
+
+
+async def test_hits_of_repeated_requests_keep_to_the_windows(tmp_path: Path) -> None:
+    """They are answered past the library, which must hold their streams for closed, and their bytes for sent."""
+    async with big_edge(tmp_path) as serving:
+        client = await serving.connect()
+        await client.fetch("/page")
+        client.acknowledge = False
+        room = client.h2.inbound_flow_control_window
+        page = len((await client.fetch("/page")).body)
+        exchanges = [client.begin(client.head(path="/page")) for _ in range(90)]
+        for exchange in exchanges[: (room - page) // page]:
+            assert bytes((await client.finish(exchange)).body) == PAGE
+        held = exchanges[-1]
+        await asyncio.sleep(0.1)
+        assert not held.ended and held.status == 200
+        # Late frames for streams that are over.
+        for exchange in exchanges[:5]:
+            client.raw(WindowUpdateFrame(exchange.stream_id, window_increment=10).serialize())
+            client.raw(RstStreamFrame(exchange.stream_id, error_code=8).serialize())
+        client.h2.increment_flow_control_window(1 << 24)
+        client.acknowledge = True
+        client.flush()
+        for exchange in exchanges:
+            assert bytes((await client.finish(exchange)).body) == PAGE
+        again = await client.fetch("/page")
+        assert again.ended and "hit" in again.got.cache
+        assert [record.cache for record in serving.edge.records] == ["miss"] + ["hit"] * 92
+
+
+async def test_data_on_the_stream_of_a_hit_is_an_error_of_that_stream(tmp_path: Path) -> None:
+    async with big_edge(tmp_path) as serving:
+        client = await serving.connect()
+        for _ in range(3):
+            last = await client.fetch("/small")
+        client.raw(DataFrame(last.stream_id, data=b"late").serialize())
+        assert (await client.fetch("/small")).ended
+        assert client.goaway is None
 
 
 async def test_a_raised_initial_window_opens_streams_that_were_shut(tmp_path: Path) -> None:

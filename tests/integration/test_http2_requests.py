@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -288,6 +289,37 @@ async def test_clients_without_h2_still_speak_http_1_1(tmp_path: Path) -> None:
     async with echoing(tmp_path) as (serving, _, _seen):
         said = await serving.http1(f"GET / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n".encode())
         assert said.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def curl(serving: Secure, directory: Path, *arguments: str) -> bytes:
+    if shutil.which("curl") is None:
+        pytest.skip("there is no curl")
+    trusted = directory / "authority.pem"
+    serving.authority.save(trusted)
+    options = ("-sS", "--http2", "--max-time", "20", "--cacert", str(trusted))
+    to = ("--connect-to", f"::{serving.address[0]}:{serving.address[1]}")
+    process = await asyncio.create_subprocess_exec(
+        *("curl", *options, *to, *arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    said, errors = await process.communicate()
+    if process.returncode == 2:
+        pytest.skip("this curl has no HTTP/2")
+    assert process.returncode == 0, errors.decode()
+    return said
+
+
+async def test_curl(tmp_path: Path) -> None:
+    body = bytes(range(256)) * 8192
+    async with echoing(tmp_path) as (serving, _client, _seen):
+        (tmp_path / "body").write_bytes(body)
+        asking = ("--data-binary", f"@{tmp_path / 'body'}", "-H", "Expect:", f"https://{NAME}/")
+        assert await curl(serving, tmp_path, *asking) == body
+        format_ = "%{http_version} %{http_code}\n"
+        said = await curl(
+            serving, tmp_path, "-Z", "--parallel-max", "50", "-o", "/dev/null", "-w", format_, f"https://{NAME}/[1-60]"
+        )
+        assert said.decode().split("\n")[:-1] == ["2 200"] * 60
+        assert (await curl(serving, tmp_path, "-I", f"https://{NAME}/")).startswith(b"HTTP/2 200")
 
 
 NAMES = st.sampled_from(["accept", "x-a", "x-b", "cookie", "user-agent", "accept-language"])

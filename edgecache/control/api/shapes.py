@@ -33,6 +33,7 @@ def site(value: Site, generators: Iterable[Generator]) -> dict[str, object]:
             "client_rate": value.access.client_rate,
             "client_burst": value.access.client_burst,
         },
+        "upgrade": list(value.upgrade),
         "ceiling": words.show_limits(value.ceiling),
         "max_generators": value.max_generators,
         "from_config": value.from_config,

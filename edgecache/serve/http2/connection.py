@@ -37,7 +37,16 @@ from edgecache.serve.fast_lane import MAX_BODY_BYTES
 from edgecache.serve.guard import Head, Violation
 from edgecache.serve.http2.fields import FieldReader, Malformed, stored_fields, trailer_fields
 from edgecache.serve.http2.floods import FloodGuard
-from edgecache.serve.http2.frames import MAX_FRAME_BYTES, ConnectionFault, FrameCutter, Kind
+from edgecache.serve.http2.frames import (
+    END_HEADERS,
+    END_STREAM,
+    MAX_FRAME_BYTES,
+    ConnectionFault,
+    FrameCutter,
+    Kind,
+    request_block,
+    write_frame,
+)
 from edgecache.serve.http2.hpack import FieldDecoder, FieldEncoder, Fields, plain
 from edgecache.serve.http2.stream import Stream
 from edgecache.serve.pipeline import Pipeline
@@ -48,6 +57,8 @@ _log: Final = logging.getLogger(__name__)
 _CLOSED_STREAMS: Final = 1000
 """How many closed streams the library remembers, for frames that were on their way."""
 _FIRST_WINDOW: Final = 65_535
+_MAX_HEAD_BYTES: Final = 8 << 10
+"""Of a stored response that is written at once: its fields fit into one frame, whatever they are encoded to."""
 
 
 class Members(Protocol):
@@ -100,6 +111,9 @@ class Http2Connection(asyncio.Protocol):
         self._cutter = FrameCutter(2 * settings.max_head_bytes)
         self._floods = FloodGuard(now)
         self._states = _new_states(settings.max_head_bytes)
+        self._decoder = cast(FieldDecoder, self._states.decoder)
+        self._unsent: list[bytes] = []
+        """Answers that the library knows nothing of; it has said what it had to say before them."""
         self._streams: dict[int, Stream] = {}
         self._head_since: float | None = now
         self._idle_since = now
@@ -178,14 +192,32 @@ class Http2Connection(asyncio.Protocol):
 
     def _read(self, data: bytes, now: float) -> None:
         """Raises ConnectionFault, ProtocolError."""
-        passed, frames = self._cutter.cut(data)
-        if not self._floods.frames(frames, now):
+        frames = self._cutter.cut(data)
+        if not self._floods.frames([frame for frame, _ in frames], now):
             raise ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
-        for event in self._states.receive_data(passed):
-            self._on_event(event)
-        if any(frame.kind == Kind.GOAWAY for frame in frames):
-            # RFC 9113 section 6.8: what the client has begun, it still wants.
-            self._draining = True
+        passed: list[bytes] = []
+        for frame, raw in frames:
+            block = request_block(frame, raw)
+            if block is not None and (fields := self._decoder.known(block)) is not None:
+                # What came before may be about windows.
+                self._pass(passed)
+                if self._answer_known(frame.stream_id, fields):
+                    continue
+            if frame.kind == Kind.GOAWAY:
+                self._pass(passed)
+                # RFC 9113 section 6.8: what the client has begun, it still wants.
+                self._draining = True
+            else:
+                passed.append(raw)
+        self._pass(passed)
+
+    def _pass(self, frames: list[bytes]) -> None:
+        """Let the library read whole frames, and act on what they mean. Raises ConnectionFault, ProtocolError."""
+        if frames:
+            data = b"".join(frames)
+            frames.clear()
+            for event in self._states.receive_data(data):
+                self._on_event(event)
 
     def _on_event(self, event: Event) -> None:
         match event:
@@ -274,33 +306,71 @@ class Http2Connection(asyncio.Protocol):
         stream.task = self._loop.create_task(stream.serve(self._pipeline, self._client))
         stream.task.add_done_callback(partial(self._finished, stream))
 
+    def _answer_known(self, stream_id: int, fields: Fields) -> bool:
+        """A hit, of fields that were seen before, without the library: it takes the stream for one that is closed.
+
+        False: it is to read the request.
+        """
+        states = self._states
+        if stream_id <= states.highest_inbound_stream_id or not stream_id & 1 or self._draining:
+            return False
+        try:
+            head = self._heads.read(fields, ended=True)
+        except (Malformed, Violation):
+            return False
+        window = min(states.outbound_flow_control_window, states.remote_settings.initial_window_size)
+        found = self._hit(head, window)
+        if found is None:
+            return False
+        answer, body = found
+        block = states.encoder.encode(answer)
+        step = states.max_outbound_frame_size
+        states.highest_inbound_stream_id = stream_id
+        states.outbound_flow_control_window -= len(body)
+        said = states.data_to_send()
+        if said:
+            self._unsent.append(said)
+        self._unsent.append(write_frame(Kind.HEADERS, END_HEADERS | (0 if body else END_STREAM), stream_id, block))
+        for start in range(0, len(body), step):
+            last = start + step >= len(body)
+            self._unsent.append(write_frame(Kind.DATA, END_STREAM if last else 0, stream_id, body[start : start + step]))
+        return True
+
     def _answer_at_once(self, stream_id: int, head: Head) -> bool:
         """A fresh stored response, written without a task. False: the request takes the usual way."""
+        states = self._states
+        found = self._hit(head, states.local_flow_control_window(stream_id))
+        if found is None:
+            return False
+        fields, body = found
+        states.send_headers(stream_id, fields, end_stream=not body)
+        step = states.max_outbound_frame_size
+        for start in range(0, len(body), step):
+            states.send_data(stream_id, body[start : start + step], end_stream=start + step >= len(body))
+        return True
+
+    def _hit(self, head: Head, window: int) -> tuple[Fields, bytes] | None:
+        """The answer of the store that can be written at once, already reported."""
         request = head.request
         if self._paused or self._queueing or not is_plain(request):
-            return False
+            return None
         hit = self._pipeline.hit(request)
         if hit is None or not isinstance(hit.entry.body, bytes):
-            return False
+            return None
         entry = hit.entry
         body = hit.entry.body if request.method == "GET" else b""
-        states = self._states
-        if len(body) > min(MAX_BODY_BYTES, states.local_flow_control_window(stream_id)):
-            return False
+        if len(body) > min(MAX_BODY_BYTES, window) or len(entry.head) > _MAX_HEAD_BYTES:
+            return None
         request_id = next_request_id()
         extra = b"%b%b%b" % (
             plain(b"age", b"%d" % hit.age),
             plain(b"cache-status", b"%b; ttl=%d" % (self._pipeline.respond.hit_member, hit.lifetime_left)),
             plain(b"x-request-id", request_id.encode()),
         )
-        states.send_headers(stream_id, stored_fields(entry.timed.response.status, entry.head, extra), end_stream=not body)
-        step = states.max_outbound_frame_size
-        for start in range(0, len(body), step):
-            states.send_data(stream_id, body[start : start + step], end_stream=start + step >= len(body))
         self._floods.sent(len(body))
         self._idle_since = self._loop.time()
         report_hit(self._pipeline, hit, request, request_id=request_id, client=self._client, protocol=HTTP_2)
-        return True
+        return stored_fields(entry.timed.response.status, entry.head, extra), body
 
     def _finished(self, stream: Stream, task: asyncio.Task[None]) -> None:
         self._streams.pop(stream.stream_id, None)
@@ -375,6 +445,9 @@ class Http2Connection(asyncio.Protocol):
     def flush(self) -> None:
         """Give the transport what has been said."""
         data = self._states.data_to_send()
+        if self._unsent:
+            data = b"".join((*self._unsent, data))
+            self._unsent.clear()
         if data and self._transport is not None and not self._transport.is_closing():
             self._written += len(data)
             self._transport.write(data)

@@ -15,7 +15,7 @@ from h2.errors import ErrorCodes
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 MAX_FRAME_BYTES: Final = 16384
 """SETTINGS_MAX_FRAME_SIZE's least value, and ours."""
-_HEAD_BYTES: Final = 9
+HEAD_BYTES: Final = 9
 _MAX_CONTINUATIONS: Final = 16
 
 
@@ -37,6 +37,8 @@ class Kind(enum.IntEnum):
 ACK: Final = 0x1
 END_STREAM: Final = 0x1
 END_HEADERS: Final = 0x4
+PRIORITY: Final = 0x20
+PRIORITY_BYTES: Final = 5
 
 
 class ConnectionFault(Exception):
@@ -67,6 +69,7 @@ class FrameCutter:
         self._max_block = max_block_bytes
         self._held = b""
         self._preface_left = PREFACE
+        self._before = b""
         self._settled = False
         self._block_stream = 0
         self._block_bytes = 0
@@ -79,38 +82,40 @@ class FrameCutter:
             return True
         return len(self._held) > 3 and self._held[3] == Kind.HEADERS
 
-    def cut(self, data: bytes) -> tuple[bytes, list[Frame]]:
-        """The bytes for the library to read, whole frames all, and the heads of the frames that came. Raises ConnectionFault."""
-        passed: list[bytes] = []
+    def cut(self, data: bytes) -> list[tuple[Frame, bytes]]:
+        """The whole frames that came, each with all of its bytes; those of the preface stand before the first frame's.
+
+        Raises ConnectionFault.
+        """
+        before = b""
         if self._preface_left:
-            data = self._read_preface(data, passed)
+            before, data = self._read_preface(data)
         if self._held:
             data, self._held = self._held + data, b""
-        frames: list[Frame] = []
-        start = position = 0
-        while len(data) - position >= _HEAD_BYTES:
+        frames: list[tuple[Frame, bytes]] = []
+        position = 0
+        while len(data) - position >= HEAD_BYTES:
             frame = _head(data, position)
             self._check(frame)
-            end = position + _HEAD_BYTES + frame.length
+            end = position + HEAD_BYTES + frame.length
             if end > len(data):
                 break
             self._follow(frame)
-            frames.append(frame)
-            if frame.kind == Kind.GOAWAY:
-                passed.append(data[start:position])
-                start = end
+            frames.append((frame, data[position:end]))
             position = end
-        passed.append(data[start:position])
         self._held = data[position:]
-        return b"".join(passed), frames
+        self._before += before
+        if frames and self._before:
+            frames[0] = (frames[0][0], self._before + frames[0][1])
+            self._before = b""
+        return frames
 
-    def _read_preface(self, data: bytes, passed: list[bytes]) -> bytes:
+    def _read_preface(self, data: bytes) -> tuple[bytes, bytes]:
         part = data[: len(self._preface_left)]
         if not self._preface_left.startswith(part):
             raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, "the connection preface is not HTTP/2's")
         self._preface_left = self._preface_left[len(part) :]
-        passed.append(part)
-        return data[len(part) :]
+        return part, data[len(part) :]
 
     def _check(self, frame: Frame) -> None:
         """What can be said of a frame before it is whole."""
@@ -138,6 +143,22 @@ class FrameCutter:
         self._block_stream = 0 if frame.flags & END_HEADERS else frame.stream_id
         if self._block_bytes > self._max_block or self._continuations > _MAX_CONTINUATIONS:
             raise ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, f"a field block may have {self._max_block} bytes")
+
+
+def request_block(frame: Frame, raw: bytes) -> bytes | None:
+    """The field block of a HEADERS frame that is a whole request; None: it is none, or unusual."""
+    if frame.kind != Kind.HEADERS or frame.flags & ~PRIORITY != END_STREAM | END_HEADERS:
+        return None
+    if not frame.flags & PRIORITY:
+        return raw[HEAD_BYTES:]
+    # Priorities are deprecated (RFC 9113 section 5.3.2), but a stream may not depend on itself.
+    depends_on = int.from_bytes(raw[HEAD_BYTES : HEAD_BYTES + 4], "big") & 0x7FFFFFFF
+    return None if frame.length < PRIORITY_BYTES or depends_on == frame.stream_id else raw[HEAD_BYTES + PRIORITY_BYTES :]
+
+
+def write_frame(kind: Kind, flags: int, stream_id: int, payload: bytes) -> bytes:
+    """A frame's bytes."""
+    return b"%b%c%c%b%b" % (len(payload).to_bytes(3, "big"), kind, flags, stream_id.to_bytes(4, "big"), payload)
 
 
 def _head(data: bytes, at: int) -> Frame:

@@ -54,6 +54,10 @@ class FieldDecoder(Decoder):
             self._known[bytes(data)] = fields
         return fields  # type: ignore[return-value]
 
+    def known(self, data: bytes) -> Fields | None:
+        """The fields of a block that was read before, changed nothing, and would change nothing now."""
+        return self._known.get(data)
+
     def _newest(self) -> object:
         entries = self.header_table.dynamic_entries
         return entries[0] if entries else None

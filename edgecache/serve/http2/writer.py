@@ -43,7 +43,11 @@ async def write_answer(wire: StreamWire, answer: Answer, *, method: str) -> Sent
             except SourceError as error:
                 sent.failure = error
             else:
-                await wire.send_body(b"", end=True)
+                trailers = encoded(answer.trailers()) if answer.trailers is not None else []
+                if trailers:
+                    wire.send_head(trailers, end=True)
+                else:
+                    await wire.send_body(b"", end=True)
     finally:
         await answer.close()
     return sent

@@ -53,6 +53,7 @@ def test_a_line_holds_what_happened() -> None:
         "protocol": "http/1.1",
         "status": 200,
         "bytes": 512,
+        "received": 0,
         "duration": 0.012346,
         "cache": "hit",
         "reason": "",

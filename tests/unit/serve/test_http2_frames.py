@@ -31,16 +31,16 @@ frames = st.one_of(
 @given(st.lists(frames, max_size=12), st.lists(st.integers(0, 4000), max_size=12))
 def test_cutting_does_not_depend_on_how_bytes_arrive(said: list[bytes], cuts: list[int]) -> None:
     data = START + b"".join(said)
-    whole, heads = FrameCutter(1000).cut(data)
-    assert whole == START + b"".join(part for part in said if part[3] != Kind.GOAWAY)
+    whole = FrameCutter(1000).cut(data)
+    assert b"".join(raw for _, raw in whole) == data
+    assert whole[0][1] == START
+    assert all(len(raw) == 9 + frame.length for frame, raw in whole[1:])
     cutter = FrameCutter(1000)
-    passed, found = b"", list[Frame]()
+    found = list[tuple[Frame, bytes]]()
     points = sorted({0, *(cut for cut in cuts if cut < len(data)), len(data)})
     for start, end in pairwise(points):
-        part, more = cutter.cut(data[start:end])
-        passed += part
-        found += more
-    assert (passed, found) == (whole, heads)
+        found += cutter.cut(data[start:end])
+    assert found == whole
     assert not cutter.in_head
 
 
@@ -70,11 +70,10 @@ def test_what_ends_the_connection_before_it_is_parsed(data: bytes, code: ErrorCo
 def test_any_bytes_are_frames_or_a_fault(data: bytes) -> None:
     cutter = FrameCutter(1000)
     try:
-        passed, found = cutter.cut(START + data)
+        found = cutter.cut(START + data)
     except ConnectionFault:
         return
-    assert len(passed) <= len(START + data)
-    assert len(found) <= 1 + len(data) // 9
+    assert (START + data).startswith(b"".join(raw for _, raw in found))
 
 
 def test_a_head_that_has_begun_is_told() -> None:
