@@ -16,7 +16,7 @@ from edgecache.policy.fields import freeze, without
 from edgecache.policy.forwarding import to_client, to_source
 from edgecache.policy.lookup import ERROR_STATUSES, Validate
 from edgecache.policy.message import Headers, Request, Response, Timed
-from edgecache.policy.partial import complete_head, head_of
+from edgecache.policy.partial import complete_head, head_of, held
 from edgecache.policy.ranges import Parts, select
 from edgecache.policy.storing import NoStore, NoStoreReason, Store, admit, strip, tags
 from edgecache.policy.validation import head_update, selects, update
@@ -175,8 +175,9 @@ class Fetcher:
                 await reply.body.close()
                 if selects(entry.timed, timed):
                     return self._freshened(call, entry, timed, since)
-                # RFC 9111 section 4.3.4: a 304 about something else updates nothing; ask for the whole.
-                return await self.produce(call, self.forwarded(call, whole=True), None, None, key)
+                # RFC 9111 section 4.3.4: a 304 about something else updates nothing; ask again.
+                whole = entry.timed.response.status != 206
+                return await self.produce(call, self.forwarded(call, whole=whole), None, None, key)
             if decision.stale_if_error and status in ERROR_STATUSES:
                 await reply.body.close()
                 raise SourceError(Culprit.ORIGIN, "error-status", f"status {status}", status=status)
@@ -292,12 +293,16 @@ class Fetcher:
     def _freshened(self, call: Call, entry: Entry, not_modified: Timed, since: int) -> Settled:
         """The stored response with what a 304 says (RFC 9111 section 4.3.4)."""
         merged = update(entry.timed, not_modified)
-        admitted = admit(_as_get(call.request), merged, call.route.rule)
+        parts = held(merged.response, entry.body)
+        judged = merged if parts is None else replace(merged, response=complete_head(merged.response, len(entry.body)))
+        admitted = admit(_as_get(call.request), judged, call.route.rule)
         if isinstance(admitted, NoStore):
             self._store.discard(entry)
             return Settled(entry, joinable=False)
         vary = self._merged_vary(entry.uri, admitted.vary)
         fresh = self._entry(call, merged, admitted, entry.body, vary)
+        if parts is not None:
+            fresh = self.parts.apart(fresh)
         if self.purges.allow(fresh, since):
             self._store.replace(entry, fresh)
         return Settled(fresh, joinable=_reusable(admitted, merged.response_time))

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, assert_never
 
@@ -30,7 +31,7 @@ from edgecache.policy.lookup import (
     conditions,
     decide,
 )
-from edgecache.policy.message import Request, Response
+from edgecache.policy.message import Headers, Request, Response
 from edgecache.policy.partial import answerable
 from edgecache.policy.purging import Purge
 from edgecache.policy.variance import variant_key
@@ -230,6 +231,8 @@ class Pipeline:
             found = decide(request, parts.timed, rule, now, known=parts.terms, marked_stale=parts.marked_stale)
             if isinstance(found, Fresh):
                 return found, parts
+            if isinstance(found, Validate | StaleWhileRevalidate) and (asks := conditions(parts.timed.response)):
+                return _of_this_range(found, asks, request), parts
         if isinstance(decision, Miss) and decision.collapse:
             decision = Miss(MissReason.STALE if covered else MissReason.PARTIAL, collapse="Range" not in request.headers)
         return decision, None
@@ -291,10 +294,12 @@ class Pipeline:
     ) -> Answer:
         """Through a flight: shared where the response may be, alone where it may not."""
         key = self._key(call, vary)
-        collapse = not alone and self._collapses(call, decision, key)
+        # Parts are validated for one range: others may not wait for what comes of it.
+        of_parts = entry is not None and entry.timed.response.status == 206
+        collapse = not alone and not of_parts and self._collapses(call, decision, key)
         conditional = decision.headers if isinstance(decision, Validate) else None
         sent = self._fetcher.forwarded(call, whole=collapse, conditional=conditional)
-        learn = key if collapse or (conditional is not None and call.request.method == "GET") else None
+        learn = key if collapse or (not of_parts and conditional is not None and call.request.method == "GET") else None
         seat = self.flights.board(
             key if collapse else object(),
             partial(self._fetcher.produce, call, sent, entry, decision if isinstance(decision, Validate) else None, learn),
@@ -396,6 +401,14 @@ class Pipeline:
             _log.warning("revalidation of %s failed: %s", call.request.uri, error)
         finally:
             await answer.close()
+
+
+def _of_this_range(found: Validate | StaleWhileRevalidate, asks: Headers, request: Request) -> Validate:
+    """Stored parts are validated with the client's Range: if they are not current any more, no more than that is to come."""
+    if isinstance(found, StaleWhileRevalidate):
+        found = Validate(asks, stale_if_error=True, stale_if_unreachable=True, must=False)
+    ranged = ((name, value) for name, value in request.headers.items() if name.lower() in ("range", "if-range"))
+    return replace(found, headers=freeze((*asks.items(), *ranged)))
 
 
 def _as_plain_get(request: Request) -> Request:
