@@ -136,6 +136,18 @@ def same_representation(stored: Headers, new: Headers) -> bool:
     return modified is not None and modified == _strong_date(new)
 
 
+def resumable(response: Response) -> int | None:
+    """The length of a representation whose beginning, if no more comes, is worth keeping (RFC 9111 section 3.3).
+
+    Its source must serve ranges, and a strong validator say which representation it is; None otherwise.
+    """
+    headers = response.headers
+    if response.status != 200 or headers.get("Accept-Ranges", "").strip(OWS).lower() != "bytes":
+        return None
+    length = delta_seconds(headers.get("Content-Length", "").strip(OWS))
+    return length if length is not None and same_representation(headers, headers) else None
+
+
 def join(older: Held, newer: Held, limit_bytes: int = MAX_JOINED_BYTES) -> Held | None:
     """Both, of one representation; None if they contradict each other, or are too many or too large to be joined."""
     if older.length != newer.length or len(older.content) + len(newer.content) > min(limit_bytes, MAX_JOINED_BYTES):

@@ -16,7 +16,7 @@ from edgecache.policy.fields import freeze, without
 from edgecache.policy.forwarding import to_client, to_source
 from edgecache.policy.lookup import ERROR_STATUSES, Validate
 from edgecache.policy.message import Headers, Request, Response, Timed
-from edgecache.policy.partial import complete_head, head_of, held
+from edgecache.policy.partial import MAX_JOINED_BYTES, Held, complete_head, head_of, held, resumable
 from edgecache.policy.ranges import Parts, select
 from edgecache.policy.storing import NoStore, NoStoreReason, Store, admit, strip, tags
 from edgecache.policy.validation import head_update, selects, update
@@ -40,6 +40,8 @@ _AGE = frozenset({"age"})
 _REQUEST_ID = frozenset({"x-request-id"})
 _ACCEPT_ENCODING = frozenset({"accept-encoding"})
 _MAX_MERGED_VARY = 16
+MIN_RESUMED_BYTES = 64 << 10
+"""Of what broke off, less is not worth going on with."""
 _OF_ONE_REQUEST = frozenset({NoStoreReason.METHOD, NoStoreReason.AUTHORIZATION, NoStoreReason.REQUEST_NO_STORE})
 """Refusals that say nothing about the next request for the same key."""
 
@@ -240,6 +242,12 @@ class Fetcher:
             if key is not None:
                 self._predictor.remember(key, self._clock())
 
+        def interrupted(beginning: bytes) -> None:
+            if length is not None and MIN_RESUMED_BYTES <= len(beginning) < length:
+                parts = Held(((0, len(beginning) - 1),), length, beginning)
+                self._keep_part(call, replace(stored, response=head_of(stored.response, parts)), beginning, vary, since)
+
+        length = resumable(stored.response)
         return Shareable(
             reply.response,
             reply.body,
@@ -249,6 +257,8 @@ class Fetcher:
             content_length(reply.response),
             joinable=reply.response.status != 206 and _reusable(admitted, timed.response_time),
             spoiled=spoiled,
+            interrupted=None if length is None else interrupted,
+            resumable_bytes=MAX_JOINED_BYTES,
         )
 
     def _keep_part(self, call: Call, brought: Timed, body: bytes, vary: tuple[str, ...], since: int) -> None:

@@ -207,7 +207,7 @@ class Pipeline:
         marked = entry is not None and entry.marked_stale
         renewing = entry is not None and entry.renewing
         decision = decide(request, stored, route.rule, now, known=known, marked_stale=marked, renewing=renewing)
-        if entry is None and request.method == "GET":
+        if entry is None and request.method == "GET" and not route.rule.esi:
             decision, entry = self._from_parts(call, decision, now)
         try:
             return await self._act(call, decision, entry)

@@ -33,6 +33,9 @@ class Shareable:
     """False: stored, but for one seat only (it may not answer others without validation)."""
     spoiled: Callable[[], None] = lambda: None
     """Called when the body outgrew the limit."""
+    interrupted: Callable[[bytes], None] | None = None
+    """Called with what had arrived of a body that broke off or was given up, if that is at most `resumable_bytes`."""
+    resumable_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +214,8 @@ class Flights:
                 landing.commit(content)
             shared.finish()
         except BaseException as error:
+            if landing.interrupted is not None and (beginning := shared.beginning(landing.resumable_bytes)) is not None:
+                landing.interrupted(beginning)
             shared.fail(error)
             if not isinstance(error, SourceError):
                 raise
