@@ -303,7 +303,7 @@ class Fetcher:
     def _freshened(self, call: Call, entry: Entry, not_modified: Timed, since: int) -> Settled:
         """The stored response with what a 304 says (RFC 9111 section 4.3.4)."""
         merged = update(entry.timed, not_modified)
-        parts = held(merged.response, entry.body)
+        parts = held(merged.response, entry.body) if isinstance(entry.body, bytes) else None
         judged = merged if parts is None else replace(merged, response=complete_head(merged.response, len(entry.body)))
         admitted = admit(_as_get(call.request), judged, call.route.rule)
         if isinstance(admitted, NoStore):
