@@ -17,14 +17,12 @@ from edgecache.policy.forwarding import to_client, to_source
 from edgecache.policy.lookup import ERROR_STATUSES, Validate
 from edgecache.policy.message import Headers, Request, Response, Timed
 from edgecache.policy.partial import MAX_JOINED_BYTES, Held, complete_head, head_of, held, resumable
-from edgecache.policy.ranges import Parts, select
 from edgecache.policy.storing import NoStore, NoStoreReason, Store, admit, strip, tags
 from edgecache.policy.validation import head_update, selects, update
 from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Meter
-from edgecache.serve.completing import CompletedBody
 from edgecache.serve.compressing import CodedBody
-from edgecache.serve.parts import Gap, PartStore
+from edgecache.serve.parts import PartStore, wants_less
 from edgecache.serve.purges import RecentPurges
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.wire import encode_head
@@ -164,7 +162,7 @@ class Fetcher:
         reply = await self.ask(call, sent, entry)
         timed = Timed(reply.response, asked, self._clock())
         if gap is not None and reply.response.status in (206, 416):
-            completed = self._completed(gap, reply, timed)
+            completed = gap.completed(reply, timed)
             if completed is None:
                 # Of another representation, or not what was asked for: the parts are worth nothing, and the whole is wanted.
                 self._store.discard(gap.entry)
@@ -183,23 +181,18 @@ class Fetcher:
             if decision.stale_if_error and status in ERROR_STATUSES:
                 await reply.body.close()
                 raise SourceError(Culprit.ORIGIN, "error-status", f"status {status}", status=status)
-        if key is not None and _wants_less(call, reply.response, self._settings.max_ranges):
+        ranged = "Range" in sent.headers
+        if key is not None and not ranged and self._wants_less(call, reply.response):
             # Too large to be stored whole: what this client wants of it may not be.
             self._predictor.remember(key, self._clock())
             await reply.body.close()
             return await self.produce(call, self.forwarded(call), None, None, None)
         reply = coded(call, reply)
-        return self._judged(call, reply, replace(timed, response=reply.response), entry=entry, key=key, since=since)
+        timed = replace(timed, response=reply.response)
+        return self._judged(call, reply, timed, entry=entry, key=key, since=since, ranged=ranged)
 
-    def _completed(self, gap: Gap, reply: Reply, timed: Timed) -> tuple[Reply, Timed] | None:
-        """The whole that stored parts and this 206 make; None if they make none (RFC 9110 section 15.3.7.3)."""
-        parts = gap.filled_by(reply.response)
-        if parts is None:
-            return None
-        merged = update(gap.entry.timed, timed).response
-        response = complete_head(merged, parts.length)
-        whole = Reply(response, CompletedBody(parts, gap.missing, reply.body), reply.detail)
-        return whole, replace(timed, response=response)
+    def _wants_less(self, call: Call, response: Response) -> bool:
+        return wants_less(call.request, response, content_length(response), call.route.rule, self._settings.max_ranges)
 
     async def produce_unsafe(self, call: Call, sent: Request, invalidate: Callable[[Response], Awaitable[None]]) -> Landing:
         """As `produce` for an unsafe request: `invalidate` is told of the answer before what it brought may be stored."""
@@ -216,8 +209,17 @@ class Fetcher:
         return self._judged(call, reply, replace(timed, response=reply.response), entry=None, key=None, since=since)
 
     def _judged(
-        self, call: Call, reply: Reply, timed: Timed, *, entry: Entry | None, key: Hashable | None, since: int
+        self,
+        call: Call,
+        reply: Reply,
+        timed: Timed,
+        *,
+        entry: Entry | None,
+        key: Hashable | None,
+        since: int,
+        ranged: bool = False,
     ) -> Landing:
+        """`ranged`: the client's Range was sent, and all who wait asked for the same."""
         rule = call.route.rule
         admitted = admit(call.request, timed, rule)
         if isinstance(admitted, NoStore):
@@ -255,7 +257,7 @@ class Fetcher:
             commit,
             Selected(vary, variant, reply.response, stored.response, admitted.terms.born, reply.detail),
             content_length(reply.response),
-            joinable=reply.response.status != 206 and _reusable(admitted, timed.response_time),
+            joinable=(ranged or reply.response.status != 206) and _reusable(admitted, timed.response_time),
             spoiled=spoiled,
             interrupted=None if length is None else interrupted,
             resumable_bytes=MAX_JOINED_BYTES,
@@ -381,15 +383,6 @@ def content_length(response: Response) -> int | None:
     """The declared length of the body; the client library has checked that it is one number."""
     value = response.headers.get("Content-Length")
     return int(value) if value is not None and value.isascii() and value.isdigit() and len(value) <= 18 else None
-
-
-def _wants_less(call: Call, response: Response, max_parts: int) -> bool:
-    """Whether the client asked for a part of what is too large to be stored whole."""
-    length = content_length(response)
-    rule = call.route.rule
-    if length is None or length <= rule.max_object_bytes or rule.esi or "Range" not in call.request.headers:
-        return False
-    return isinstance(select(call.request, response, length, max_parts=max_parts), Parts)
 
 
 def _reusable(admitted: Store, now: float) -> bool:

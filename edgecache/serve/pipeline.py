@@ -9,7 +9,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, assert_never
 
@@ -31,8 +30,7 @@ from edgecache.policy.lookup import (
     conditions,
     decide,
 )
-from edgecache.policy.message import Headers, Request, Response
-from edgecache.policy.partial import answerable
+from edgecache.policy.message import Request, Response
 from edgecache.policy.purging import Purge
 from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Answer, HeldBody
@@ -56,6 +54,8 @@ from edgecache.upstream.settings import UpstreamSettings
 _log = logging.getLogger(__name__)
 _UNSUPPORTED = frozenset({"CONNECT", "HEAD"})
 """Methods are case-sensitive (RFC 9110 section 9.1), but the client library upstream expects no body after `head` either."""
+_RANGE = "range"
+_PRECONDITIONS = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
 
 
 class Hit(NamedTuple):
@@ -208,7 +208,7 @@ class Pipeline:
         renewing = entry is not None and entry.renewing
         decision = decide(request, stored, route.rule, now, known=known, marked_stale=marked, renewing=renewing)
         if entry is None and request.method == "GET" and not route.rule.esi:
-            decision, entry = self._from_parts(call, decision, now)
+            decision, entry = self._fetcher.parts.decide(request, route, decision, now, self.settings.max_ranges)
         try:
             return await self._act(call, decision, entry)
         except Loop:
@@ -219,23 +219,6 @@ class Pipeline:
         except SourceError as error:
             _log.info("%s %s failed: %s", request.method, request.uri, error)
             return self.respond.failed(call, error)
-
-    def _from_parts(self, call: Call, decision: Decision, now: float) -> tuple[Decision, Entry | None]:
-        """What to do where no complete response is stored, but perhaps parts of one (RFC 9111 section 3.3)."""
-        request, rule = call.request, call.route.rule
-        parts = self._fetcher.parts.find(request, call.route)
-        if parts is None:
-            return decision, None
-        covered = answerable(request, parts.timed.response, self.settings.max_ranges) is not None
-        if covered:
-            found = decide(request, parts.timed, rule, now, known=parts.terms, marked_stale=parts.marked_stale)
-            if isinstance(found, Fresh):
-                return found, parts
-            if isinstance(found, Validate | StaleWhileRevalidate) and (asks := conditions(parts.timed.response)):
-                return _of_this_range(found, asks, request), parts
-        if isinstance(decision, Miss) and decision.collapse:
-            decision = Miss(MissReason.STALE if covered else MissReason.PARTIAL, collapse="Range" not in request.headers)
-        return decision, None
 
     async def _act(self, call: Call, decision: Decision, entry: Entry | None) -> Answer:
         match decision:
@@ -299,9 +282,16 @@ class Pipeline:
         collapse = not alone and not of_parts and self._collapses(call, decision, key)
         conditional = decision.headers if isinstance(decision, Validate) else None
         sent = self._fetcher.forwarded(call, whole=collapse, conditional=conditional)
-        learn = key if collapse or (not of_parts and conditional is not None and call.request.method == "GET") else None
+        same_range = None if collapse or alone or of_parts else self._same_range(call, decision, key)
+        learn = (
+            (_RANGE, key)
+            if same_range
+            else key
+            if collapse or (not of_parts and conditional is not None and call.request.method == "GET")
+            else None
+        )
         seat = self.flights.board(
-            key if collapse else object(),
+            key if collapse else same_range or object(),
             partial(self._fetcher.produce, call, sent, entry, decision if isinstance(decision, Validate) else None, learn),
         )
         try:
@@ -342,6 +332,17 @@ class Pipeline:
         if rule.forward_ranges and not rule.esi and isinstance(decision, Miss) and "Range" in call.request.headers:
             return False
         return not self._predictor.uncacheable(key, self.clock())
+
+    def _same_range(self, call: Call, decision: Miss | Validate, key: Hashable) -> Hashable | None:
+        """Who asks the source for the same range may wait for the same answer; None: not where more than the range is asked."""
+        headers = call.request.headers
+        if call.request.method != "GET" or isinstance(decision, Validate) or decision.reason is MissReason.AUTHORIZATION:
+            return None
+        if "Range" not in headers or any(name in headers for name in _PRECONDITIONS):
+            return None
+        if self._predictor.uncacheable((_RANGE, key), self.clock()):
+            return None
+        return _RANGE, key, tuple(headers.getall("Range")), tuple(headers.getall("If-Range", ()))
 
     def _key(self, call: Call, vary: tuple[str, ...] | None) -> Hashable:
         uri, route = call.request.uri, call.route
@@ -401,14 +402,6 @@ class Pipeline:
             _log.warning("revalidation of %s failed: %s", call.request.uri, error)
         finally:
             await answer.close()
-
-
-def _of_this_range(found: Validate | StaleWhileRevalidate, asks: Headers, request: Request) -> Validate:
-    """Stored parts are validated with the client's Range: if they are not current any more, no more than that is to come."""
-    if isinstance(found, StaleWhileRevalidate):
-        found = Validate(asks, stale_if_error=True, stale_if_unreachable=True, must=False)
-    ranged = ((name, value) for name, value in request.headers.items() if name.lower() in ("range", "if-range"))
-    return replace(found, headers=freeze((*asks.items(), *ranged)))
 
 
 def _as_plain_get(request: Request) -> Request:

@@ -167,3 +167,33 @@ async def test_a_purge_while_it_is_on_its_way_leaves_nothing_to_go_on_with() -> 
         response.close()
         await until(lambda: len(edge.pipeline.flights) == 0)
         assert edge.store.stats().entries == 0
+
+
+async def test_clients_that_ask_for_the_same_range_wait_for_the_same_answer() -> None:
+    gate = asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        await gate.wait()
+        return await serve(request)
+
+    async with origin_of(answer) as origin, edge_for(origin.url, rule=CacheRule(forward_ranges=True)) as edge:
+        same = [asyncio.create_task(edge.fetch("/a", headers=_PART)) for _ in range(5)]
+        other = [asyncio.create_task(edge.fetch("/a", headers={"Range": f"bytes={at}-{at}"})) for at in (1, 2)]
+        await until(lambda: origin.count == 3)
+        await asyncio.sleep(0.05)
+        gate.set()
+        assert {(got.status, got.body) for got in await asyncio.gather(*same)} == {(206, TEXT[10:20])}
+        assert [got.body for got in await asyncio.gather(*other)] == [TEXT[1:2], TEXT[2:3]]
+        assert origin.count == 3
+
+
+async def test_ranges_that_are_not_stored_are_nobody_else_s() -> None:
+    async def answer(request: web.BaseRequest) -> web.Response:
+        response = await serve(request)
+        response.headers["Cache-Control"] = "private"
+        return response
+
+    async with origin_of(answer) as origin, edge_for(origin.url, rule=CacheRule(forward_ranges=True)) as edge:
+        got = await asyncio.gather(*(edge.fetch("/a", headers=_PART) for _ in range(5)))
+        assert {each.body for each in got} == {TEXT[10:20]}
+        assert origin.count == 5
