@@ -136,25 +136,36 @@ def same_representation(stored: Headers, new: Headers) -> bool:
     return modified is not None and modified == _strong_date(new)
 
 
+def resumable(response: Response) -> int | None:
+    """The length of a representation whose beginning, if no more comes, is worth keeping (RFC 9111 section 3.3).
+
+    Its source must serve ranges, and a strong validator say which representation it is; None otherwise.
+    """
+    headers = response.headers
+    if response.status != 200 or headers.get("Accept-Ranges", "").strip(OWS).lower() != "bytes":
+        return None
+    length = delta_seconds(headers.get("Content-Length", "").strip(OWS))
+    return length if length is not None and same_representation(headers, headers) else None
+
+
 def join(older: Held, newer: Held, limit_bytes: int = MAX_JOINED_BYTES) -> Held | None:
     """Both, of one representation; None if they contradict each other, or are too many or too large to be joined."""
     if older.length != newer.length or len(older.content) + len(newer.content) > min(limit_bytes, MAX_JOINED_BYTES):
         return None
-    joined: list[tuple[int, bytearray]] = []
-    for first, content in sorted((*_pieces(older), *_pieces(newer))):
-        behind = joined[-1][0] + len(joined[-1][1]) - first if joined else -1
-        if behind < 0:
-            joined.append((first, bytearray(content)))
+    spans: list[Span] = []
+    pieces: list[memoryview] = []
+    for first, last, content, other in sorted((*_pieces(older, newer), *_pieces(newer, older)), key=lambda piece: piece[:2]):
+        if not spans or first > spans[-1][1] + 1:
+            spans.append((first, last))
+            pieces.append(content)
             continue
-        span = joined[-1][1]
-        start = len(span) - behind
-        if span[start : start + len(content)] != content[:behind]:
+        end = min(spans[-1][1], last)
+        # What has been seen of these bytes is all the other's: its own parts lie apart from each other.
+        if first <= end and content[: end - first + 1] != cut(other, (first, end)):
             return None
-        span += content[behind:]
-    if len(joined) > MAX_SPANS:
-        return None
-    spans = tuple((first, first + len(content) - 1) for first, content in joined)
-    return Held(spans, older.length, b"".join(content for _, content in joined))
+        pieces.append(content[end - first + 1 :])
+        spans[-1] = spans[-1][0], max(spans[-1][1], last)
+    return Held(tuple(spans), older.length, b"".join(pieces)) if len(spans) <= MAX_SPANS else None
 
 
 def gap(parts: Held) -> Span | None:
@@ -192,11 +203,12 @@ def _strong_date(headers: Headers) -> float | None:
     return modified if modified is not None and made is not None and made - modified >= 1 else None
 
 
-def _pieces(parts: Held) -> list[tuple[int, bytes]]:
-    found: list[tuple[int, bytes]] = []
-    start = 0
+def _pieces(parts: Held, other: Held) -> list[tuple[int, int, memoryview, Held]]:
+    """First and last position and bytes of each span, and the parts that it is compared with."""
+    found: list[tuple[int, int, memoryview, Held]] = []
+    content, start = memoryview(parts.content), 0
     for first, last in parts.spans:
         end = start + last - first + 1
-        found.append((first, parts.content[start:end]))
+        found.append((first, last, content[start:end], other))
         start = end
     return found

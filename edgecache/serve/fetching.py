@@ -17,17 +17,15 @@ from edgecache.policy.fields import freeze, without
 from edgecache.policy.forwarding import to_client, to_source
 from edgecache.policy.lookup import ERROR_STATUSES, Validate
 from edgecache.policy.message import Headers, Request, Response, Timed
-from edgecache.policy.partial import complete_head, head_of
-from edgecache.policy.ranges import Parts, select
+from edgecache.policy.partial import MAX_JOINED_BYTES, Held, complete_head, head_of, held, resumable
 from edgecache.policy.storing import NoStore, NoStoreReason, Store, admit, strip, tags
 from edgecache.policy.trailing import wants_trailers
 from edgecache.policy.validation import head_update, selects, update
 from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Meter
-from edgecache.serve.completing import CompletedBody
 from edgecache.serve.compressing import CodedBody
 from edgecache.serve.elsewhere import MAX_BROUGHT_BYTES, Brought, Claim, Elsewhere
-from edgecache.serve.parts import Gap, PartStore
+from edgecache.serve.parts import PartStore, wants_less
 from edgecache.serve.purges import RecentPurges
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.spooling import SpoolingBody
@@ -46,6 +44,8 @@ _AGE = frozenset({"age"})
 _REQUEST_ID = frozenset({"x-request-id"})
 _ACCEPT_ENCODING = frozenset({"accept-encoding"})
 _MAX_MERGED_VARY = 16
+MIN_RESUMED_BYTES = 64 << 10
+"""Of what broke off, less is not worth going on with."""
 _OF_ONE_REQUEST = frozenset({NoStoreReason.METHOD, NoStoreReason.AUTHORIZATION, NoStoreReason.REQUEST_NO_STORE})
 """Refusals that say nothing about the next request for the same key."""
 
@@ -176,7 +176,7 @@ class Fetcher:
         self, call: Call, sent: Request, entry: Entry | None, decision: Validate | None, key: Hashable | None
     ) -> Landing:
         """One exchange with the source, judged. `key`: what the predictor learns about, if anything. Raises SourceError."""
-        if self._elsewhere is None or decision is not None or key is None:
+        if self._elsewhere is None or decision is not None or key is None or "Range" in sent.headers:
             return await self._produced(call, sent, entry, decision, key)
         return await self._produce_once(self._elsewhere, call, sent, entry, key)
 
@@ -191,7 +191,7 @@ class Fetcher:
         reply = await self.ask(call, sent, entry)
         timed = Timed(reply.response, asked, self._clock())
         if gap is not None and reply.response.status in (206, 416):
-            completed = self._completed(gap, reply, timed)
+            completed = gap.completed(reply, timed)
             if completed is None:
                 # Of another representation, or not what was asked for: the parts are worth nothing, and the whole is wanted.
                 self._store.discard(gap.entry)
@@ -204,28 +204,24 @@ class Fetcher:
                 await reply.body.close()
                 if selects(entry.timed, timed):
                     return self._freshened(call, entry, timed, since)
-                # RFC 9111 section 4.3.4: a 304 about something else updates nothing; ask for the whole.
-                return await self._produced(call, self.forwarded(call, whole=True), None, None, key)
+                # RFC 9111 section 4.3.4: a 304 about something else updates nothing; ask again.
+                whole = entry.timed.response.status != 206
+                return await self._produced(call, self.forwarded(call, whole=whole), None, None, key)
             if decision.stale_if_error and status in ERROR_STATUSES:
                 await reply.body.close()
                 raise SourceError(Culprit.ORIGIN, "error-status", f"status {status}", status=status)
-        if key is not None and _wants_less(call, reply.response, self._settings.max_ranges):
+        ranged = "Range" in sent.headers
+        if key is not None and not ranged and self._wants_less(call, reply.response):
             # Too large to be stored whole: what this client wants of it may not be.
             self._predictor.remember(key, self._clock())
             await reply.body.close()
             return await self._produced(call, self.forwarded(call), None, None, None)
         reply = coded(call, reply)
-        return self._judged(call, reply, replace(timed, response=reply.response), entry=entry, key=key, since=since)
+        timed = replace(timed, response=reply.response)
+        return self._judged(call, reply, timed, entry=entry, key=key, since=since, ranged=ranged)
 
-    def _completed(self, gap: Gap, reply: Reply, timed: Timed) -> tuple[Reply, Timed] | None:
-        """The whole that stored parts and this 206 make; None if they make none (RFC 9110 section 15.3.7.3)."""
-        parts = gap.filled_by(reply.response)
-        if parts is None:
-            return None
-        merged = update(gap.entry.timed, timed).response
-        response = complete_head(merged, parts.length)
-        whole = Reply(response, CompletedBody(parts, gap.missing, reply.body), reply.detail)
-        return whole, replace(timed, response=response)
+    def _wants_less(self, call: Call, response: Response) -> bool:
+        return wants_less(call.request, response, content_length(response), call.route.rule, self._settings.max_ranges)
 
     async def _produce_once(self, elsewhere: Elsewhere, call: Call, sent: Request, entry: Entry | None, key: Hashable) -> Landing:
         """A miss that other processes may have, too: one of them asks the source. Raises SourceError."""
@@ -287,8 +283,17 @@ class Fetcher:
         return self._judged(call, reply, replace(timed, response=reply.response), entry=None, key=None, since=since)
 
     def _judged(
-        self, call: Call, reply: Reply, timed: Timed, *, entry: Entry | None, key: Hashable | None, since: int
+        self,
+        call: Call,
+        reply: Reply,
+        timed: Timed,
+        *,
+        entry: Entry | None,
+        key: Hashable | None,
+        since: int,
+        ranged: bool = False,
     ) -> Landing:
+        """`ranged`: the client's Range was sent, and all who wait asked for the same."""
         rule = call.route.rule
         admitted = admit(call.request, timed, rule)
         if isinstance(admitted, NoStore):
@@ -315,6 +320,12 @@ class Fetcher:
             if key is not None and not (spooling is not None and spooling.kept()):
                 self._predictor.remember(key, self._clock())
 
+        def interrupted(beginning: bytes) -> None:
+            if length is not None and MIN_RESUMED_BYTES <= len(beginning) < length:
+                parts = Held(((0, len(beginning) - 1),), length, beginning)
+                self._keep_part(call, replace(stored, response=head_of(stored.response, parts)), beginning, vary, since)
+
+        length = resumable(stored.response)
         return Shareable(
             reply.response,
             reply.body if spooling is None else spooling,
@@ -333,9 +344,11 @@ class Fetcher:
                 timed.response_time,
             ),
             content_length(reply.response),
-            joinable=reply.response.status != 206 and _reusable(admitted, timed.response_time),
+            joinable=(ranged or reply.response.status != 206) and _reusable(admitted, timed.response_time),
             spoiled=spoiled,
             kept=_nowhere if spooling is None else spooling.kept,
+            interrupted=None if length is None else interrupted,
+            resumable_bytes=MAX_JOINED_BYTES,
         )
 
     def _keep_part(self, call: Call, brought: Timed, body: bytes, vary: tuple[str, ...], since: int) -> None:
@@ -399,12 +412,16 @@ class Fetcher:
     def _freshened(self, call: Call, entry: Entry, not_modified: Timed, since: int) -> Settled:
         """The stored response with what a 304 says (RFC 9111 section 4.3.4)."""
         merged = update(entry.timed, not_modified)
-        admitted = admit(_as_get(call.request), merged, call.route.rule)
+        parts = held(merged.response, entry.body) if isinstance(entry.body, bytes) else None
+        judged = merged if parts is None else replace(merged, response=complete_head(merged.response, len(entry.body)))
+        admitted = admit(_as_get(call.request), judged, call.route.rule)
         if isinstance(admitted, NoStore):
             self._store.discard(entry)
             return Settled(entry, since, joinable=False)
         vary = self._merged_vary(entry.uri, admitted.vary)
         fresh = self._entry(call, merged, admitted, entry.body, vary)
+        if parts is not None:
+            fresh = self.parts.apart(fresh)
         if self.purges.allow(fresh, since):
             self._store.replace(entry, fresh)
         return Settled(fresh, since, joinable=_reusable(admitted, merged.response_time))
@@ -478,15 +495,6 @@ def content_length(response: Response) -> int | None:
     """The declared length of the body; the client library has checked that it is one number."""
     value = response.headers.get("Content-Length")
     return int(value) if value is not None and value.isascii() and value.isdigit() and len(value) <= 18 else None
-
-
-def _wants_less(call: Call, response: Response, max_parts: int) -> bool:
-    """Whether the client asked for a part of what is too large to be stored whole."""
-    length = content_length(response)
-    rule = call.route.rule
-    if length is None or length <= rule.max_object_bytes or rule.esi or "Range" not in call.request.headers:
-        return False
-    return isinstance(select(call.request, response, length, max_parts=max_parts), Parts)
 
 
 def _reusable(admitted: Store, now: float) -> bool:

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from edgecache.policy.fields import freeze
+from edgecache.policy.lookup import Decision, Fresh, Miss, MissReason, StaleWhileRevalidate, Validate, conditions, decide
 from edgecache.policy.message import Headers, Request, Response, Timed
 from edgecache.policy.partial import (
     Held,
+    answerable,
+    complete_head,
     completing,
     gap,
     held,
@@ -20,10 +24,13 @@ from edgecache.policy.partial import (
     same_representation,
     variant,
 )
-from edgecache.policy.ranges import Span
+from edgecache.policy.ranges import Parts, Span, select
+from edgecache.policy.rule import CacheRule
 from edgecache.policy.validation import update
 from edgecache.policy.variance import variant_key
+from edgecache.serve.completing import CompletedBody
 from edgecache.sites import Route
+from edgecache.source import Reply
 from edgecache.store import Entry, Store
 
 
@@ -36,10 +43,16 @@ class Gap:
     missing: Span
     fields: Headers
 
-    def filled_by(self, response: Response) -> Held | None:
-        """The stored parts, if this response brings exactly the missing bytes of the same representation."""
-        right = incoming(response) == (self.missing, self.parts.length)
-        return self.parts if right and same_representation(self.entry.timed.response.headers, response.headers) else None
+    def completed(self, reply: Reply, timed: Timed) -> tuple[Reply, Timed] | None:
+        """The whole that the stored parts and this 206 make; None if it does not bring exactly the missing bytes of the same
+        representation (RFC 9110 section 15.3.7.3)."""
+        if incoming(reply.response) != (self.missing, self.parts.length):
+            return None
+        if not same_representation(self.entry.timed.response.headers, reply.response.headers):
+            return None
+        response = complete_head(update(self.entry.timed, timed).response, self.parts.length)
+        body = CompletedBody(self.parts, self.missing, reply.body)
+        return Reply(response, body, reply.detail), replace(timed, response=response)
 
 
 class PartStore:
@@ -53,6 +66,33 @@ class PartStore:
         vary = self._store.vary(request.uri)
         entry = self._store.at((request.uri, variant(variant_key(request, vary, route.rule))))
         return entry if entry is not None and entry.site == route.site.name else None
+
+    def decide(
+        self, request: Request, route: Route, decision: Decision, now: float, max_ranges: int
+    ) -> tuple[Decision, Entry | None]:
+        """What to do with a GET that no complete response answers: with parts (RFC 9111 section 3.3), or as `decision` says.
+
+        Parts are validated with the client's Range: if they are not current any more, no more than that is to come.
+        """
+        entry = self.find(request, route)
+        if entry is None:
+            return decision, None
+        response = entry.timed.response
+        covered = answerable(request, response, max_ranges) is not None
+        if covered:
+            found = decide(request, entry.timed, route.rule, now, known=entry.terms, marked_stale=entry.marked_stale)
+            if isinstance(found, Fresh):
+                return found, entry
+            asks = conditions(response)
+            if asks and isinstance(found, Validate | StaleWhileRevalidate):
+                if isinstance(found, StaleWhileRevalidate):
+                    found = Validate(asks, stale_if_error=True, stale_if_unreachable=True, must=False)
+                ranged = ((name, value) for name, value in request.headers.items() if name.lower() in ("range", "if-range"))
+                return replace(found, headers=freeze((*asks.items(), *ranged))), entry
+        if isinstance(decision, Miss) and decision.collapse:
+            reason = MissReason.STALE if covered else MissReason.PARTIAL
+            decision = Miss(reason, collapse="Range" not in request.headers)
+        return decision, None
 
     def gap(self, request: Request, route: Route) -> Gap | None:
         """What is missing for the whole that `request` asks for, if one request to the source can bring it."""
@@ -106,3 +146,10 @@ class PartStore:
 def _held(entry: Entry) -> Held | None:
     """Parts are in memory alone (`store.tiered`)."""
     return held(entry.timed.response, entry.body) if isinstance(entry.body, bytes) else None
+
+
+def wants_less(request: Request, response: Response, length: int | None, rule: CacheRule, max_ranges: int) -> bool:
+    """Whether the client asked for a part of what is too large to be stored whole."""
+    if length is None or length <= rule.max_object_bytes or rule.esi or "Range" not in request.headers:
+        return False
+    return isinstance(select(request, response, length, max_parts=max_ranges), Parts)

@@ -35,7 +35,6 @@ from edgecache.policy.lookup import (
     decide,
 )
 from edgecache.policy.message import Request, Response
-from edgecache.policy.partial import answerable
 from edgecache.policy.purging import Purge
 from edgecache.policy.upgrading import Upgradable, asked
 from edgecache.policy.variance import variant_key
@@ -64,6 +63,8 @@ from edgecache.upstream.settings import UpstreamSettings
 _log = logging.getLogger(__name__)
 _UNSUPPORTED = frozenset({"CONNECT", "HEAD"})
 """Methods are case-sensitive (RFC 9110 section 9.1), but the client library upstream expects no body after `head` either."""
+_RANGE = "range"
+_PRECONDITIONS = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
 
 
 class Hit(NamedTuple):
@@ -283,8 +284,8 @@ class Pipeline:
         marked = entry is not None and entry.marked_stale
         renewing = entry is not None and entry.renewing
         decision = decide(request, stored, route.rule, now, known=known, marked_stale=marked, renewing=renewing)
-        if entry is None and request.method == "GET":
-            decision, entry = self._from_parts(call, decision, now)
+        if entry is None and request.method == "GET" and not route.rule.esi:
+            decision, entry = self._fetcher.parts.decide(request, route, decision, now, self.settings.max_ranges)
         if lookup is not None:
             lookup.attributes.update({"edgecache.decision": type(decision).__name__, "edgecache.stored": entry is not None})
             lookup.end()
@@ -303,21 +304,6 @@ class Pipeline:
         except SourceError as error:
             _log.info("%s %s failed: %s", request.method, request.uri, error)
             return self.respond.failed(call, error)
-
-    def _from_parts(self, call: Call, decision: Decision, now: float) -> tuple[Decision, Entry | None]:
-        """What to do where no complete response is stored, but perhaps parts of one (RFC 9111 section 3.3)."""
-        request, rule = call.request, call.route.rule
-        parts = self._fetcher.parts.find(request, call.route)
-        if parts is None:
-            return decision, None
-        covered = answerable(request, parts.timed.response, self.settings.max_ranges) is not None
-        if covered:
-            found = decide(request, parts.timed, rule, now, known=parts.terms, marked_stale=parts.marked_stale)
-            if isinstance(found, Fresh):
-                return found, parts
-        if isinstance(decision, Miss) and decision.collapse:
-            decision = Miss(MissReason.STALE if covered else MissReason.PARTIAL, collapse="Range" not in request.headers)
-        return decision, None
 
     async def _act(self, call: Call, decision: Decision, entry: Entry | None) -> Answer:
         match decision:
@@ -410,13 +396,23 @@ class Pipeline:
         key = self._key(call, vary)
         purges = self._fetcher.purges
         boarded = purges.count
-        collapse = not alone and self._collapses(call, decision, key)
+        # Parts are validated for one range: others may not wait for what comes of it.
+        of_parts = entry is not None and entry.timed.response.status == 206
+        collapse = not alone and not of_parts and self._collapses(call, decision, key)
         conditional = decision.headers if isinstance(decision, Validate) else None
         sent = self._fetcher.forwarded(call, whole=collapse, conditional=conditional)
-        learn = key if collapse or (conditional is not None and call.request.method == "GET") else None
-        flight = key if epoch is None else (key, epoch)
+        same_range = None if collapse or alone or of_parts else self._same_range(call, decision, key)
+        learn = (
+            (_RANGE, key)
+            if same_range
+            else key
+            if collapse or (not of_parts and conditional is not None and call.request.method == "GET")
+            else None
+        )
+        shared = key if collapse else same_range
+        flight = object() if shared is None else shared if epoch is None else (shared, epoch)
         seat = self.flights.board(
-            flight if collapse else object(),
+            flight,
             partial(self._fetcher.produce, call, sent, entry, decision if isinstance(decision, Validate) else None, learn),
         )
         try:
@@ -463,6 +459,17 @@ class Pipeline:
         if rule.forward_ranges and not rule.esi and isinstance(decision, Miss) and "Range" in call.request.headers:
             return False
         return not self._predictor.uncacheable(key, self.clock())
+
+    def _same_range(self, call: Call, decision: Miss | Validate, key: Hashable) -> Hashable | None:
+        """Who asks the source for the same range may wait for the same answer; None: not where more than the range is asked."""
+        headers = call.request.headers
+        if call.request.method != "GET" or isinstance(decision, Validate) or decision.reason is MissReason.AUTHORIZATION:
+            return None
+        if "Range" not in headers or any(name in headers for name in _PRECONDITIONS):
+            return None
+        if self._predictor.uncacheable((_RANGE, key), self.clock()):
+            return None
+        return _RANGE, key, tuple(headers.getall("Range")), tuple(headers.getall("If-Range", ()))
 
     def _key(self, call: Call, vary: tuple[str, ...] | None) -> Hashable:
         uri, route = call.request.uri, call.route

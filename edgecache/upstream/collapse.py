@@ -37,6 +37,9 @@ class Shareable:
     """Whether what has arrived is being stored by somebody else, whatever its length."""
     ended: Callable[[], None] = lambda: None
     """Called last, however the flight ended."""
+    interrupted: Callable[[bytes], None] | None = None
+    """Called with what had arrived of a body that broke off or was given up, if that is at most `resumable_bytes`."""
+    resumable_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +225,8 @@ class Flights:
                 landing.commit(content)
             shared.finish()
         except BaseException as error:
+            if landing.interrupted is not None and (beginning := shared.beginning(landing.resumable_bytes)) is not None:
+                landing.interrupted(beginning)
             shared.fail(error)
             if not isinstance(error, SourceError):
                 raise

@@ -77,6 +77,10 @@ class SharedBody:
         """The body, when all of it has arrived and been kept."""
         return b"".join(self._chunks) if self.whole and self._error is None else None
 
+    def beginning(self, limit_bytes: int) -> bytes | None:
+        """What has arrived so far, when all of it has been kept and is no more than `limit_bytes`."""
+        return b"".join(self._chunks) if self.whole and 0 < self.received <= limit_bytes else None
+
     def reader(self) -> SharedReader:
         """A reader from the first byte. Only while the body is kept whole."""
         if not self.whole:

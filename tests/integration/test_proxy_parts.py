@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import zlib
 
+import aiohttp
 import pytest
 from aiohttp import web
 
 from edgecache.policy.coding import Coding
 from edgecache.policy.purging import Purge
 from edgecache.policy.rule import CacheRule
-from tests.integration.proxy_support import Edge, edge_for, origin_of
+from tests.integration.proxy_support import Edge, Handler, edge_for, origin_of, until
 
 TEXT = b"".join(b"line %04d\n" % at for at in range(500))
 _PART = {"Range": "bytes=10-19"}
@@ -88,3 +89,111 @@ async def test_clients_wait_for_one_completion() -> None:
         assert {(got.status, got.body) for got in await asyncio.gather(*waiting)} == {(200, TEXT)}
         assert origin.count == 2
         assert edge.store.stats().entries == 1, "the parts are not needed any more"
+
+
+BIG = bytes(range(256)) * 4096
+
+
+def _resuming(fields: dict[str, str], stop: asyncio.Event) -> Handler:
+    """An origin of a megabyte that breaks off, or waits, after a third of it until `stop` is set."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        wanted = request.headers.get("Range")
+        if wanted is not None and request.headers.get("If-Range") == fields.get("ETag"):
+            first = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            said = {**fields, "Content-Range": f"bytes {first}-{len(BIG) - 1}/{len(BIG)}"}
+            return web.Response(status=206, body=BIG[first:], headers=said)
+        if stop.is_set():
+            return web.Response(body=BIG, headers=fields)
+        response = web.StreamResponse(headers=fields)
+        response.content_length = len(BIG)
+        await response.prepare(request)
+        await response.write(BIG[:350_000])
+        await stop.wait()
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    return answer
+
+
+RANGES = {"ETag": '"big"', "Cache-Control": "max-age=60", "Accept-Ranges": "bytes"}
+
+
+@pytest.mark.parametrize("gives_up", ["origin", "client"])
+async def test_what_broke_off_goes_on_where_it_broke_off(gives_up: str) -> None:
+    """RFC 9111 section 3.3."""
+    stop = asyncio.Event()
+    async with origin_of(_resuming(RANGES, stop)) as origin, edge_for(origin.url) as edge:
+        response = await edge.client.get(edge.url("/big"))
+        await response.content.readexactly(340_000)
+        if gives_up == "client":
+            response.close()
+            await until(lambda: len(edge.pipeline.flights) == 0)
+            stop.set()
+        else:
+            stop.set()
+            with pytest.raises(aiohttp.ClientError):
+                await response.read()
+        again = await edge.fetch("/big")
+        assert (again.status, again.body) == (200, BIG)
+        resumed = int(origin.seen[-1].headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        assert 340_000 <= resumed <= 350_000
+        assert origin.count == 2
+        assert "hit" in (await edge.fetch("/big", headers={"Range": "bytes=5-9"})).cache
+
+
+@pytest.mark.parametrize("without", ["ETag", "Accept-Ranges"])
+async def test_what_cannot_be_resumed_begins_anew(without: str) -> None:
+    stop = asyncio.Event()
+    fields = {name: value for name, value in RANGES.items() if name != without}
+    async with origin_of(_resuming(fields, stop)) as origin, edge_for(origin.url) as edge:
+        response = await edge.client.get(edge.url("/big"))
+        await response.content.readexactly(340_000)
+        response.close()
+        await until(lambda: len(edge.pipeline.flights) == 0)
+        stop.set()
+        assert edge.store.stats().entries == 0
+        assert (await edge.fetch("/big")).body == BIG
+        assert "Range" not in origin.seen[-1].headers
+
+
+async def test_a_purge_while_it_is_on_its_way_leaves_nothing_to_go_on_with() -> None:
+    stop = asyncio.Event()
+    async with origin_of(_resuming(RANGES, stop)) as origin, edge_for(origin.url) as edge:
+        response = await edge.client.get(edge.url("/big"))
+        await response.content.readexactly(340_000)
+        await edge.pipeline.purge(Purge(urls=(edge.uri("/big"),)))
+        response.close()
+        await until(lambda: len(edge.pipeline.flights) == 0)
+        assert edge.store.stats().entries == 0
+
+
+async def test_clients_that_ask_for_the_same_range_wait_for_the_same_answer() -> None:
+    gate = asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        await gate.wait()
+        return await serve(request)
+
+    async with origin_of(answer) as origin, edge_for(origin.url, rule=CacheRule(forward_ranges=True)) as edge:
+        same = [asyncio.create_task(edge.fetch("/a", headers=_PART)) for _ in range(5)]
+        other = [asyncio.create_task(edge.fetch("/a", headers={"Range": f"bytes={at}-{at}"})) for at in (1, 2)]
+        await until(lambda: origin.count == 3)
+        await asyncio.sleep(0.05)
+        gate.set()
+        assert {(got.status, got.body) for got in await asyncio.gather(*same)} == {(206, TEXT[10:20])}
+        assert [got.body for got in await asyncio.gather(*other)] == [TEXT[1:2], TEXT[2:3]]
+        assert origin.count == 3
+
+
+async def test_ranges_that_are_not_stored_are_nobody_else_s() -> None:
+    async def answer(request: web.BaseRequest) -> web.Response:
+        response = await serve(request)
+        response.headers["Cache-Control"] = "private"
+        return response
+
+    async with origin_of(answer) as origin, edge_for(origin.url, rule=CacheRule(forward_ranges=True)) as edge:
+        got = await asyncio.gather(*(edge.fetch("/a", headers=_PART) for _ in range(5)))
+        assert {each.body for each in got} == {TEXT[10:20]}
+        assert origin.count == 5
