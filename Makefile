@@ -44,8 +44,8 @@ test: lint ## lint, then every test that this machine can run, with coverage of 
 	$(BIN)/coverage report --include='edgecache/policy/*,sandbox/*' --skip-covered --fail-under=90
 
 bench: $(STAMP) ## the cache against nginx, Varnish and Traffic Server (if installed), and the sandbox's figures
-	$(BIN)/python -m loadtests.bench --json .run/bench-cache.json
-	$(BIN)/python -m sandbox bench
+	$(BIN)/python -m loadtests.bench --seconds 2 --json .run/bench-cache.json
+	$(BIN)/python -m sandbox bench --quick
 
 load: $(STAMP) ## Locust against a running demo, for a bounded time
 	@$(BIN)/python -m loadtests

@@ -193,6 +193,7 @@ LOG: Final[Table] = {
 TRACES: Final[Table] = {
     "sample": ("sample", _share(0.0, 1.0)),
     "follow_clients": ("follow_clients", lambda node: node.boolean()),
+    "hits_per_second": ("hits_per_second", _count(0, 100_000)),
     "service": ("service", _edge_id),
     "queue": ("queue", _count(100, 1_000_000)),
     "timeout": ("timeout_seconds", _time(0.1, 60)),

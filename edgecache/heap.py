@@ -13,11 +13,10 @@ from typing import Final, NoReturn
 
 _YOUNG: Final = 1_000
 """Objects made, less those freed, before the youngest are looked at."""
-_YOUNG_ROUNDS: Final = 10
-_ROUNDS: Final = 5
-"""Of the second generation: then, some 50,000 objects are new, and looking at them takes some 20 ms."""
+_ROUNDS: Final = 10
+"""Of the youngest: then some 10,000 objects have outlived one, and looking at them takes some 5 ms."""
 _NEVER: Final = 2**31 - 1
-_LOOK_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 0.1
 _GENERATIONAL: Final = sys.version_info < (3, 14)
 """Later collectors work in increments by themselves."""
 
@@ -26,18 +25,18 @@ class Heap:
     """The heap of this process. `begin` once everything is loaded, then `look` now and then."""
 
     def begin(self) -> None:
-        """From now on full collections are run by `look` alone."""
+        """From now on all but the youngest objects are looked at by `look` alone."""
         if _GENERATIONAL:
             self._settle()
-            gc.set_threshold(_YOUNG, _YOUNG_ROUNDS, _NEVER)
+            gc.set_threshold(_YOUNG, _NEVER, _NEVER)
 
     def look(self) -> bool:
-        """Where enough has become old, collect among it once, and set the rest apart. Whether it did so.
+        """Where enough has grown old, collect among it once, and set the rest apart. Whether it did so.
 
         What is set apart is still freed when its last reference goes, as a stored response is. Only a cycle that is cut off later
         stays: of what lives long, the edge makes none.
         """
-        if not _GENERATIONAL or gc.get_count()[2] < _ROUNDS:
+        if not _GENERATIONAL or gc.get_count()[1] < _ROUNDS:
             return False
         self._settle()
         return True

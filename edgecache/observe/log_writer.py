@@ -24,6 +24,8 @@ _GATHER_SECONDS: Final = 0.02
 """Between two rounds of the thread: lines that are not yet a block wait so long for company."""
 _BLOCK_LINES: Final = 512
 """Some 150 KiB. Smaller ones make the thread ask for Python's lock more often, larger ones keep a core for longer."""
+_BREATH_SECONDS: Final = 0.001
+"""Between two blocks, so that hits wait for one at most; half a million lines a second can still be written."""
 _WARN_SECONDS: Final = 60.0
 _FULL_PIPE_SECONDS: Final = 0.5
 
@@ -145,6 +147,8 @@ class LogWriter:
                     self._lost += count if piece is block else piece.count(b"\n")
                     self._warn(error)
             self._done += count
+            if self._blocks:
+                self._stop.wait(_BREATH_SECONDS)
 
     def _pieces(self, block: bytes) -> Iterable[bytes]:
         """What of `block` is written at once, so that no other process' lines come between.

@@ -65,6 +65,6 @@ class _Traced:
         self._tracer, self._record = tracer, record
 
     def on_request(self, time: float, request_id: str, client: str, duration: float) -> None:
-        if self._tracer.chooses(request_id):
+        if self._tracer.chooses_hit(request_id, time):
             own = msgspec.structs.replace(self._record, time=time, request_id=request_id, client=client, duration=duration)
             self._tracer.finished(own)

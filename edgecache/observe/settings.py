@@ -40,6 +40,8 @@ class TraceSettings:
     """The part of all requests that is traced, from 0 to 1."""
     follow_clients: bool = False
     """Whether a client's traceparent with the flag `sampled` makes a request traced, whatever `sample` says."""
+    hits_per_second: int = 50
+    """Of the fast lane's hits, so many are traced at most: encoding a span takes as long as answering four of them."""
     service: str = "edgecache"
     """The attribute `service.name`."""
     queue: int = 4096

@@ -115,6 +115,8 @@ class Tracer:
         """`query`: whether spans may tell the query of a URI."""
         self._below = threshold(settings.sample)
         self._follow = settings.follow_clients
+        self._hits_per_second = settings.hits_per_second
+        self._second = self._hits = 0
         self._query = query
         self._sink = sink
         self._clock = clock
@@ -129,6 +131,15 @@ class Tracer:
     def chooses(self, request_id: str, parent: TraceParent | None = None) -> bool:
         """Whether a request is traced: drawn, or its client says so and clients are followed."""
         return drawn(request_id, self._below) or (self._follow and parent is not None and parent.sampled)
+
+    def chooses_hit(self, request_id: str, now: float) -> bool:
+        """As `chooses`, for a hit that has no spans but the server's: at most so many a second. `now` in seconds."""
+        if not drawn(request_id, self._below):
+            return False
+        if int(now) != self._second:
+            self._second, self._hits = int(now), 0
+        self._hits += 1
+        return self._hits <= self._hits_per_second
 
     def finished(self, record: Record) -> None:
         """The server's span of a request that is over, if it is traced."""

@@ -25,14 +25,17 @@ class Refused:
 
 
 class Gate:
-    """One edge's."""
+    """One edge's. When the table is full, a site with more than its part of it loses its own oldest bucket first, so that a flood
+    of one site's clients cannot have another's forgotten."""
 
     def __init__(self, capacity: int = _BUCKETS) -> None:
-        self._buckets: LRU[tuple[str, str], Bucket] = LRU(capacity)
+        self._capacity = capacity
+        self._sites: dict[str, LRU[str, Bucket]] = {}
+        self._count = 0
 
     def __len__(self) -> int:
         """Buckets that are kept."""
-        return len(self._buckets)
+        return self._count
 
     def refuse(self, site: Site, client_ip: str, now: float) -> Refused | None:
         """None: let it in, and count it."""
@@ -43,6 +46,33 @@ class Gate:
             return Refused(Refusal.DENIED)
         if not rule.client_rate:
             return None
-        key = (site.name, client_of(client_ip))
-        self._buckets[key], wait = take(self._buckets.get(key), rule, now)
+        buckets = self._sites.get(site.name)
+        if buckets is None:
+            buckets = self._sites[site.name] = LRU(self._capacity + 1)
+        client = client_of(client_ip)
+        known = buckets.get(client)
+        buckets[client], wait = take(known, rule, now)
+        if known is None:
+            self._count += 1
+            if self._count > self._capacity:
+                self._drop_oldest(self._too_full(site.name))
         return Refused(Refusal.RATE, wait) if wait else None
+
+    def _too_full(self, site: str) -> str:
+        """A site with more than its part: `site` where it is one, else the next in turn. When the table is full, there is one."""
+        part = self._capacity // len(self._sites)
+        while len(self._sites[site]) <= part:
+            site = next(iter(self._sites))
+            if len(self._sites[site]) <= part:
+                # To the end, so that it is not looked at again before all others.
+                self._sites[site] = self._sites.pop(site)
+        return site
+
+    def _drop_oldest(self, site: str) -> None:
+        buckets = self._sites[site]
+        oldest = buckets.peek_last_item()
+        if oldest is not None:
+            del buckets[oldest[0]]
+            self._count -= 1
+        if not buckets:
+            del self._sites[site]

@@ -23,13 +23,13 @@ heap = Heap()
 heap.begin()
 ended.clear()
 kept = [[number] for number in range(500_000)]
-assert 2 not in ended, "a full collection by itself"
+assert set(ended) == {0}, "a larger collection by itself"
 assert heap.look(), "nothing was done about 500,000 objects"
 assert ended.count(2) == 1
 assert gc.get_freeze_count() > 500_000
 assert not heap.look()
 ended.clear()
-more = [[number] for number in range(30_000)]
+more = [[number] for number in range(5_000)]
 assert not heap.look()
 assert 2 not in ended
 """

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecache import config, configwords, siteform
+from edgecache import config, configobserve, configwords, siteform
 from edgecache.config import Address, Config, from_origin, load, read_address
 from edgecache.control import words
 from edgecache.control.upstreamwords import SECTIONS
@@ -93,6 +93,12 @@ sites:
     assert (site.rule.max_object_bytes, site.rule.honour_client_reload, site.rule.forward_ranges) == (1 << 20, True, True)
     assert site.rule.compress == ("br", "gzip")
     assert (site.ceiling.cpu_ns, site.ceiling.memory_bytes) == (100_000_000, 128 << 20)
+
+
+def test_traces_without_their_packages_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configobserve, "installed", lambda: False)
+    with pytest.raises(FormError, match=r":1:19: observe\.traces: .*pip install 'edgecache\[otel\]'"):
+        load(written(tmp_path, "observe: {traces: {endpoint: 'http://127.0.0.1:4318/v1/traces'}}"))
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,15 @@ def test_requests_that_are_alike_are_traced_too() -> None:
     assert spans[0] == spans[1]
 
 
+def test_hits_that_are_alike_are_traced_so_many_times_a_second() -> None:
+    spans: list[FinishedSpan] = []
+    alike = Recorder(None, tracer(spans)).repeated(RECORD)
+    for second in (10, 11):
+        for number in range(200):
+            alike.on_request(second + number / 1000, f"r-{number}", "::1", 0.0)
+    assert len(spans) == 2 * TraceSettings(endpoint="").hits_per_second
+
+
 def test_only_a_client_that_is_followed_decides() -> None:
     for follow in (False, True):
         traces = tracer([], sample=0.0, follow=follow)

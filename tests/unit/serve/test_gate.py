@@ -46,3 +46,26 @@ def test_two_sites_count_a_client_apart() -> None:
         last = gate.refuse(SITE, "192.0.2.1", now=0.0)
     assert last is not None
     assert gate.refuse(other, "192.0.2.1", now=0.0) is None
+
+
+def test_a_flood_of_one_sites_clients_has_no_others_client_forgotten() -> None:
+    gate = Gate(capacity=1000)
+    others = [Site(name=f"site-{number}", hosts=("b",), origins=(), access=SITE.access) for number in range(9)]
+    for site in others:
+        for number in range(50):
+            for _ in range(5):
+                gate.refuse(site, f"198.51.100.{number}", now=0.0)
+    for number in range(20_000):
+        gate.refuse(SITE, f"2001:db8:{number:x}::1", now=0.0)
+    assert len(gate) == 1000
+    for site in others:
+        assert all(gate.refuse(site, f"198.51.100.{number}", now=0.0) for number in range(50))
+
+
+def test_the_table_is_shared_by_all_sites_that_use_it() -> None:
+    gate = Gate(capacity=100)
+    for number in range(500):
+        site = Site(name=f"site-{number}", hosts=("b",), origins=(), access=SITE.access)
+        assert gate.refuse(site, "192.0.2.1", now=0.0) is None
+        assert gate.refuse(site, "192.0.2.2", now=0.0) is None
+    assert len(gate) == 100
