@@ -22,6 +22,7 @@ from edgecache.observe.settings import LogSettings
 from edgecache.serve.certificates import CertificateError, CertificateFiles, server_context
 from edgecache.serve.settings import ServeSettings
 from edgecache.sites import ANY_HOST, Cluster, Site
+from edgecache.store import AdmissionPolicy
 from edgecache.store.disk.settings import MIN_BYTES, DiskSettings
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.yamlform import Node, Problems, load_file
@@ -59,6 +60,8 @@ class CacheSettings:
     """Stored responses of one URI that differ by Vary."""
     max_entry_share: float = 0.5
     """The largest part of the memory that one response may take."""
+    admission: AdmissionPolicy = AdmissionPolicy.TINYLFU
+    """Who stays when memory is full."""
     disk: DiskSettings | None = None
     """None: memory only."""
 

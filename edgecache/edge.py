@@ -61,7 +61,12 @@ class Edge:
         self._client = OriginClient(config.upstream)
         table = SiteTable()
         cache = config.cache
-        memory = MemoryStore(cache.memory_bytes, max_variants=cache.max_variants, max_entry_share=cache.max_entry_share)
+        memory = MemoryStore(
+            cache.memory_bytes,
+            max_variants=cache.max_variants,
+            max_entry_share=cache.max_entry_share,
+            admission=cache.admission,
+        )
         self._disk = None if cache.disk is None else DiskTier(cache.disk, max_variants=cache.max_variants)
         store: Store = memory if self._disk is None else TieredStore(memory, self._disk)
         self._pipeline = Pipeline(

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from edgecache.policy.purging import Purge
 from edgecache.policy.rule import CacheRule
+from edgecache.serve.settings import ServeSettings
 from edgecache.store.disk import DiskSettings
 from tests.integration.proxy_support import Edge, edge_for, origin_of
 
@@ -275,3 +276,57 @@ async def test_a_long_body_that_breaks_off_is_not_stored(tmp_path: Path) -> None
                 await asyncio.sleep(0.05)
         assert edge.tier.stats().objects == 0
         assert not list((tmp_path / "cache").glob("*.seg"))
+
+
+async def test_a_client_that_takes_nothing_of_a_file_is_cut_off(tmp_path: Path) -> None:
+    serve = ServeSettings(write_timeout=0.3)
+    async with (
+        origin_of(answer) as origin,
+        edge_for(origin.url, disk=settings(tmp_path), rule=RULE, settings=serve) as edge,
+    ):
+        await edge.fetch("/20000000/a", headers={"Host": "a.test"})
+        await written(edge, 1)
+        reader, writer = await edge.connect()
+        writer.write(b"GET /20000000/a HTTP/1.1\r\nHost: a.test\r\n\r\n")
+        await reader.readexactly(1000)
+        async with asyncio.timeout(10):
+            while not (cut := [record for record in edge.records if record.status == 499 or record.truncated]):
+                await asyncio.sleep(0.05)
+        assert cut[0].uri.endswith("/20000000/a")
+
+
+async def test_a_file_is_sent_while_its_segment_is_reclaimed(tmp_path: Path) -> None:
+    path, host = "/6000000/a", {"Host": "a.test"}
+    async with (
+        origin_of(answer) as origin,
+        edge_for(origin.url, disk=settings(tmp_path, 16 * MIB), rule=RULE, capacity_bytes=MIB) as edge,
+    ):
+        await edge.fetch(path, headers=host)
+        await written(edge, 1)
+        reader, writer = await edge.connect()
+        writer.write(b"GET /6000000/a HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n")
+        received = await reader.readexactly(1000)
+        assert edge.tier is not None
+        for n in range(40):
+            await edge.fetch(f"/1000000/{n}", headers=host)
+        for segment in (tmp_path / "cache").glob("*.seg"):
+            segment.unlink()
+        received += await reader.read(-1)
+        assert received.partition(b"\r\n\r\n")[2] == content(path, 6_000_000)
+
+
+async def test_files_go_over_pipelined_connections_in_order(tmp_path: Path) -> None:
+    host = {"Host": "a.test"}
+    paths = ["/100/small", "/5000000/long", "/0/empty", "/70000/middle", "/5000000/long"]
+    async with origin_of(answer) as origin, edge_for(origin.url, disk=settings(tmp_path), rule=RULE) as edge:
+        for path in paths:
+            await edge.fetch(path, headers=host)
+        await written(edge, 4)
+        request = b"".join(b"GET %b HTTP/1.1\r\nHost: a.test\r\n\r\n" % path.encode() for path in paths)
+        got = await edge.raw(request + b"GET /100/small HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n")
+        for path in [*paths, "/100/small"]:
+            head, _, got = got.partition(b"\r\n\r\n")
+            body = content(path, int(path.split("/")[1]))
+            assert head.startswith(b"HTTP/1.1 200 OK") and got.startswith(body)
+            got = got[len(body) :]
+        assert got == b""

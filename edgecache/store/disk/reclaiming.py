@@ -21,12 +21,10 @@ from edgecache.store.disk.index import Index, Txn, charge
 from edgecache.store.disk.judging import Marks, judge
 from edgecache.store.disk.row import CorruptRow, Place
 from edgecache.store.disk.segments import numbers, path_of, sealed, unlink
-from edgecache.store.disk.settings import DiskSettings
+from edgecache.store.disk.settings import FULL, DiskSettings
 from edgecache.store.disk.stats import Counts
 from edgecache.store.stored_body import CorruptBody, Extent, OpenFile, StoredBody, blocks
 
-_FULL: Final = 0.95
-"""Of what new bodies may take: from there on room is made before somebody asks for it."""
 _EXAMINED: Final = 256
 """Segments looked at for one that can be reclaimed, or that has become empty."""
 _SWEEP_SLICE: Final = 500
@@ -72,7 +70,7 @@ class Reclaimer:
         with self._index.reading() as txn:
             reserved = self._index.reserved_bytes(txn)
             general, swept = self._index.number(txn, b"general"), self._index.number(txn, b"swept")
-        made_room = reserved > self._settings.content_bytes * _FULL and self.reclaim_one(wait=False)
+        made_room = reserved > self._settings.content_bytes * FULL and self.reclaim_one(wait=False)
         if self._sweep is None and general > swept:
             self._begin_sweep(general)
         if self._sweep is not None:

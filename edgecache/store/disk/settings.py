@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Final
 
 MIN_BYTES: Final = 16 << 20
+FULL: Final = 0.95
+"""Of what new bodies may take: from there on room is made before somebody asks for it."""
 _SEGMENTS: Final = 64
 """Shared segments that a full tier has at least: each reclamation frees a small part of what is stored."""
 

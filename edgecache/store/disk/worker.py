@@ -181,7 +181,9 @@ class Worker:
             return marks
         if order.serial < self._index.number(txn, b"floor"):
             return None
-        return judge((purge for _, purge in self._index.all_bans(txn, order.serial)), entry, marks)
+        older = {ban.serial for ban in order.after}
+        newer = (purge for serial, purge in self._index.all_bans(txn, order.serial) if serial not in older)
+        return judge(newer, entry, marks)
 
     def _make_place_among_variants(self, txn: Txn, order: Put) -> None:
         """As the memory tier: one Vary a URI, and so many variants; the oldest goes."""
@@ -201,7 +203,8 @@ class Worker:
     # Purges.
 
     def _ban(self, txn: Txn, order: Ban, told: dict[Order, object]) -> int:
-        serial, count = self._index.ban(txn, order.purge), 0
+        serial = order.serial = self._index.ban(txn, order.purge)
+        count = 0
         for uri in order.purge.urls:
             for key, found in list(self._index.variants(txn, uri)):
                 have, named = rows.fixed(found), rows.label(found)

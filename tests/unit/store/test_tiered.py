@@ -91,7 +91,7 @@ works = st.builds(Do, st.sampled_from(WORK), st.sampled_from(URIS), st.sampled_f
 
 
 @given(st.lists(entries | purges | works | works, max_size=40))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_two_tiers_answer_as_one(steps: list[Entry | Purge | Do]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(_walk(Path(folder) / "cache", steps))
