@@ -1,6 +1,6 @@
-"""`python -m loadtests.bench_disk`: the disk tier's figures: a start with many objects, lookups, purges, and one long body.
+"""`python -m loadtests.bench_disk`: the disk tier's figures: a start with many objects, lookups, purges.
 
-In one process, on the store that the edge uses, except for the long body, which a whole edge serves to a client in a process of its own.
+In one process, on the store that the edge uses. The body of a long response is `bench_sendfile`'s.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class Figures:
     purged: int
     stalled_ms: float
     """How long the event loop stood still at most while the entries of both purges were visited."""
+    idle_stalled_ms: float
+    """The same while nothing was going on: what the machine does by itself."""
     reclaimed_s: float
     """Until every entry had been visited."""
 
@@ -77,7 +79,7 @@ async def fill(store: TieredStore, count: int) -> None:
     for number in range(count):
         store.disk.put(entry_of(number))
         if number % _WAITING == _WAITING - 1:
-            while store.disk.stats().waiting_bytes:
+            while store.disk.stats().waiting_bytes:  # noqa: ASYNC110 - polled from outside
                 await asyncio.sleep(0.001)
     await store.disk.purge(Purge(tag="nobody has it"))
 
@@ -102,6 +104,10 @@ async def measure(folder: Path, count: int) -> Figures:
     if not first or hits != len(sample):
         raise RuntimeError(f"of {len(sample)} stored responses {hits} answered after the start")
 
+    idle: list[float] = []
+    watching = asyncio.create_task(_watch(idle))
+    await asyncio.sleep(2.0)
+    watching.cancel()
     stalls: list[float] = []
     watching = asyncio.create_task(_watch(stalls))
     started = time.perf_counter()
@@ -114,7 +120,7 @@ async def measure(folder: Path, count: int) -> Figures:
     left, _ = _looked_up(store, sample)
     if left:
         raise RuntimeError(f"{left} purged responses answer")
-    while store.disk.stats().objects:
+    while store.disk.stats().objects:  # noqa: ASYNC110 - as above
         await asyncio.sleep(0.01)
     reclaimed = time.perf_counter() - started
     watching.cancel()
@@ -131,6 +137,7 @@ async def measure(folder: Path, count: int) -> Figures:
         purge_prefix_ms=purge_prefix * 1e3,
         purged=purged,
         stalled_ms=max(stalls, default=0.0) * 1e3,
+        idle_stalled_ms=max(idle, default=0.0) * 1e3,
         reclaimed_s=reclaimed,
     )
 
@@ -181,7 +188,8 @@ def main() -> int:
             f"a hit on disk: {figures.hit_us:.1f} us; a miss costs {figures.miss_us:.1f} us more\n"
             f"purge in force and answered: by tag {figures.purge_tag_ms:.1f} ms, by prefix {figures.purge_prefix_ms:.1f} ms; "
             f"all entries visited after {figures.reclaimed_s:.1f} s\n"
-            f"event loop stood still for at most {figures.stalled_ms:.1f} ms meanwhile"
+            f"event loop stood still for at most {figures.stalled_ms:.1f} ms meanwhile "
+            f"(idle: {figures.idle_stalled_ms:.1f} ms)"
         )
     if figures.start_ms > 2000:
         print("bench_disk: the start took longer than two seconds", file=sys.stderr)

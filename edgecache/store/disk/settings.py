@@ -36,6 +36,11 @@ class DiskSettings:
         return self.capacity_bytes - self.capacity_bytes // 16
 
     @property
+    def batch(self) -> int:
+        """Orders in one transaction, which copies each page that it changes: a small tier has no room for many copies."""
+        return min(max(self.capacity_bytes >> 18, 64), 512)
+
+    @property
     def map_bytes(self) -> int:
         """Address space for the index, which can never be larger than the tier; its file is only as large as its content."""
         return self.capacity_bytes

@@ -36,6 +36,8 @@ _log = logging.getLogger(__name__)
 INLINE_BYTES: Final = 64 << 10
 """Bodies up to this length are read at once and may go to memory; longer ones are read as they are sent."""
 _MAX_ORDERS: Final = 50_000
+_AGAIN_SECONDS: Final = 5.0
+"""After which what the disk refused is tried again."""
 _VERIFIED: Final = 4096
 """Bodies of which this process remembers what it has verified."""
 
@@ -317,7 +319,7 @@ class DiskTier:
         self._worker.line.append(order(partial(_settle, done)), urgent=True)
         try:
             return await done
-        except (lmdb.Error, OSError, CorruptRow):
+        except DiskError:
             return None
 
     def _wait(self, put: Put) -> None:
@@ -344,12 +346,21 @@ class DiskTier:
             if isinstance(order, Drop) and order.time is None:
                 self._dropping[order.key] += 1
             self._worker.line.append(order)
-        elif not self._overrun:
-            # The disk does not keep up, and what it is to forget must not answer: it forgets everything.
+        else:
+            self._empty("it does not keep up")
+
+    def _empty(self, why: str) -> None:
+        """The disk does not do what it must, and what it was to forget must not answer: it forgets everything, once it can."""
+        if self._overrun is None:
             self._overrun = Ban(Purge(everything=True))
             self._purging.append(self._overrun)
+            self._dropping.clear()
+            _log.error("disk tier %s is emptied: %s", self.settings.path, why)
+            self._empty_again()
+
+    def _empty_again(self) -> None:
+        if self._worker is not None and self._overrun is not None:
             self._worker.line.append(self._overrun, urgent=True)
-            _log.error("disk tier %s: too slow; it is emptied", self.settings.path)
 
     def _crowded(self) -> bool:
         return self._overrun is not None or (self._worker is not None and len(self._worker.line) >= _MAX_ORDERS)
@@ -367,15 +378,10 @@ class DiskTier:
                     self._waiting_bytes -= len(order.entry.body)
                     if self._waiting.get(order.entry.uri, {}).get(order.entry.variant) is order:
                         self._no_longer_waiting(order.entry.uri, order.entry.variant)
-                case Drop(time=None) if not isinstance(outcome, BaseException):
-                    self._dropping[order.key] -= 1
-                    if not self._dropping[order.key]:
-                        del self._dropping[order.key]
-                case Ban() if not isinstance(outcome, BaseException):
-                    # Where it could not be recorded it stays in force here.
-                    self._purging.remove(order)
-                    if order is self._overrun:
-                        self._overrun = None
+                case Drop(time=None):
+                    self._dropped(order, outcome)
+                case Ban():
+                    self._recorded(order, outcome)
                 case _:
                     pass
             if isinstance(order, Put | Ban | Reserve) and order.told is not None:
@@ -408,6 +414,25 @@ class DiskTier:
             waiting_bytes=self._waiting_bytes,
         )
 
+    def _dropped(self, order: Drop, outcome: object) -> None:
+        if isinstance(outcome, BaseException):
+            self._empty(str(outcome))
+        elif self._dropping[order.key] > 1:
+            self._dropping[order.key] -= 1
+        else:
+            del self._dropping[order.key]
+
+    def _recorded(self, order: Ban, outcome: object) -> None:
+        if not isinstance(outcome, BaseException):
+            self._purging.remove(order)
+            if order is self._overrun:
+                self._overrun = None
+        elif order is not self._overrun:
+            self._purging.remove(order)
+            self._empty(str(outcome))
+        elif self._loop is not None:
+            self._loop.call_later(_AGAIN_SECONDS, self._empty_again)
+
 
 def _settle(done: asyncio.Future[Any], outcome: object) -> None:
     if done.done():
@@ -415,7 +440,9 @@ def _settle(done: asyncio.Future[Any], outcome: object) -> None:
             outcome.close()
         return
     if isinstance(outcome, BaseException):
-        done.set_exception(outcome)
+        done.set_exception(DiskError(f"the disk refused: {outcome}"))
+        # Whoever invalidates does not wait.
+        done.exception()
     else:
         done.set_result(outcome)
 

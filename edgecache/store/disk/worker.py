@@ -26,7 +26,6 @@ from edgecache.store.entry import Entry
 from edgecache.store.stored_body import checksums
 
 _log = logging.getLogger(__name__)
-_BATCH: Final = 512
 _GATHER_SECONDS: Final = 0.02
 _IDLE_SECONDS: Final = 0.5
 _COUNT_SECONDS: Final = 0.3
@@ -77,7 +76,7 @@ class Worker:
     def _run(self) -> None:
         busy = False
         while True:
-            orders = self.line.take(_BATCH, 0.0 if busy else _IDLE_SECONDS, _GATHER_SECONDS)
+            orders = self.line.take(self._settings.batch, 0.0 if busy else _IDLE_SECONDS, _GATHER_SECONDS)
             if not orders and self.line.closed:
                 break
             busy = False
@@ -89,6 +88,7 @@ class Worker:
                     busy = self._reclaimer.step(time.monotonic())
             except Exception as error:  # the tier must not stop taking orders, whatever one of them met
                 self._failed(error)
+        self._reclaimer.close()
         if self._shared is not None:
             self._seal(self._shared)
 
@@ -283,7 +283,7 @@ class Worker:
     def _seal(self, writer: SegmentWriter) -> None:
         try:
             with self._index.writing() as txn:
-                self._index.resize(txn, writer.number, writer.size)
+                self._index.resize(txn, writer.number, writer.size + writer.charged)
         finally:
             writer.close()
 
