@@ -23,6 +23,7 @@ from edgecache.policy.upstream import NO_TLS_RULE
 from edgecache.serve.certificates import CertificateError, CertificateFiles, server_context
 from edgecache.serve.settings import ServeSettings
 from edgecache.sites import ANY_HOST, Cluster, Site
+from edgecache.store import AdmissionPolicy
 from edgecache.store.disk.settings import MIN_BYTES, DiskSettings
 from edgecache.upstream import trust
 from edgecache.upstream.settings import UpstreamSettings
@@ -65,6 +66,8 @@ class CacheSettings:
     """Stored responses of one URI that differ by Vary."""
     max_entry_share: float = 0.5
     """The largest part of the memory that one response may take."""
+    admission: AdmissionPolicy = AdmissionPolicy.TINYLFU
+    """Who stays when memory is full."""
     disk: DiskSettings | None = None
     """None: memory only."""
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from edgecache.store import AdmissionPolicy
 from edgecache.store.disk.settings import MIN_BYTES
 from edgecache.yamlform import FormError, Node, Problems
 from sandbox.jail import Layer
@@ -97,6 +98,7 @@ _DAY: Final = 86_400.0
 CACHE: Final[Table] = {
     "memory": ("memory_bytes", _size(_MIB, 16 * _TIB)),
     "max_variants": ("max_variants", _count(1, 10_000)),
+    "admission": ("admission", lambda node: node.enum(AdmissionPolicy)),
     "max_entry_share": ("max_entry_share", _share(0.001, 1.0)),
 }
 DISK: Final[Table] = {

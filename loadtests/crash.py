@@ -122,6 +122,26 @@ class Edge:
     asked: set[str] = field(default_factory=set)
 
 
+async def start_edge(folder: Path, name: str, config: str) -> Edge:
+    """An edge of its own, whose files are called `name`. Raises Broken."""
+    path, state = folder / f"{name}.yaml", folder / f"{name}.state"
+    path.write_text(config)
+    with (folder / f"{name}.err").open("ab") as errors:
+        process = await asyncio.create_subprocess_exec(
+            *(EDGECACHE, "serve", str(path), "--state", str(state)), stdout=asyncio.subprocess.PIPE, stderr=errors
+        )
+    assert process.stdout is not None  # noqa: S101 - asked for above
+    try:
+        async with asyncio.timeout(READY_SECONDS):
+            while line := (await process.stdout.readline()).decode():
+                if found := re.search(r"serving on (http://\S+), control on (http://\S+)", line):
+                    token = (state / "operator.token").read_text().strip()
+                    return Edge(process, found[1], found[2], token)
+    except TimeoutError:
+        process.kill()
+    raise Broken(f"{name} did not start: {(folder / f'{name}.err').read_text()[-1000:]}")
+
+
 class Trial:
     """Load, purges and kills over one directory."""
 
@@ -172,22 +192,8 @@ class Trial:
             await server.shutdown(1.0)
 
     async def _start(self, number: int, origin: str) -> Edge:
-        config, state = self._folder / f"edge{number}.yaml", self._folder / f"state{number}"
-        config.write_text(_CONFIG.format(path=self._folder / "cache", capacity=self._capacity, origin=origin))
-        with (self._folder / f"edge{number}.err").open("ab") as errors:
-            process = await asyncio.create_subprocess_exec(
-                *(EDGECACHE, "serve", str(config), "--state", str(state)), stdout=asyncio.subprocess.PIPE, stderr=errors
-            )
-        assert process.stdout is not None  # noqa: S101 - asked for above
-        try:
-            async with asyncio.timeout(READY_SECONDS):
-                while line := (await process.stdout.readline()).decode():
-                    if found := re.search(r"serving on (http://\S+), control on (http://\S+)", line):
-                        token = (state / "operator.token").read_text().strip()
-                        return Edge(process, found[1], found[2], token)
-        except TimeoutError:
-            process.kill()
-        raise Broken(f"edge {number} did not start: see {self._folder}/edge{number}.err")
+        text = _CONFIG.format(path=self._folder / "cache", capacity=self._capacity, origin=origin)
+        return await start_edge(self._folder, f"edge{number}", text)
 
     async def _kill(self, number: int) -> None:
         edge, self._edges[number] = self._edges[number], None

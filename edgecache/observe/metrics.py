@@ -93,6 +93,8 @@ class DiskFigures(Protocol):
     @property
     def evicted(self) -> int: ...
     @property
+    def declined(self) -> int: ...
+    @property
     def corrupt(self) -> int: ...
     @property
     def purged(self) -> int: ...
@@ -261,6 +263,7 @@ class _Disk(Collector):
             CounterMetricFamily("edgecache_disk_misses", "Lookups that found none in memory nor on disk.", value=stats.misses),
             CounterMetricFamily("edgecache_disk_written", "Responses written.", value=stats.written),
             CounterMetricFamily("edgecache_disk_refused", "Responses not written: too busy, or no room.", value=stats.refused),
+            CounterMetricFamily("edgecache_disk_declined", "Responses not worth room on a full disk.", value=stats.declined),
             CounterMetricFamily("edgecache_disk_evicted", "Responses dropped for want of room.", value=stats.evicted),
             CounterMetricFamily("edgecache_disk_corrupt", "Responses dropped for a wrong checksum.", value=stats.corrupt),
             CounterMetricFamily("edgecache_disk_purged", "Responses purged.", value=stats.purged),

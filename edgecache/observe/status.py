@@ -57,6 +57,7 @@ class DiskState:
     misses: int
     written: int
     refused: int
+    declined: int
     evicted: int
     corrupt: int
     purged: int

@@ -68,7 +68,12 @@ class RequestPath:
         self._upgrades = Upgrades(TunnelClient(settings.upstream, settings.serve.max_connections, self.upstreams), settings.serve)
         self._retiring: set[asyncio.Task[object]] = set()
         cache = settings.cache
-        self.memory = MemoryStore(cache.memory_bytes, max_variants=cache.max_variants, max_entry_share=cache.max_entry_share)
+        self.memory = MemoryStore(
+            cache.memory_bytes,
+            max_variants=cache.max_variants,
+            max_entry_share=cache.max_entry_share,
+            admission=cache.admission,
+        )
         self.disk = None if cache.disk is None else DiskTier(cache.disk, max_variants=cache.max_variants)
         self.pipeline = Pipeline(
             sites=table,

@@ -118,6 +118,8 @@ class Fetcher:
         self._replay_bytes = replay_bytes
         self.purges = RecentPurges()
         self.parts = PartStore(store)
+        self._spooled: set[tuple[str, str]] = set()
+        """URI and variant of the bodies that are being spooled: of several at once one is enough."""
 
     def change(self, settings: ServeSettings, replay_bytes: int) -> None:
         """Go on with these."""
@@ -317,7 +319,8 @@ class Fetcher:
         spooling = self._spooling(call, reply, stored, admitted=admitted, vary=vary, since=since)
 
         def spoiled() -> None:
-            if key is not None and not (spooling is not None and spooling.kept()):
+            kept = spooling is not None and (spooling.kept() or (call.request.uri, variant) in self._spooled)
+            if key is not None and not kept:
                 self._predictor.remember(key, self._clock())
 
         def interrupted(beginning: bytes) -> None:
@@ -381,12 +384,26 @@ class Fetcher:
             entry = self._entry(call, stored, admitted, body, vary)
             return entry if self.purges.allow(entry, since) else None
 
-        async def keep(spool: Spool) -> None:
-            variant = variant_key(call.request, vary, call.route.rule)
-            await spool.commit(make, call.request.uri, variant, stored.response_time)
+        where = (call.request.uri, variant_key(call.request, vary, call.route.rule))
 
-        limit = call.route.rule.max_object_bytes
-        return SpoolingBody(reply.body, length=length, above=above, limit_bytes=limit, spool=self._store.spool, keep=keep)
+        async def keep(spool: Spool) -> None:
+            await spool.commit(make, *where, stored.response_time)
+
+        def spool(length: int | None) -> Spool | None:
+            opened = None if where in self._spooled else self._store.spool(length)
+            if opened is not None:
+                self._spooled.add(where)
+            return opened
+
+        return SpoolingBody(
+            reply.body,
+            length=length,
+            above=above,
+            limit_bytes=call.route.rule.max_object_bytes,
+            spool=spool,
+            keep=keep,
+            closed=lambda: self._spooled.discard(where),
+        )
 
     def _refused(self, call: Call, timed: Timed, entry: Entry | None, reason: NoStoreReason, key: Hashable | None) -> None:
         """What a response that is not stored does to what is."""

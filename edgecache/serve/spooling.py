@@ -23,8 +23,9 @@ class SpoolingBody:
         limit_bytes: int,
         spool: Callable[[int | None], Spool | None],
         keep: Callable[[Spool], Awaitable[object]],
+        closed: Callable[[], None],
     ) -> None:
-        """`keep` is awaited once the body is complete, before its end is told."""
+        """`keep` is awaited once the body is complete, before its end is told. `closed`: a spool that was opened is done with."""
         self._body = body
         self._iterator = aiter(body)
         self._length = length
@@ -32,6 +33,7 @@ class SpoolingBody:
         self._limit = limit_bytes
         self._open = spool
         self._keep = keep
+        self._closed = closed
         self._early: list[bytes] = []
         self._seen = 0
         self._spool: Spool | None = spool(length) if length is not None and above < length <= limit_bytes else None
@@ -57,7 +59,9 @@ class SpoolingBody:
 
     async def close(self) -> None:
         if self._spool is not None:
-            await self._spool.abort()
+            spool, self._spool = self._spool, None
+            self._closed()
+            await spool.abort()
         await self._body.close()
 
     async def _save(self, chunk: bytes) -> None:

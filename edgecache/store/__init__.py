@@ -2,12 +2,14 @@
 
 from edgecache.store.contract import Make, Spool, Store
 from edgecache.store.entry import Entry
+from edgecache.store.eviction import AdmissionPolicy
 from edgecache.store.memory import MemoryStore, StoreStats
 from edgecache.store.purging import Purging
 from edgecache.store.stored_body import CorruptBody, StoredBody
 from edgecache.store.tiered import TieredStore
 
 __all__ = [
+    "AdmissionPolicy",
     "CorruptBody",
     "Entry",
     "Make",

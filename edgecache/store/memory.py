@@ -1,6 +1,7 @@
-"""The memory tier: least recently used entries go first when the bytes run out. Synchronous, on the event loop's thread only.
+"""The memory tier: entries by URI and variant, within a number of bytes. Synchronous, on the event loop's thread only.
 
-Bytes are counted with the objects around them (`Entry.size_bytes`), so the bound holds for many small entries too.
+Bytes are counted with the objects around them (`Entry.size_bytes`), so the bound holds for many small entries too. Who goes when
+they run out is `eviction`'s to say.
 A purge is in force when `purge` returns; where it concerns many entries, `reclaim` visits them bit by bit, and every lookup asks
 `purging.PurgeLog` in the meantime.
 """
@@ -14,21 +15,18 @@ from functools import partial
 from itertools import islice
 from typing import TypeVar
 
-from lru import LRU
-
 from edgecache.policy.message import Request
 from edgecache.policy.purging import Purge
 from edgecache.policy.rule import CacheRule
 from edgecache.policy.variance import variant_key
 from edgecache.store.entry import Entry
+from edgecache.store.eviction import AdmissionPolicy, Shelves
 from edgecache.store.groups import GroupIndex
 from edgecache.store.purging import Members, PurgeLog, Purging
 
 _Key = tuple[str, str]
 _Group = TypeVar("_Group", str, tuple[str, str])
 _MAX_PENDING = 64
-_NO_LIMIT = 2**31 - 1
-"""The LRU counts entries; this tier counts bytes and evicts by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +57,21 @@ class MemoryStore:
     """Entries by URI and variant, within `capacity_bytes`."""
 
     def __init__(
-        self, capacity_bytes: int, *, max_variants: int = 64, max_entry_share: float = 0.5, purge_at_once: int = 500
+        self,
+        capacity_bytes: int,
+        *,
+        max_variants: int = 64,
+        max_entry_share: float = 0.5,
+        purge_at_once: int = 500,
+        admission: AdmissionPolicy = AdmissionPolicy.LRU,
     ) -> None:
         """`purge_at_once`: a purge that has more entries to visit is left to `reclaim`."""
         self._capacity = capacity_bytes
         self._max_variants = max_variants
         self._purge_at_once = purge_at_once
         self._max_entry_bytes = int(capacity_bytes * max_entry_share)
-        self._entries: LRU[_Key, Entry] = LRU(_NO_LIMIT)
+        self._shelves = Shelves(capacity_bytes, admission)
+        self._asked, self._main, self._window = self._shelves.asked, self._shelves.main, self._shelves.window
         self._primaries: dict[str, _Primary] = {}
         self._sites: GroupIndex[str, _Key] = GroupIndex()
         self._tags: GroupIndex[tuple[str, str], _Key] = GroupIndex()
@@ -74,7 +79,6 @@ class MemoryStore:
         self._log: PurgeLog[_Key] = PurgeLog()
         self.on_evict: Callable[[Entry], object] | None = None
         """Told of each entry that has to go for want of memory."""
-        self._used = 0
         self._stored = self._evicted = self._refused = 0
 
     def change(self, capacity_bytes: int, *, max_variants: int, max_entry_share: float) -> None:
@@ -82,6 +86,7 @@ class MemoryStore:
         self._capacity = capacity_bytes
         self._max_variants = max_variants
         self._max_entry_bytes = int(capacity_bytes * max_entry_share)
+        self._shelves.change(capacity_bytes)
         self._evict()
 
     def get(self, uri: str, request: Request, rule: CacheRule) -> Entry | None:
@@ -93,8 +98,11 @@ class MemoryStore:
 
     def at(self, key: tuple[str, str]) -> Entry | None:
         """The entry under this very URI and variant; it becomes the most recently used."""
-        entry = self._entries.get(key)
-        return entry if entry is None or not self._log.pending else self._settled(key, entry)
+        entry = self._main.get(key)
+        if entry is None and (entry := self._window.get(key)) is None:
+            return None
+        self._asked(key)
+        return entry if not self._log.pending else self._settled(key, entry)
 
     def vary(self, uri: str) -> tuple[str, ...]:
         """The request fields that select among the stored variants of `uri`."""
@@ -116,8 +124,9 @@ class MemoryStore:
             primary = None
         if primary is None:
             primary = self._primaries[entry.uri] = _Primary(entry.vary)
+        known = (entry.uri, entry.variant) in self._main
         self._forget((entry.uri, entry.variant), keep_primary=True)
-        self._insert(primary, entry)
+        self._insert(primary, entry, known=known)
         for variant in list(islice(primary.variants, max(0, len(primary.variants) - self._max_variants))):
             self._forget((entry.uri, variant))
         self._evict()
@@ -180,6 +189,11 @@ class MemoryStore:
         """Whether so many purges are under way that another had better wait: each costs every lookup a comparison."""
         return len(self._log.pending) >= _MAX_PENDING
 
+    def frequency(self, uri: str, variant: str) -> int | None:
+        """About how often it was asked for or stored lately; None: nobody counts."""
+        frequency = self._shelves.frequency
+        return None if frequency is None else frequency.of((uri, variant))
+
     @property
     def max_entry_bytes(self) -> int:
         """The largest `size_bytes` of one entry."""
@@ -195,8 +209,8 @@ class MemoryStore:
     def stats(self) -> StoreStats:
         return StoreStats(
             capacity_bytes=self._capacity,
-            used_bytes=self._used,
-            entries=len(self._entries),
+            used_bytes=self._shelves.used,
+            entries=len(self._shelves),
             uris=len(self._primaries),
             tags=len(self._tags),
             stored=self._stored,
@@ -253,15 +267,16 @@ class MemoryStore:
         if left is None:
             self._drop(key, entry)
         elif left is not entry:
-            self._entries[key] = self._primaries[key[0]].variants[key[1]] = left
+            self._primaries[key[0]].variants[key[1]] = left
+            self._shelves.replace(key, left)
         return left
 
-    def _insert(self, primary: _Primary, entry: Entry) -> None:
+    def _insert(self, primary: _Primary, entry: Entry, *, known: bool) -> None:
         key = (entry.uri, entry.variant)
-        self._entries[key] = primary.variants[entry.variant] = entry
+        primary.variants[entry.variant] = entry
+        self._shelves.add(key, entry, known=known)
         self._list(key, entry)
         self._log.stored(key)
-        self._used += entry.size_bytes
         self._stored += 1
 
     def _list(self, key: _Key, entry: Entry) -> None:
@@ -271,7 +286,8 @@ class MemoryStore:
 
     def _forget(self, key: _Key, *, keep_primary: bool = False) -> bool:
         """Drop what is stored under `key`. False: nothing was, or purges had seen to it before."""
-        entry = self._entries.get(key)
+        primary = self._primaries.get(key[0])
+        entry = None if primary is None else primary.variants.get(key[1])
         if entry is None:
             return False
         living = not self._log.pending or self._log.judge(key, entry) is not None
@@ -279,8 +295,7 @@ class MemoryStore:
         return living
 
     def _drop(self, key: _Key, entry: Entry, *, keep_primary: bool = False) -> None:
-        self._entries.pop(key)
-        self._used -= entry.size_bytes
+        self._shelves.remove(key, entry)
         self._log.forget(key)
         self._sites.discard(entry.site, key)
         for tag in entry.tags:
@@ -291,11 +306,8 @@ class MemoryStore:
             del self._primaries[key[0]]
 
     def _evict(self) -> None:
-        while self._used > self._capacity:
-            oldest = self._entries.peek_last_item()
-            if oldest is None:
-                return
-            living = self._forget(oldest[0])
+        for key, entry in self._shelves.overflow():
+            living = self._forget(key)
             self._evicted += living
             if living and self.on_evict is not None:
-                self.on_evict(oldest[1])
+                self.on_evict(entry)

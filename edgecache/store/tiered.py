@@ -55,12 +55,17 @@ class TieredStore:
         return self._put(entry, None)
 
     def _put(self, entry: Entry, moved_from: float | None) -> bool:
-        in_memory = isinstance(entry.body, bytes) and self.memory.put(entry)
-        if not in_memory:
-            self.memory.forget(entry.uri, entry.variant)
         if entry.timed.response.status == _PARTIAL:
-            return in_memory
-        return self.disk.put(entry, moved_from=moved_from) or in_memory
+            return self.memory.put(entry)
+        # The disk first: what memory does not let in is looked for there.
+        worth = moved_from is not None or self._worth_writing(entry, known=0)
+        on_disk = worth and self.disk.put(entry, moved_from=moved_from)
+        if not worth:
+            self.disk.decline(entry.uri, entry.variant)
+        if isinstance(entry.body, bytes):
+            return self.memory.put(entry) or on_disk
+        self.memory.forget(entry.uri, entry.variant)
+        return on_disk
 
     def replace(self, old: Entry, new: Entry) -> bool:
         """Put `new` in the place of `old` unless something else has taken it (RFC 9111 section 4.3.4)."""
@@ -134,7 +139,19 @@ class TieredStore:
     def disk_stats(self) -> DiskStats:
         return self.disk.stats()
 
+    def _worth_writing(self, entry: Entry, *, known: int) -> bool:
+        """Whether it was asked for more than `known` times.
+
+        A full disk takes nothing else: one visit of a crawler must not displace what others come back for.
+
+        What is asked for again while memory has it is written when memory lets go of it.
+        """
+        frequency = self.memory.frequency(entry.uri, entry.variant) if self.disk.full else None
+        return frequency is None or frequency > known
+
     def _evicted(self, entry: Entry) -> None:
         """Memory lets go of it: the disk has it, unless it was too busy to take it then, or has reclaimed it since."""
-        if entry.timed.response.status != _PARTIAL and not self.disk.has(entry.uri, entry.variant):
+        if entry.timed.response.status == _PARTIAL or self.disk.has(entry.uri, entry.variant):
+            return
+        if self._worth_writing(entry, known=1):
             self.disk.put(entry)

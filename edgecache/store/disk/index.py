@@ -237,6 +237,11 @@ class Index:
         with txn.cursor(self._members) as cursor:
             return list(cursor.iternext_dup()) if cursor.set_key(_NUMBER.pack(number)) else []
 
+    def charged(self, txn: Txn, number: int) -> int:
+        """What the rows of a segment take in the index."""
+        found = (self.row(txn, key) for key in self.members(txn, number))
+        return sum(charge(len(row)) for row in found if row is not None)
+
     def live_bytes(self, txn: Txn, number: int) -> int | None:
         """What of it is still of use; None: there is no such segment."""
         found = txn.get(_NUMBER.pack(number), db=self._segments)

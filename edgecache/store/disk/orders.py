@@ -20,12 +20,25 @@ Told = Callable[[object], None]
 
 
 @dataclass(slots=True, eq=False)
+class Ban:
+    """Put a purge in force; tells how many rows it concerns."""
+
+    purge: Purge
+    told: Told | None = None
+    counted: bool = False
+    serial: int = 0
+    """Set by the worker."""
+
+
+@dataclass(slots=True, eq=False)
 class Put:
     """Store `entry`, asked for when the last purge was `serial`."""
 
     key: bytes
     entry: Entry
     serial: int
+    after: tuple[Ban, ...] = ()
+    """Purges of this process that were not on record then, and that it is newer than all the same."""
     moved_from: float | None = None
     """The response time of the row that has this body already."""
     place: Place | None = None
@@ -42,15 +55,6 @@ class Drop:
     time: float | None = None
     """Only the response that came at this instant."""
     corrupt: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class Ban:
-    """Put a purge in force; tells how many rows it concerns."""
-
-    purge: Purge
-    told: Told | None = None
-    counted: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -16,17 +16,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from edgecache.policy.purging import Purge
 from edgecache.store.disk import row as rows
 from edgecache.store.disk.index import Index, Txn, charge
 from edgecache.store.disk.judging import Marks, judge
 from edgecache.store.disk.row import CorruptRow, Place
 from edgecache.store.disk.segments import numbers, path_of, sealed, unlink
-from edgecache.store.disk.settings import DiskSettings
+from edgecache.store.disk.settings import FULL, DiskSettings
 from edgecache.store.disk.stats import Counts
 from edgecache.store.stored_body import CorruptBody, Extent, OpenFile, StoredBody, blocks
 
-_FULL: Final = 0.95
-"""Of what new bodies may take: from there on room is made before somebody asks for it."""
 _EXAMINED: Final = 256
 """Segments looked at for one that can be reclaimed, or that has become empty."""
 _SWEEP_SLICE: Final = 500
@@ -64,6 +63,12 @@ class Reclaimer:
         self._serials: list[tuple[float, int]] = []
         """When which purges had been swept."""
 
+    def close(self) -> None:
+        """Leave what is under way to others."""
+        if self._sweep is not None:
+            os.close(self._sweep.lock)
+            self._sweep = None
+
     def step(self, now: float) -> bool:
         """A few milliseconds of upkeep. True: there is more to do at once."""
         if now >= self._period_due:
@@ -72,7 +77,7 @@ class Reclaimer:
         with self._index.reading() as txn:
             reserved = self._index.reserved_bytes(txn)
             general, swept = self._index.number(txn, b"general"), self._index.number(txn, b"swept")
-        made_room = reserved > self._settings.content_bytes * _FULL and self.reclaim_one(wait=False)
+        made_room = reserved > self._settings.content_bytes * FULL and self.reclaim_one(wait=False)
         if self._sweep is None and general > swept:
             self._begin_sweep(general)
         if self._sweep is not None:
@@ -165,7 +170,7 @@ class Reclaimer:
             if empty:
                 self._index.release(txn, number)
             else:
-                self._index.resize(txn, number, size)
+                self._index.resize(txn, number, size + self._index.charged(txn, number))
                 self._index.no_candidate(txn, number)
         if empty:
             unlink(self._path, number)
@@ -190,18 +195,12 @@ class Reclaimer:
             found = list(islice(self._index.rows(txn, sweep.start), _SWEEP_SLICE))
         due = [(number, purge) for number, purge in bans if number <= sweep.target]
 
-        def left(row: bytes) -> Marks | None:
-            have = rows.fixed(row)
-            if have.serial >= sweep.target:
-                return Marks(have.stale, have.renewing)
-            held = (purge for number, purge in due if number > have.serial)
-            return judge(held, rows.label(row), Marks(have.stale, have.renewing))
-
-        touched = [key for key, row in found if _changes(row, left)]
+        touched = [(key, row, left) for key, row in found if (left := _left(row, due, sweep.target)) is not _UNTOUCHED]
         if touched:
             with self._index.writing() as txn:
-                for key in touched:
-                    self._settle(txn, key, left, sweep.target)
+                for key, row, left in touched:
+                    have = self._index.row(txn, key)
+                    self._settle(txn, key, have, left if have == row else _left(have, due, sweep.target))
         if len(found) == _SWEEP_SLICE:
             sweep.start = found[-1][0] + b"\0"
             return
@@ -210,15 +209,13 @@ class Reclaimer:
         os.close(sweep.lock)
         self._sweep = None
 
-    def _settle(self, txn: Txn, key: bytes, left: Callable[[bytes], Marks | None], target: int) -> None:
-        row = self._index.row(txn, key)
-        if row is None or not _changes(row, left):
+    def _settle(self, txn: Txn, key: bytes, row: bytes | None, left: bytes | None) -> None:
+        if row is None or left is _UNTOUCHED:
             return
-        marks = _left(row, left)
-        if marks is None:
+        if left is None:
             self._index.delete(txn, key)
         else:
-            self._index.mark(txn, key, rows.changed(row, serial=target, stale=marks.stale, renewing=marks.renewing))
+            self._index.mark(txn, key, left)
 
     def _forget_old_purges(self, now: float) -> None:
         with self._index.reading() as txn:
@@ -239,17 +236,24 @@ class Reclaimer:
                 self._index.forget_purges(txn, old[-1])
 
 
-def _left(row: bytes, left: Callable[[bytes], Marks | None]) -> Marks | None:
-    """None also for what is no row."""
+_UNTOUCHED: Final = b""
+
+
+def _left(row: bytes | None, due: list[tuple[int, Purge]], target: int) -> bytes | None:
+    """The row as the purges in `due`, up to `target`, leave it: _UNTOUCHED, changed, or None; of what is no row, None."""
+    if row is None:
+        return None
     try:
-        return left(row)
+        have = rows.fixed(row)
+        if have.serial >= target:
+            return _UNTOUCHED
+        before = Marks(have.stale, have.renewing)
+        left = judge((purge for number, purge in due if number > have.serial), rows.label(row), before)
     except CorruptRow:
         return None
-
-
-def _changes(row: bytes, left: Callable[[bytes], Marks | None]) -> bool:
-    marks = _left(row, left)
-    return marks is None or marks != Marks(rows.fixed(row).stale, rows.fixed(row).renewing)
+    if left is None:
+        return None
+    return _UNTOUCHED if left == before else rows.changed(row, serial=target, stale=left.stale, renewing=left.renewing)
 
 
 def _try_lock(path: Path) -> int | None:

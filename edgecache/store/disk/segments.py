@@ -28,18 +28,19 @@ class SegmentWriter:
         self.number = number
         self.capacity = capacity
         self.size = 0
+        self.charged = 0
         # What may be there was written by a process that died before the index heard of it.
         self._fd = os.open(path_of(directory, number), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     @property
     def room(self) -> int:
-        return self.capacity - self.size
+        return self.capacity - self.size - self.charged
 
     def append(self, *parts: bytes, charge: int = 0) -> int:
         """Write, and return the offset. Raises OSError; what was written in vain is then overwritten by the next.
 
-        `charge` bytes are left out after them: a hole, which takes none of the disk, for what the index takes instead.
+        `charge`: bytes that the index takes for it, which count as this segment's.
         """
         start = position = self.size
         for part in parts:
@@ -48,7 +49,8 @@ class SegmentWriter:
                 done = os.pwrite(self._fd, view, position)
                 position += done
                 view = view[done:]
-        self.size = position + charge
+        self.size = position
+        self.charged += charge
         return start
 
     def close(self) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Final
 
 MIN_BYTES: Final = 16 << 20
+FULL: Final = 0.95
+"""Of what new bodies may take: from there on room is made before somebody asks for it."""
 _SEGMENTS: Final = 64
 """Shared segments that a full tier has at least: each reclamation frees a small part of what is stored."""
 
@@ -32,6 +34,11 @@ class DiskSettings:
     def content_bytes(self) -> int:
         """What new bodies and their rows may take; the rest is for what reclaiming moves."""
         return self.capacity_bytes - self.capacity_bytes // 16
+
+    @property
+    def batch(self) -> int:
+        """Orders in one transaction, which copies each page that it changes: a small tier has no room for many copies."""
+        return min(max(self.capacity_bytes >> 18, 64), 512)
 
     @property
     def map_bytes(self) -> int:

@@ -14,6 +14,8 @@ class Counts:
     written: int = 0
     refused: int = 0
     """Not written: the queue was full, there was no room, or the disk failed."""
+    declined: int = 0
+    """Not written: the tier was full, and nobody had asked for it before."""
     evicted: int = 0
     corrupt: int = 0
     """Dropped because a checksum was wrong."""
@@ -37,6 +39,7 @@ class DiskStats:
     misses: int
     written: int
     refused: int
+    declined: int
     evicted: int
     corrupt: int
     purged: int

@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -17,14 +19,14 @@ from typing import Any, Final
 import lmdb
 from lru import LRU
 
-from edgecache.policy.purging import Purge, matches
+from edgecache.policy.purging import Purge
 from edgecache.store.disk import row as rows
 from edgecache.store.disk.index import Index, Txn, WrongFormat
 from edgecache.store.disk.judging import Marks, judge
 from edgecache.store.disk.orders import Ban, Drop, Order, Put, Release, Reserve, Told
 from edgecache.store.disk.row import CorruptRow, Place
 from edgecache.store.disk.segments import SegmentReader, SegmentWriter, numbers, unlink
-from edgecache.store.disk.settings import DiskSettings
+from edgecache.store.disk.settings import FULL, DiskSettings
 from edgecache.store.disk.stats import Counts, DiskStats
 from edgecache.store.disk.worker import Worker
 from edgecache.store.entry import Entry
@@ -34,6 +36,8 @@ _log = logging.getLogger(__name__)
 INLINE_BYTES: Final = 64 << 10
 """Bodies up to this length are read at once and may go to memory; longer ones are read as they are sent."""
 _MAX_ORDERS: Final = 50_000
+_AGAIN_SECONDS: Final = 5.0
+"""After which what the disk refused is tried again."""
 _VERIFIED: Final = 4096
 """Bodies of which this process remembers what it has verified."""
 
@@ -58,6 +62,8 @@ class DiskTier:
         self._verified: LRU[tuple[int, int], bytearray] = LRU(_VERIFIED)
         self._waiting: dict[str, dict[str, Put]] = {}
         self._waiting_bytes = 0
+        self._dropping: Counter[bytes] = Counter()
+        """Keys that nothing answers for, though the index may still have them."""
         self._purging: list[Ban] = []
         """In force, not yet in the index."""
         self._bans: list[tuple[int, Purge]] = []
@@ -84,12 +90,11 @@ class DiskTier:
 
     def get(self, uri: str, variant_of: VariantOf) -> Entry | None:
         """What is stored of `uri` under the variant chosen by `variant_of`, which is told the fields that variants differ in."""
-        waiting = self._waiting.get(uri)
+        waiting = self._awaited(uri)
         if waiting:
-            vary = next(iter(waiting.values())).entry.vary
-            put = waiting.get(variant_of(vary))
-            if put is not None:
-                return put.entry
+            vary = next(iter(waiting.values())).vary
+            if (awaited := waiting.get(variant_of(vary))) is not None:
+                return awaited
         entry = self._stored(uri, variant_of)
         if entry is None or (waiting and entry.vary != vary):
             self.counts.misses += 1
@@ -98,13 +103,15 @@ class DiskTier:
         return entry
 
     def vary(self, uri: str) -> tuple[str, ...]:
-        waiting = self._waiting.get(uri)
+        waiting = self._awaited(uri)
         if waiting:
-            return next(iter(waiting.values())).entry.vary
+            return next(iter(waiting.values())).vary
         if self._index is None:
             return ()
         with contextlib.suppress(lmdb.Error, CorruptRow), self._index.reading() as txn:
-            for _, row in self._index.variants(txn, uri):
+            for key, row in self._index.variants(txn, uri):
+                if key in self._dropping:
+                    continue
                 named = rows.label(row)
                 if named.uri == uri and self._left(txn, row, named) is not None:
                     return named.vary
@@ -112,25 +119,40 @@ class DiskTier:
 
     def has(self, uri: str, variant: str) -> bool:
         """Whether something is stored there, or waits to be."""
-        if variant in self._waiting.get(uri, {}):
+        if variant in self._awaited(uri):
             return True
         if self._index is None:
             return False
+        key = rows.object_key(uri, variant)
         with contextlib.suppress(lmdb.Error), self._index.reading() as txn:
-            return self._index.row(txn, rows.object_key(uri, variant)) is not None
+            return key not in self._dropping and self._index.row(txn, key) is not None
         return False
 
     def holds(self, entry: Entry) -> bool:
         """Whether this very response is what is stored, or waits to be."""
-        put = self._waiting.get(entry.uri, {}).get(entry.variant)
-        if put is not None:
-            return put.entry.timed == entry.timed
+        awaited = self._awaited(entry.uri).get(entry.variant)
+        if awaited is not None:
+            return awaited.timed == entry.timed
         if self._index is None:
             return False
         with contextlib.suppress(lmdb.Error, CorruptRow), self._index.reading() as txn:
-            row = self._index.row(txn, rows.object_key(entry.uri, entry.variant))
+            key = rows.object_key(entry.uri, entry.variant)
+            row = None if key in self._dropping else self._index.row(txn, key)
             return row is not None and rows.fixed(row).time == entry.timed.response_time
         return False
+
+    def _awaited(self, uri: str) -> dict[str, Entry]:
+        """What waits to be written of `uri`, as the purges since leave it."""
+        waiting = self._waiting.get(uri)
+        if not waiting:
+            return {}
+        found: dict[str, Entry] = {}
+        for variant, put in waiting.items():
+            entry, marks = put.entry, Marks(put.entry.marked_stale, put.entry.renewing)
+            left = judge((ban.purge for ban in self._purging if ban not in put.after), entry, marks)
+            if left is not None:
+                found[variant] = entry if left == marks else replace(entry, marked_stale=left.stale, renewing=left.renewing)
+        return found
 
     def _stored(self, uri: str, variant_of: VariantOf) -> Entry | None:
         index = self._index
@@ -139,7 +161,7 @@ class DiskTier:
         try:
             with index.reading() as txn:
                 found = index.find(txn, uri, variant_of)
-                if found is None:
+                if found is None or found[0] in self._dropping:
                     return None
                 named = rows.label(found[1])
                 marks = self._left(txn, found[1], named)
@@ -210,8 +232,13 @@ class DiskTier:
             self.counts.refused += index is not None
             self.drop(entry.uri, entry.variant)
             return False
-        self._wait(Put(key, entry, self.serial(), moved_from))
+        self._wait(Put(key, entry, self.serial(), after=tuple(self._purging), moved_from=moved_from))
         return True
+
+    def decline(self, uri: str, variant: str) -> None:
+        """Not worth its room: what is stored there is older, and goes."""
+        self.counts.declined += 1
+        self.drop(uri, variant)
 
     def drop(self, uri: str, variant: str, time: float | None = None) -> None:
         """Forget what is stored there, or only the response that came at `time`."""
@@ -229,11 +256,6 @@ class DiskTier:
 
     def purge(self, purge: Purge) -> asyncio.Future[int]:
         """In force at once; done when it is on record, with the number of stored responses that it concerns."""
-        for uri, variants in list(self._waiting.items()):
-            for variant, put in list(variants.items()):
-                if matches(purge, put.entry):
-                    # It is still written, and the purge after it.
-                    self._no_longer_waiting(uri, variant)
         loop = self._loop or asyncio.get_running_loop()
         done: asyncio.Future[int] = loop.create_future()
         if self._worker is None:
@@ -243,6 +265,15 @@ class DiskTier:
         self._purging.append(order)
         self._worker.line.append(order, urgent=True)
         return done
+
+    @property
+    def full(self) -> bool:
+        """Whether something has to go for what comes."""
+        if self._index is None:
+            return False
+        with contextlib.suppress(lmdb.Error), self._index.reading() as txn:
+            return self._index.reserved_bytes(txn) > self.settings.content_bytes * FULL
+        return False
 
     @property
     def crowded(self) -> bool:
@@ -288,7 +319,7 @@ class DiskTier:
         self._worker.line.append(order(partial(_settle, done)), urgent=True)
         try:
             return await done
-        except (lmdb.Error, OSError, CorruptRow):
+        except DiskError:
             return None
 
     def _wait(self, put: Put) -> None:
@@ -312,13 +343,24 @@ class DiskTier:
         if self._worker is None:
             return
         if not self._crowded():
+            if isinstance(order, Drop) and order.time is None:
+                self._dropping[order.key] += 1
             self._worker.line.append(order)
-        elif not self._overrun:
-            # The disk does not keep up, and what it is to forget must not answer: it forgets everything.
+        else:
+            self._empty("it does not keep up")
+
+    def _empty(self, why: str) -> None:
+        """The disk does not do what it must, and what it was to forget must not answer: it forgets everything, once it can."""
+        if self._overrun is None:
             self._overrun = Ban(Purge(everything=True))
             self._purging.append(self._overrun)
+            self._dropping.clear()
+            _log.error("disk tier %s is emptied: %s", self.settings.path, why)
+            self._empty_again()
+
+    def _empty_again(self) -> None:
+        if self._worker is not None and self._overrun is not None:
             self._worker.line.append(self._overrun, urgent=True)
-            _log.error("disk tier %s: too slow; it is emptied", self.settings.path)
 
     def _crowded(self) -> bool:
         return self._overrun is not None or (self._worker is not None and len(self._worker.line) >= _MAX_ORDERS)
@@ -336,11 +378,10 @@ class DiskTier:
                     self._waiting_bytes -= len(order.entry.body)
                     if self._waiting.get(order.entry.uri, {}).get(order.entry.variant) is order:
                         self._no_longer_waiting(order.entry.uri, order.entry.variant)
-                case Ban() if not isinstance(outcome, BaseException):
-                    # Where it could not be recorded it stays in force here.
-                    self._purging.remove(order)
-                    if order is self._overrun:
-                        self._overrun = None
+                case Drop(time=None):
+                    self._dropped(order, outcome)
+                case Ban():
+                    self._recorded(order, outcome)
                 case _:
                     pass
             if isinstance(order, Put | Ban | Reserve) and order.told is not None:
@@ -365,12 +406,32 @@ class DiskTier:
             misses=counts.misses,
             written=counts.written,
             refused=counts.refused,
+            declined=counts.declined,
             evicted=counts.evicted,
             corrupt=counts.corrupt,
             purged=counts.purged,
             failures=counts.failures,
             waiting_bytes=self._waiting_bytes,
         )
+
+    def _dropped(self, order: Drop, outcome: object) -> None:
+        if isinstance(outcome, BaseException):
+            self._empty(str(outcome))
+        elif self._dropping[order.key] > 1:
+            self._dropping[order.key] -= 1
+        else:
+            del self._dropping[order.key]
+
+    def _recorded(self, order: Ban, outcome: object) -> None:
+        if not isinstance(outcome, BaseException):
+            self._purging.remove(order)
+            if order is self._overrun:
+                self._overrun = None
+        elif order is not self._overrun:
+            self._purging.remove(order)
+            self._empty(str(outcome))
+        elif self._loop is not None:
+            self._loop.call_later(_AGAIN_SECONDS, self._empty_again)
 
 
 def _settle(done: asyncio.Future[Any], outcome: object) -> None:
@@ -379,7 +440,9 @@ def _settle(done: asyncio.Future[Any], outcome: object) -> None:
             outcome.close()
         return
     if isinstance(outcome, BaseException):
-        done.set_exception(outcome)
+        done.set_exception(DiskError(f"the disk refused: {outcome}"))
+        # Whoever invalidates does not wait.
+        done.exception()
     else:
         done.set_result(outcome)
 

@@ -26,7 +26,6 @@ from edgecache.store.entry import Entry
 from edgecache.store.stored_body import checksums
 
 _log = logging.getLogger(__name__)
-_BATCH: Final = 512
 _GATHER_SECONDS: Final = 0.02
 _IDLE_SECONDS: Final = 0.5
 _COUNT_SECONDS: Final = 0.3
@@ -77,7 +76,7 @@ class Worker:
     def _run(self) -> None:
         busy = False
         while True:
-            orders = self.line.take(_BATCH, 0.0 if busy else _IDLE_SECONDS, _GATHER_SECONDS)
+            orders = self.line.take(self._settings.batch, 0.0 if busy else _IDLE_SECONDS, _GATHER_SECONDS)
             if not orders and self.line.closed:
                 break
             busy = False
@@ -89,6 +88,7 @@ class Worker:
                     busy = self._reclaimer.step(time.monotonic())
             except Exception as error:  # the tier must not stop taking orders, whatever one of them met
                 self._failed(error)
+        self._reclaimer.close()
         if self._shared is not None:
             self._seal(self._shared)
 
@@ -181,7 +181,9 @@ class Worker:
             return marks
         if order.serial < self._index.number(txn, b"floor"):
             return None
-        return judge((purge for _, purge in self._index.all_bans(txn, order.serial)), entry, marks)
+        older = {ban.serial for ban in order.after}
+        newer = (purge for serial, purge in self._index.all_bans(txn, order.serial) if serial not in older)
+        return judge(newer, entry, marks)
 
     def _make_place_among_variants(self, txn: Txn, order: Put) -> None:
         """As the memory tier: one Vary a URI, and so many variants; the oldest goes."""
@@ -201,7 +203,8 @@ class Worker:
     # Purges.
 
     def _ban(self, txn: Txn, order: Ban, told: dict[Order, object]) -> int:
-        serial, count = self._index.ban(txn, order.purge), 0
+        serial = order.serial = self._index.ban(txn, order.purge)
+        count = 0
         for uri in order.purge.urls:
             for key, found in list(self._index.variants(txn, uri)):
                 have, named = rows.fixed(found), rows.label(found)
@@ -280,7 +283,7 @@ class Worker:
     def _seal(self, writer: SegmentWriter) -> None:
         try:
             with self._index.writing() as txn:
-                self._index.resize(txn, writer.number, writer.size)
+                self._index.resize(txn, writer.number, writer.size + writer.charged)
         finally:
             writer.close()
 

@@ -6,8 +6,11 @@ The model purges the naive way: it looks at every entry at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -91,7 +94,7 @@ works = st.builds(Do, st.sampled_from(WORK), st.sampled_from(URIS), st.sampled_f
 
 
 @given(st.lists(entries | purges | works | works, max_size=40))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_two_tiers_answer_as_one(steps: list[Entry | Purge | Do]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(_walk(Path(folder) / "cache", steps))
@@ -250,4 +253,49 @@ async def test_what_answers_is_kept_when_room_is_made(tmp_path: Path) -> None:
             store.memory.forget("http://a/hot", "x-v=-")
     stats = store.disk.stats()
     assert stats.evicted > 1000 and stats.used_bytes <= 16 * MIB
+    await store.disk.close()
+
+
+async def test_many_small_objects_and_their_index_stay_within_the_bytes(tmp_path: Path) -> None:
+    store = await opened(tmp_path / "cache", memory_bytes=64 << 10)
+    for number in range(24_000):
+        store.disk.put(replace(entry(f"http://a/{number}", time=number), body=b"x"))
+        if number % 1000 == 0:
+            await settled(store)
+    await settled(store)
+    used = subprocess.run(["du", "-sB1", tmp_path / "cache"], capture_output=True, check=True, text=True)
+    assert int(used.stdout.split()[0]) <= 16 * MIB
+    assert store.disk.stats().evicted > 0 and store.disk.stats().failures == 0
+    await store.disk.close()
+
+
+async def test_a_disk_that_refuses_is_no_answer_until_it_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index is closed under the tier: every transaction fails, as on a disk that has gone."""
+    store = await opened(tmp_path / "cache")
+    store.put(entry("http://a/x", tags=frozenset({"t"}), time=1))
+    await settled(store)
+    monkeypatch.setattr("edgecache.store.disk.tier._AGAIN_SECONDS", 0.05)
+    index = store.disk._index
+    assert index is not None
+
+    @contextlib.contextmanager
+    def failing() -> Iterator[None]:
+        raise OSError("no such disk")
+        yield
+
+    with monkeypatch.context() as patched:
+        patched.setattr(index, "writing", failing)
+        purging = store.purge(Purge(tag="t"))
+        assert purging.recorded is not None
+        with pytest.raises(OSError, match="no such disk"):
+            await purging.recorded
+        assert store.get("http://a/x", request("http://a/x"), RULE) is None
+        assert store.put(entry("http://a/y", time=2)), "memory takes it all the same"
+    async with asyncio.timeout(10):
+        while store.disk.stats().objects or store.disk._purging:
+            await asyncio.sleep(0.01)
+    store.put(entry("http://a/x", time=3))
+    await settled(store)
+    store.memory.forget("http://a/x", "x-v=-")
+    assert store.get("http://a/x", request("http://a/x"), RULE) is not None
     await store.disk.close()
