@@ -76,18 +76,28 @@ class FrozenMemory:
 
     @classmethod
     def build(
-        cls, layout: Layout, contents: Iterable[tuple[int, bytes]], pages: dict[int, int], text: tuple[tuple[int, int], ...]
+        cls,
+        layout: Layout,
+        contents: Iterable[tuple[int, bytes]],
+        pages: dict[int, int],
+        text: tuple[tuple[int, int], ...],
+        *,
+        runs: Iterable[tuple[int, int, int]] = (),
     ) -> FrozenMemory:
-        """Lay out tables for a new guest. `pages` gives the flags of each virtual page number that is mapped."""
+        """Lay out tables for a new guest. `pages` gives the flags of each virtual page number that is mapped; `runs` of long rows
+        of pages: first, end, flags.
+        """
         entries = bytearray(PAGE * layout.tables)
         words = memoryview(entries).cast("Q")
         for page, flags in pages.items():
             words[page - layout.first_page] = flags | (page * PAGE - layout.base)
+        for start, end, flags in runs:
+            words[start - layout.first_page : end - layout.first_page] = _entries(flags, start * PAGE - layout.base, end - start)
         words.release()
         tables = (
             (layout.entries_offset + at, bytes(entries[at : at + PAGE]))
             for at in range(0, len(entries), PAGE)
-            if any(entries[at : at + PAGE])
+            if entries.count(0, at, at + PAGE) < PAGE
         )
         return cls(layout, [*fixed_pages(layout), *tables, *contents], text)
 
@@ -146,8 +156,7 @@ class GuestMemory:
         """Give every page of [start, end), inside the window, these flags."""
         index, offset = self.layout.entry_index(start), start - self.layout.base
         count = (end - start) // PAGE
-        first = flags | offset
-        self.entries[index : index + count] = memoryview(array("Q", range(first, first + count * PAGE, PAGE)))
+        self.entries[index : index + count] = _entries(flags, offset, count)
         self.tables_changed = True
 
     def add_pages(self, start: int, end: int, flags: int) -> None:
@@ -236,6 +245,12 @@ class GuestMemory:
     def frame(self, entry: int) -> int:
         """The window offset that a present entry names."""
         return entry & FRAME_MASK
+
+
+def _entries(flags: int, offset: int, count: int) -> memoryview:
+    """Page-table entries of `count` pages whose frames begin at `offset`, all with the same flags."""
+    first = flags | offset
+    return memoryview(array("Q", range(first, first + count * PAGE, PAGE)))
 
 
 def _write_all(fd: int, content: bytes | memoryview, offset: int) -> None:

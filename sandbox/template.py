@@ -94,13 +94,11 @@ def load(program: Program, limits: Limits) -> Template:
             raise ImageError("its arguments and environment do not fit its stack: shorten them or raise the memory limit")
         stack_pointer -= len(stack)
         contents.append((stack_pointer - layout.base, stack))
-    pages = dict(image.pages)
-    data = page_flags(read=True, write=True, execute=False)
-    pages.update(dict.fromkeys(range(space.stack // PAGE, space.stack_top // PAGE), data))
+    stack_pages = (space.stack // PAGE, space.stack_top // PAGE, page_flags(read=True, write=True, execute=False))
     text = tuple((start - layout.base, end - layout.base) for start, end in image.text)
     return Template(
         loaded,
-        FrozenMemory.build(layout, contents, pages, text),
+        FrozenMemory.build(layout, contents, dict(image.pages), text, runs=[stack_pages]),
         initial_cpu(image, stack_pointer),
         GuestState(brk=space.image_end),
         booted=False,

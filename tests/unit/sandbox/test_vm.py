@@ -26,6 +26,7 @@ from tests.unit.sandbox.machine_code import (
     LOG,
     NEXT_REQUEST,
     RAX,
+    RBX,
     RDI,
     RDX,
     RESPOND,
@@ -43,6 +44,7 @@ from tests.unit.sandbox.machine_code import (
     run,
     serve,
     serve_once,
+    store_rax,
 )
 
 LOOP = b"\xeb\xfe"
@@ -481,3 +483,26 @@ def test_segment_selectors_of_a_guest_that_waits_are_not_seen_by_another(engine:
             assert serve_once(vm).output == bytes(8)
     looking.close()
     spinning.close()
+
+
+def test_clearing_selectors_before_every_run_changes_nothing_else(engine: str) -> None:
+    """As on a host where no code can be mapped to look at them: registers, FS base and vector registers stay what they were."""
+    if engine != "kvm":
+        pytest.skip("Unicorn keeps a guest's selectors to itself")
+    work = (
+        call(158, 0x1002, DATA + 0x40)  # arch_prctl(ARCH_SET_FS)
+        + mov(RBX, 0x1122334455667788)
+        + b"\x66\x48\x0f\x6e\xc3"  # movq xmm0, rbx
+        + call(39)  # getpid
+        + b"\x64\x48\x89\x1c\x25\x00\x00\x00\x00"  # mov fs:[0], rbx
+        + b"\x66\x48\x0f\x7e\xc0"  # movq rax, xmm0
+        + store_rax(DATA + 0x48)
+        + call(RESPOND, DATA + 0x40, 16)
+    )
+    template = boot(serve(work), engine=engine)
+    with closing(Vm(template, engine)) as vm:
+        plain = serve_once(vm).output
+        assert plain == struct.pack("<QQ", 0x1122334455667788, 0x1122334455667788)
+        vm._vcpu._selectors = lambda: 1  # type: ignore[attr-defined]
+        assert [serve_once(vm).output for _ in range(3)] == [plain] * 3
+    template.close()
