@@ -101,6 +101,8 @@ class GeneratorFigures:
     """One generator since the start, all its versions together."""
 
     cpu_ns: int = 0
+    log_dropped_bytes: int = 0
+    """Above a limit or a rate."""
     ends: dict[End, int] = field(default_factory=dict)
 
     @property
@@ -173,6 +175,7 @@ class Figures:
                 name = OTHER
             figures = self.generators.setdefault(name, GeneratorFigures())
         figures.cpu_ns += usage.cpu_ns
+        figures.log_dropped_bytes += usage.log_dropped_bytes
         figures.ends[end] = figures.ends.get(end, 0) + 1
 
     def _site(self, name: str) -> SiteFigures:

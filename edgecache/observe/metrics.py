@@ -184,13 +184,17 @@ class _Traffic(Collector):
             durations.add_metric((word,), _cumulative(histogram), histogram.seconds)
         calls = CounterMetricFamily("edgecache_generated", "Finished calls of generators.", labels=("generator", "end"))
         cpu = CounterMetricFamily("edgecache_generator_cpu_seconds", "CPU time of generators' VMs.", labels=("generator",))
+        unlogged = CounterMetricFamily(
+            "edgecache_generator_log_dropped_bytes", "Log above a limit or a rate.", labels=("generator",)
+        )
         for name, generator in figures.generators.items():
             for end, count in generator.ends.items():
                 calls.add_metric((name, end), count)
             cpu.add_metric((name,), generator.cpu_ns / 1e9)
+            unlogged.add_metric((name,), generator.log_dropped_bytes)
         dropped = self._recorder.log_lines_dropped
         lost = CounterMetricFamily("edgecache_access_log_dropped", "Lines that were not written.", value=dropped)
-        return (requests, by_route, took, reasons, sent, collapsed, truncated, durations, calls, cpu, lost)
+        return (requests, by_route, took, reasons, sent, collapsed, truncated, durations, calls, cpu, unlogged, lost)
 
 
 class _FastLane(Collector):

@@ -80,6 +80,9 @@ class GeneratorRow:
     promised: float
     """Of the CPU time given out in the last ten seconds, 0 to 1."""
     received: float
+    delayed: int
+    """How often output, an edge call or a sub-request waited for its rate."""
+    log_dropped_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,4 +260,6 @@ def _row(generator: GeneratorStatus) -> GeneratorRow:
         cap=generator.cap,
         promised=_part(generator.standing.promised),
         received=_part(generator.standing.received),
+        delayed=generator.delayed,
+        log_dropped_bytes=generator.log_dropped_bytes,
     )

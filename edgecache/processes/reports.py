@@ -29,6 +29,7 @@ def add(total: Figures, report: Report) -> None:
     for name, generator in report.generators.items():
         sum_of = _place(total.generators, name, MAX_GENERATORS, GeneratorFigures)
         sum_of.cpu_ns += generator.cpu_ns
+        sum_of.log_dropped_bytes += generator.log_dropped_bytes
         for end, count in generator.ends.items():
             sum_of.ends[end] = sum_of.ends.get(end, 0) + count
     for word, durations in report.durations.items():

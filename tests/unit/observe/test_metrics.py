@@ -105,12 +105,13 @@ def test_figures_of_two_edges_add_up() -> None:
 
 def test_calls_of_generators_are_counted_whatever_their_version() -> None:
     recorder = Recorder()
-    recorder.on_usage("shop/hello@1", End.FINISHED, Usage(cpu_ns=500_000_000))
+    recorder.on_usage("shop/hello@1", End.FINISHED, Usage(cpu_ns=500_000_000, log_dropped_bytes=7))
     recorder.on_usage("shop/hello@2", End.CPU_LIMIT, Usage(cpu_ns=1_000_000_000))
     found = samples(Metrics(sources(recorder)))
     assert found["edgecache_generated_total", "finished", "shop/hello"] == 1
     assert found["edgecache_generated_total", "cpu-limit", "shop/hello"] == 1
     assert found["edgecache_generator_cpu_seconds_total", "shop/hello"] == 1.5
+    assert found["edgecache_generator_log_dropped_bytes_total", "shop/hello"] == 7
 
 
 def test_store_and_monitor_are_asked_at_the_scrape() -> None:
