@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from email.utils import formatdate
 
 from aiohttp import web
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecache.policy.cache_control import parse_response
@@ -114,6 +114,7 @@ async def test_behind_another_cache_the_part_is_of_what_was_left() -> None:
         assert origin.count == 1
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1e6), st.floats(0, 1e6), st.floats(0, MAX_SHARE))
 def test_the_part_is_never_more_than_half_of_what_is_left_at_arrival(lifetime: float, age: float, share: float) -> None:
     terms = Terms(Lifetime(lifetime, LifetimeSource.EXPLICIT), 0.0, parse_response(freeze([])))

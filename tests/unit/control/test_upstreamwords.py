@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecache.control.upstreamwords import (
@@ -102,6 +102,7 @@ def test_every_key_is_in_the_words() -> None:
         assert set(section.words) == set(section.rule.__dataclass_fields__), name
 
 
+@settings(deadline=None)
 @given(RULES)
 def test_what_is_shown_is_taken_again_and_stored_again(rule: UpstreamRule) -> None:
     shown = json.loads(json.dumps(show_upstream(rule)))
@@ -212,6 +213,7 @@ def test_wrong_origins_are_named_and_no_password_is_shown(value: object, said: s
     assert "secret" not in str(found.value)
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.floats() | st.text(max_size=5),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecache.policy.upstream import Balance, Origin, UpstreamRule
@@ -37,6 +37,7 @@ def firsts(candidates: list[Candidate], balance: Balance, count: int) -> list[in
     return found
 
 
+@settings(deadline=None)
 @given(CANDIDATES, st.sampled_from(Balance), st.binary(), st.lists(st.integers(-9, 9), min_size=8, max_size=8))
 def test_everybody_who_may_be_asked_is_in_the_order_once_and_nobody_else(
     candidates: list[Candidate], balance: Balance, key: bytes, credit: list[int]
@@ -47,6 +48,7 @@ def test_everybody_who_may_be_asked_is_in_the_order_once_and_nobody_else(
     assert len(left) == len(candidates)
 
 
+@settings(deadline=None)
 @given(CANDIDATES, st.sampled_from(Balance), st.binary())
 def test_healthy_before_backups_before_ejected(candidates: list[Candidate], balance: Balance, key: bytes) -> None:
     order, _ = turn(candidates, balance, key, (0,) * len(candidates))
@@ -54,12 +56,14 @@ def test_healthy_before_backups_before_ejected(candidates: list[Candidate], bala
     assert ranks == sorted(ranks)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(1, 3))
 def test_each_has_exactly_its_weights_turns_in_every_round(weights: list[int], rounds: int) -> None:
     found = Counter(firsts(pool(*weights), Balance.WEIGHT, sum(weights) * rounds))
     assert found == Counter({at: weight * rounds for at, weight in enumerate(weights)})
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=2, max_size=6), st.integers(1, 200))
 def test_no_one_gets_ahead_or_behind_by_a_round(weights: list[int], count: int) -> None:
     found = Counter(firsts(pool(*weights), Balance.WEIGHT, count))
@@ -71,6 +75,7 @@ def test_turns_are_spread_not_in_runs() -> None:
     assert firsts(pool(5, 1, 1), Balance.WEIGHT, 7) == [0, 0, 1, 0, 2, 0, 0]
 
 
+@settings(deadline=None)
 @given(CANDIDATES, st.lists(st.lists(st.sampled_from(Condition), min_size=8, max_size=8), max_size=40))
 def test_credit_stays_bounded_whatever_comes_and_goes(candidates: list[Candidate], history: list[list[Condition]]) -> None:
     credit: tuple[int, ...] = (0,) * len(candidates)
@@ -93,6 +98,7 @@ def test_a_full_one_waits_for_those_that_are_not() -> None:
     assert order == (1, 0)
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1), st.integers(2, 8))
 def test_by_hash_a_key_moves_only_when_its_own_origin_goes(key: bytes, count: int) -> None:
     candidates = pool(*range(1, count + 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecache.upstream.breaker import CLOSED, Breaker, asked, failed, undecided
@@ -46,6 +46,7 @@ def test_failures_of_what_was_sent_before_it_opened_do_not_prolong_it() -> None:
     assert failed(breaker, 5.0, LIMIT, PAUSE) == breaker
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["sent", "failed", "succeeded", "left"]), st.floats(0, 100))), st.integers(1, 5))
 def test_no_history_keeps_it_open_for_ever(history: list[tuple[str, float]], limit: int) -> None:
     breaker, now, under_way = CLOSED, 0.0, 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecache.upstream.ejection import Ejection, Health, failed, may_eject
@@ -35,6 +35,7 @@ def test_a_failure_after_the_pause_doubles_it_at_once() -> None:
     assert failed(health, 10.0, 3, 10.0).until == 30.0
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(ORIGINS), st.booleans(), st.floats(0, 1000))), st.integers(1, 5))
 def test_no_history_ejects_an_origin_for_ever(history: list[tuple[str, bool, float]], limit: int) -> None:
     ejection, now = Ejection(limit, 10.0), 0.0
@@ -48,6 +49,7 @@ def test_no_history_ejects_an_origin_for_ever(history: list[tuple[str, bool, flo
     assert not any(ejection.ejected(origin, now + 32 * 10.0) for origin in ORIGINS)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(0, 40), st.floats(0, 1))
 def test_no_more_than_the_share_is_ejected_and_never_all_of_them_by_less_than_one(ejected: int, size: int, share: float) -> None:
     if may_eject(ejected, size, share):

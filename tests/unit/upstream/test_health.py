@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecache.policy.upstream import HealthRule
@@ -19,6 +19,7 @@ def test_it_falls_and_rises_by_checks_in_a_row() -> None:
     assert ups == [True, True, True, True, True, False, False, False, False, True]
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans()), st.integers(1, 10), st.integers(1, 10))
 def test_what_lasts_is_believed(history: list[bool], rise: int, fall: int) -> None:
     rule, checked = HealthRule(rise=rise, fall=fall), UNCHECKED
@@ -37,6 +38,7 @@ def test_the_expected_statuses() -> None:
     assert [expected(RULE, status) for status in (199, 200, 399, 400)] == [False, True, True, False]
 
 
+@settings(deadline=None)
 @given(st.floats(0.1, 3600), st.floats(0, 1))
 def test_checks_are_spread_about_their_interval(interval: float, chance: float) -> None:
     rule = HealthRule(interval=interval)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecache.upstream.proxy_header import ProxyHeader, SocketAddress, encode, socket_address
@@ -55,6 +55,7 @@ def test_both_versions(given: ProxyHeader | None, text: bytes, binary: str) -> N
     assert encode(given, 2) == SIGNATURE + bytes.fromhex(binary)
 
 
+@settings(deadline=None)
 @given(st.ip_addresses(), st.integers(0, 65535), st.ip_addresses(), st.integers(0, 65535))
 def test_any_pair_of_addresses_has_headers_of_the_right_size(a: object, a_port: int, b: object, b_port: int) -> None:
     given = header(str(a), a_port, str(b), b_port)

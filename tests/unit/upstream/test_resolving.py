@@ -7,7 +7,7 @@ import socket
 
 import pytest
 from aiohttp.abc import ResolveResult
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecache.upstream.resolving import Known, Resolver, answered, failed
@@ -123,6 +123,7 @@ async def test_the_systems_resolver_knows_this_machine() -> None:
     await resolving.close()
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 100))), st.floats(0, 100), st.floats(0, 300))
 def test_old_addresses_are_never_older_than_they_may_be(history: list[tuple[bool, float]], ttl: float, keep: float) -> None:
     known: Known | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecache.policy.upstream import RetryOn, RetryRule
@@ -12,6 +12,7 @@ from edgecache.upstream.retrying import Budget, retriable, retriable_status
 ALL = RetryRule(attempts=5, on=tuple(RetryOn), statuses=(502, 503))
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), max_size=500), st.floats(0, 1))
 def test_retries_never_exceed_their_share_of_the_requests_and_the_reserve(history: list[bool], share: float) -> None:
     budget, retries = Budget(share), 0
@@ -31,6 +32,7 @@ def test_a_site_of_few_requests_can_retry() -> None:
     assert budget.take()
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["POST", "PATCH", "LOCK", "get", "X"]), st.sampled_from(["reset", "timeout"]), st.integers(400, 599))
 def test_what_is_not_idempotent_is_never_sent_again(method: str, reason: str, status: int) -> None:
     assert not retriable(ALL, method, reason, 0)
