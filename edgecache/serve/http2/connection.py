@@ -12,8 +12,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, Protocol, cast
 
-from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
     DataReceived,
@@ -26,39 +24,26 @@ from h2.events import (
     WindowUpdated,
 )
 from h2.exceptions import H2Error, ProtocolError
-from h2.settings import SettingCodes, Settings
-from hpack import Encoder
 from hyperframe.frame import GoAwayFrame
 
-from edgecache.observe.record import HTTP_2
 from edgecache.serve.client_body import CLIENT_GONE
-from edgecache.serve.exchange import report_hit
-from edgecache.serve.fast_lane import MAX_BODY_BYTES
-from edgecache.serve.guard import Head, Violation
-from edgecache.serve.http2.fields import FieldReader, Malformed, stored_fields, trailer_fields
+from edgecache.serve.guard import Violation
+from edgecache.serve.http2.fields import FieldReader, Malformed, trailer_fields
 from edgecache.serve.http2.floods import FloodGuard
 from edgecache.serve.http2.frames import (
-    END_HEADERS,
-    END_STREAM,
     MAX_FRAME_BYTES,
     ConnectionFault,
     FrameCutter,
     Kind,
     request_block,
-    write_frame,
 )
-from edgecache.serve.http2.hpack import FieldDecoder, FieldEncoder, Fields, plain
+from edgecache.serve.http2.hits import HitWriter
+from edgecache.serve.http2.hpack import Fields
+from edgecache.serve.http2.states import States
 from edgecache.serve.http2.stream import Stream
 from edgecache.serve.pipeline import Pipeline
-from edgecache.serve.request_id import next_request_id
-from edgecache.serve.shape import is_plain
 
 _log: Final = logging.getLogger(__name__)
-_CLOSED_STREAMS: Final = 1000
-"""How many closed streams the library remembers, for frames that were on their way."""
-_FIRST_WINDOW: Final = 65_535
-_MAX_HEAD_BYTES: Final = 8 << 10
-"""Of a stored response that is written at once: its fields fit into one frame, whatever they are encoded to."""
 
 
 class Members(Protocol):
@@ -67,30 +52,6 @@ class Members(Protocol):
     def joined(self, connection: Http2Connection, transport: asyncio.Transport) -> None: ...
 
     def left(self, connection: Http2Connection) -> None: ...
-
-
-class _States(H2Connection):
-    """The library's connection, with our field compression and less memory of what is over."""
-
-    MAX_CLOSED_STREAMS = _CLOSED_STREAMS
-
-
-def _new_states(max_list_bytes: int) -> H2Connection:
-    # What the library would check of fields ends the connection; `fields` checks more, and ends the stream.
-    config = H2Configuration(
-        client_side=False,
-        header_encoding=None,
-        validate_inbound_headers=False,
-        normalize_inbound_headers=False,
-        validate_outbound_headers=False,
-        normalize_outbound_headers=False,
-    )
-    states = _States(config)
-    states.local_settings = Settings(client=False, initial_values={SettingCodes.MAX_HEADER_LIST_SIZE: max_list_bytes})
-    # A list that is too long, but can be read, gets an answer.
-    states.decoder = FieldDecoder(2 * max_list_bytes)
-    states.encoder = cast(Encoder, FieldEncoder())
-    return states
 
 
 class Http2Connection(asyncio.Protocol):
@@ -110,8 +71,8 @@ class Http2Connection(asyncio.Protocol):
         now = loop.time()
         self._cutter = FrameCutter(2 * settings.max_head_bytes)
         self._floods = FloodGuard(now)
-        self._states = _new_states(settings.max_head_bytes)
-        self._decoder = cast(FieldDecoder, self._states.decoder)
+        self._states = States(settings)
+        self._hits = HitWriter(pipeline, heads, self._states)
         self._unsent: list[bytes] = []
         """Answers that the library knows nothing of; it has said what it had to say before them."""
         self._streams: dict[int, Stream] = {}
@@ -137,16 +98,7 @@ class Http2Connection(asyncio.Protocol):
         self._members.joined(self, self._transport)
         if self._transport.is_closing():
             return
-        states, settings = self._states, self._settings
-        states.initiate_connection()
-        states.update_settings(
-            {
-                SettingCodes.MAX_CONCURRENT_STREAMS: settings.http2_streams,
-                SettingCodes.INITIAL_WINDOW_SIZE: settings.read_buffer_bytes,
-            }
-        )
-        if settings.http2_window_bytes > _FIRST_WINDOW:
-            states.increment_flow_control_window(settings.http2_window_bytes - _FIRST_WINDOW)
+        self._hits.client = self._client
         self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -197,11 +149,13 @@ class Http2Connection(asyncio.Protocol):
             raise ConnectionFault(ErrorCodes.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
         passed: list[bytes] = []
         for frame, raw in frames:
-            block = request_block(frame, raw)
-            if block is not None and (fields := self._decoder.known(block)) is not None:
+            block = request_block(frame, raw) if self._may_write else None
+            if block is not None and self._states.fields.known(block) is not None:
                 # What came before may be about windows.
                 self._pass(passed)
-                if self._answer_known(frame.stream_id, fields):
+                size = self._hits.past_library(frame.stream_id, block, self._unsent)
+                if size is not None:
+                    self._wrote(size)
                     continue
             if frame.kind == Kind.GOAWAY:
                 self._pass(passed)
@@ -251,8 +205,11 @@ class Http2Connection(asyncio.Protocol):
         except Violation as violation:
             self._start(Stream(self, stream_id, violation, self._settings, ended=ended))
             return
-        if not ended or not self._answer_at_once(stream_id, head):
+        size = self._hits.at_once(stream_id, head) if ended and self._may_write else None
+        if size is None:
             self._start(Stream(self, stream_id, head, self._settings, ended=ended))
+        else:
+            self._wrote(size)
 
     def _on_data(self, stream_id: int, data: bytes, size: int) -> None:
         stream = self._streams.get(stream_id)
@@ -306,71 +263,14 @@ class Http2Connection(asyncio.Protocol):
         stream.task = self._loop.create_task(stream.serve(self._pipeline, self._client))
         stream.task.add_done_callback(partial(self._finished, stream))
 
-    def _answer_known(self, stream_id: int, fields: Fields) -> bool:
-        """A hit, of fields that were seen before, without the library: it takes the stream for one that is closed.
+    @property
+    def _may_write(self) -> bool:
+        return not (self._paused or self._queueing or self._draining)
 
-        False: it is to read the request.
-        """
-        states = self._states
-        if stream_id <= states.highest_inbound_stream_id or not stream_id & 1 or self._draining:
-            return False
-        try:
-            head = self._heads.read(fields, ended=True)
-        except (Malformed, Violation):
-            return False
-        window = min(states.outbound_flow_control_window, states.remote_settings.initial_window_size)
-        found = self._hit(head, window)
-        if found is None:
-            return False
-        answer, body = found
-        block = states.encoder.encode(answer)
-        step = states.max_outbound_frame_size
-        states.highest_inbound_stream_id = stream_id
-        states.outbound_flow_control_window -= len(body)
-        said = states.data_to_send()
-        if said:
-            self._unsent.append(said)
-        self._unsent.append(write_frame(Kind.HEADERS, END_HEADERS | (0 if body else END_STREAM), stream_id, block))
-        for start in range(0, len(body), step):
-            last = start + step >= len(body)
-            self._unsent.append(write_frame(Kind.DATA, END_STREAM if last else 0, stream_id, body[start : start + step]))
-        return True
-
-    def _answer_at_once(self, stream_id: int, head: Head) -> bool:
-        """A fresh stored response, written without a task. False: the request takes the usual way."""
-        states = self._states
-        found = self._hit(head, states.local_flow_control_window(stream_id))
-        if found is None:
-            return False
-        fields, body = found
-        states.send_headers(stream_id, fields, end_stream=not body)
-        step = states.max_outbound_frame_size
-        for start in range(0, len(body), step):
-            states.send_data(stream_id, body[start : start + step], end_stream=start + step >= len(body))
-        return True
-
-    def _hit(self, head: Head, window: int) -> tuple[Fields, bytes] | None:
-        """The answer of the store that can be written at once, already reported."""
-        request = head.request
-        if self._paused or self._queueing or not is_plain(request):
-            return None
-        hit = self._pipeline.hit(request)
-        if hit is None or not isinstance(hit.entry.body, bytes):
-            return None
-        entry = hit.entry
-        body = hit.entry.body if request.method == "GET" else b""
-        if len(body) > min(MAX_BODY_BYTES, window) or len(entry.head) > _MAX_HEAD_BYTES:
-            return None
-        request_id = next_request_id()
-        extra = b"%b%b%b" % (
-            plain(b"age", b"%d" % hit.age),
-            plain(b"cache-status", b"%b; ttl=%d" % (self._pipeline.respond.hit_member, hit.lifetime_left)),
-            plain(b"x-request-id", request_id.encode()),
-        )
-        self._floods.sent(len(body))
+    def _wrote(self, size: int) -> None:
+        """An answer of so many bytes is complete."""
+        self._floods.sent(size)
         self._idle_since = self._loop.time()
-        report_hit(self._pipeline, hit, request, request_id=request_id, client=self._client, protocol=HTTP_2)
-        return stored_fields(entry.timed.response.status, entry.head, extra), body
 
     def _finished(self, stream: Stream, task: asyncio.Task[None]) -> None:
         self._streams.pop(stream.stream_id, None)
