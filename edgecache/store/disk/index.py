@@ -97,10 +97,6 @@ class Index:
     def file_bytes(self) -> int:
         return os.stat(self._file).st_blocks * 512  # noqa: PTH116
 
-    @property
-    def path(self) -> Path:
-        return self._file.parent
-
     # Numbers.
 
     def number(self, txn: Txn, name: bytes) -> int:

@@ -74,9 +74,6 @@ class SegmentReader:
             file = self._files[number] = OpenFile(path_of(self._directory, number))
         return file
 
-    def forget(self, number: int) -> None:
-        self._files.pop(number, None)
-
     def close_unlinked(self) -> None:
         """Let go of files that are no longer in the directory: their bytes are only free once nobody holds them."""
         for number in self._files.keys():  # noqa: SIM118 - an LRU is no mapping

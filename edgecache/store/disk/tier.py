@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 INLINE_BYTES: Final = 64 << 10
 """Bodies up to this length are read at once and may go to memory; longer ones are read as they are sent."""
 _MAX_ORDERS: Final = 50_000
+_HOUSEKEEPING_SECONDS: Final = 1.0
 _AGAIN_SECONDS: Final = 5.0
 """After which what the disk refused is tried again."""
 _VERIFIED: Final = 4096
@@ -69,6 +70,7 @@ class DiskTier:
         self._bans: list[tuple[int, Purge]] = []
         self._bans_known = (-1, -1)
         self._overrun: Ban | None = None
+        self._housekeeping: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Open, or make, the tier. In a process that forks: after that. Raises DiskError."""
@@ -76,9 +78,12 @@ class DiskTier:
         self._index = await asyncio.to_thread(_open, self.settings)
         self._worker = Worker(self.settings, self._index, self.counts, self._finished_elsewhere, max_variants=self._max_variants)
         self._worker.start()
+        self._housekeeping = self._loop.call_later(_HOUSEKEEPING_SECONDS, self._keep_house)
 
     async def close(self, seconds: float = 10.0) -> None:
         """Write what waits, within so many seconds. Harmless on what did not start."""
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
         worker, index, self._worker, self._index = self._worker, self._index, None, None
         if worker is not None and index is not None:
             if await asyncio.to_thread(worker.stop, seconds):
@@ -361,6 +366,11 @@ class DiskTier:
     def _empty_again(self) -> None:
         if self._worker is not None and self._overrun is not None:
             self._worker.line.append(self._overrun, urgent=True)
+
+    def _keep_house(self) -> None:
+        self._files.close_unlinked()
+        if self._loop is not None:
+            self._housekeeping = self._loop.call_later(_HOUSEKEEPING_SECONDS, self._keep_house)
 
     def _crowded(self) -> bool:
         return self._overrun is not None or (self._worker is not None and len(self._worker.line) >= _MAX_ORDERS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -299,3 +300,23 @@ async def test_a_disk_that_refuses_is_no_answer_until_it_is_empty(tmp_path: Path
     store.memory.forget("http://a/x", "x-v=-")
     assert store.get("http://a/x", request("http://a/x"), RULE) is not None
     await store.disk.close()
+
+
+async def test_reclaimed_segments_are_not_kept_open(tmp_path: Path) -> None:
+    store = await opened(tmp_path / "cache", memory_bytes=64 << 10)
+    for number in range(1500):
+        store.disk.put(replace(entry(f"http://a/{number}", time=number), body=bytes(20_000)))
+        if number % 25 == 0:
+            await settled(store)
+            store.get(f"http://a/{number}", request(f"http://a/{number}"), RULE)
+    async with asyncio.timeout(10):
+        while any("deleted" in os.readlink(link) for link in Path("/proc/self/fd").iterdir() if _is_ours(link, tmp_path)):
+            await asyncio.sleep(0.1)
+    assert store.disk.stats().evicted > 0
+    await store.disk.close()
+
+
+def _is_ours(link: Path, folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return str(folder) in os.readlink(link)
+    return False
