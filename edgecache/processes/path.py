@@ -107,8 +107,8 @@ class RequestPath:
     def read_keys(self) -> None:
         """Read the certificates and their keys, once. Raises CertificateError."""
         if self.secure is None and self.settings.certificates:
-            self.certificates = Certificates(self.settings.certificates)
-            self.secure = Listener(self.pipeline, self.certificates)
+            self.certificates = Certificates(self.settings.certificates, http2=self.settings.http2)
+            self.secure = Listener(self.pipeline, self.certificates, self.settings.secure_proxies)
 
     def reopen(self) -> None:
         """Open the log again, after rotation, and read the certificates again, after renewal. Raises CertificateError."""
