@@ -31,6 +31,15 @@ class TokenBucket:
         self._refill(now_ns)
         self._level = min(self._level - tokens * _SECOND_NS, self.burst * _SECOND_NS)
 
+    def spend(self, tokens: int, now_ns: int) -> bool:
+        """Take what is there in full, or nothing; whether it was there."""
+        self._refill(now_ns)
+        left = self._level - tokens * _SECOND_NS
+        if left < 0:
+            return False
+        self._level = left
+        return True
+
     def wait_ns(self, tokens: int, now_ns: int) -> int:
         """Nanoseconds until `tokens`, or a full bucket where they are more than it holds; 0 when they are there."""
         self._refill(now_ns)

@@ -63,6 +63,8 @@ class Pacer:
 
     def drop(self, call: GuestCall) -> None:
         """The request is over: what waits of it never passes."""
+        if call not in self.waiting:
+            return
         self.waiting.discard(call)
         call.held.clear()
         if (ticket := call.ticket) is not None:
@@ -96,11 +98,14 @@ class Pacer:
             generator.log_untold_bytes = 0
             call.tell(notice)
 
+    def takes_turn(self, generator: Generator, flow: Flow) -> bool:
+        """Whether one call may be made at once; it counts then."""
+        keeper, line = self._way(generator, flow)
+        return keeper.gate.take(line, 1, keeper.now_ns())
+
     async def turn(self, generator: Generator, flow: Flow) -> None:
         """Return when one call may be made."""
         keeper, line = self._way(generator, flow)
-        if keeper.gate.take(line, 1, keeper.now_ns()):
-            return
         generator.delayed += 1
         here: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         ticket = keeper.gate.wait(line, 1, lambda: _settle(here), keeper.now_ns())

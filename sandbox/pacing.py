@@ -88,12 +88,12 @@ class Gate:
 
     def take(self, line: Line, amount: int, now_ns: int) -> bool:
         """Pass at once if nobody is overtaken by it and both rates allow it; whether that was so."""
-        if line.queue or self._ready or amount > self.most(line):
+        if line.queue or self._ready or not line.bucket.spend(amount, now_ns):
             return False
-        if line.bucket.wait_ns(amount, now_ns) or self.bucket.wait_ns(amount, now_ns):
-            return False
-        self._pay(line, amount, now_ns)
-        return True
+        if self.bucket.spend(amount, now_ns):
+            return True
+        line.bucket.take(-amount, now_ns)
+        return False
 
     def take_some(self, line: Line, amount: int, now_ns: int) -> int:
         """Pass as much of `amount` as both rates allow now; how much that was. For what does not wait."""

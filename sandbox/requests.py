@@ -186,7 +186,9 @@ class Requests:
         self.pacer.close()
 
     async def _answer(self, call: GuestCall, wanted: wire.WantsAnswer) -> None:
-        await self.pacer.turn(call.owner, Flow.SUB_REQUESTS if wanted.kind == "fetch" else Flow.EDGE_CALLS)
+        flow = Flow.SUB_REQUESTS if wanted.kind == "fetch" else Flow.EDGE_CALLS
+        if not self.pacer.takes_turn(call.owner, flow):
+            await self.pacer.turn(call.owner, flow)
         answer = await answer_edge_call(call.edge, wanted, self._policy.edge_call_s)
         call.edge_task = None
         if call.state is State.CALLING:

@@ -35,7 +35,6 @@ class _Node:
         "children",
         "cpu_ns",
         "entry",
-        "express",
         "finish",
         "heap",
         "now",
@@ -68,8 +67,6 @@ class _Node:
         """Serial number of the one valid entry in the parent's heap; 0 when there is none."""
         self.running = 0
         self.cpu_ns = 0
-        self.express = False
-        """Of a leaf: it has woken with its whole credit, and has not been picked since."""
 
 
 class Scheduler:
@@ -97,6 +94,8 @@ class Scheduler:
         """When a node that its cap holds back may go on; nodes that left meanwhile are skipped."""
         self._serial = 0
         self._awake: set[_Node] = set()
+        self._express: set[_Node] = set()
+        """Leaves that have woken with their whole credit, and have not been picked since."""
 
     def add(self, path: Path, weight: int, *, parent: Path = ROOT, width: int = 1) -> None:
         """Add a sleeping node. Raises KeyError when its parent is unknown, ValueError when it exists or a number is wrong.
@@ -203,6 +202,7 @@ class Scheduler:
         leaf = self._nodes[path]
         if not leaf.children and leaf.ready:
             self._awake.discard(leaf)
+            self._express.discard(leaf)
             self._rest(leaf)
 
     def pick(self, now_ns: int = 0, count: int = 1) -> list[Path]:
@@ -226,11 +226,13 @@ class Scheduler:
         Held as running until `charge`, like one that was picked, and charged like it: it only does not wait for a CPU. Who uses
         up its slice, or comes back before its share allows, waits like everybody.
         """
+        if not self._express:
+            return None
         self._unthrottle(now_ns)
         node = self._root
         while (child := _first(node)) is not None:
             node = child
-        if not node.express:
+        if node not in self._express:
             return None
         self._running.add(node.path)
         self._hold(node, now_ns)
@@ -324,7 +326,7 @@ class Scheduler:
 
     def _rouse(self, node: _Node | None) -> None:
         """One thing more below this node, or itself, wants CPU."""
-        leaf, woken = node, True
+        leaf, woken, express = node, True, False
         while node is not None:
             if woken:
                 node.ready += 1
@@ -332,11 +334,12 @@ class Scheduler:
                 if woken and node.parent is not None:
                     earliest = node.parent.now - self._credit_ns * _SCALE // node.weight
                     node.start = max(earliest, node.finish)
-                    if leaf is not None:
-                        leaf.express = node.start == earliest
+                    express = node.start == earliest
             if not node.entry:
                 self._queue(node)
             node = node.parent
+        if express and leaf is not None and not leaf.children:
+            self._express.add(leaf)
 
     def _rest(self, node: _Node | None) -> None:
         """One thing less below this node, or itself, wants CPU."""
@@ -351,7 +354,7 @@ class Scheduler:
 
     def _hold(self, node: _Node | None, now_ns: int) -> None:
         if node is not None:
-            node.express = False
+            self._express.discard(node)
         while node is not None:
             node.running += 1
             if node.parent is not None:
