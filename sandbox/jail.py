@@ -160,7 +160,8 @@ def enter(
 
     `parent` is the process id that must still be our parent; `keep` the descriptors that stay. `open_files` runs when the
     inherited files are closed and nothing else is lost yet: what is opened there stays usable. `start` runs last before the
-    system call filter: threads that are to live in the jail start there. The calling process must have one thread.
+    system call filter: threads that are to live in the jail start there. `cgroup` is entered first, while that can be written.
+    The calling process must have one thread.
     Raises JailError when a required layer is missing; the process is half jailed then, and must exit.
     """
     ledger = _Ledger()

@@ -28,13 +28,16 @@ def reader() -> Callable[[], int]:
         return _unknown
     page.write(_READ)
     address = ctypes.addressof(ctypes.c_char.from_buffer(page))
-    if ctypes.CDLL(None).mprotect(ctypes.c_void_p(address), ctypes.c_size_t(mmap.PAGESIZE), mmap.PROT_READ | mmap.PROT_EXEC):
+    if _mprotect(address, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC):
         return _unknown
     _pages.append(page)
     return ctypes.CFUNCTYPE(ctypes.c_uint32)(address)
 
 
 _pages: list[mmap.mmap] = []
+"""For as long as somebody may call into them: the process's life."""
+_mprotect = ctypes.CDLL(None).mprotect
+_mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def _unknown() -> int:

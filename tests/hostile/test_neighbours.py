@@ -60,11 +60,11 @@ def watched(monitor: Monitor) -> Accounts:
     scheduler, accounts = monitor._dispatcher.scheduler, Accounts()
     charge = scheduler.charge
 
-    def noted(path: SharePath, used_ns: int, now_ns: int) -> None:
+    def noted(path: SharePath, used_ns: int, now_ns: int) -> object:
         accounts.note(path, used_ns)
-        charge(path, used_ns, now_ns)
+        return charge(path, used_ns, now_ns)
 
-    scheduler.charge = noted  # type: ignore[method-assign]
+    scheduler.charge = noted  # type: ignore[method-assign, assignment]
     return accounts
 
 
