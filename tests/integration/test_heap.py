@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from edgecache.serve.connection import Connection
+from edgecache.upstream.origin_protocol import OriginProtocol
+from edgecache.upstream.settings import UpstreamSettings
 from tests.integration.proxy_support import Edge, edge_for, origin_of, plain, until
 
 PROGRAM = """
@@ -68,3 +71,18 @@ async def test_a_connection_is_freed_without_the_collector(without_collector: No
         await edge.hang_up()
         await until(lambda: not edge.listener.connections)
         await until(lambda: not alive(edge))
+
+
+async def test_a_connection_to_an_origin_is_freed_without_the_collector(without_collector: None) -> None:
+    settings = UpstreamSettings(keepalive_timeout=0.2)
+    answer = plain(b"page", **{"Cache-Control": "no-store"})
+    async with origin_of(answer) as origin, edge_for(origin.url, upstream=settings) as edge:
+        before = to_origins()
+        for number in range(4):
+            await asyncio.gather(*(edge.fetch(f"/{number}-{other}") for other in range(5)))
+        assert to_origins() > before
+        await until(lambda: to_origins() <= before)
+
+
+def to_origins() -> int:
+    return sum(isinstance(thing, OriginProtocol) for thing in gc.get_objects())
