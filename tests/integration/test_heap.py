@@ -11,7 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from edgecache.serve.connection import Connection
-from tests.integration.proxy_support import edge_for, origin_of, plain, until
+from edgecache.upstream.origin_protocol import OriginProtocol
+from edgecache.upstream.settings import UpstreamSettings
+from tests.integration.proxy_support import Edge, edge_for, origin_of, plain, until
 
 PROGRAM = """
 import gc
@@ -51,24 +53,36 @@ def without_collector() -> Iterator[None]:
         gc.enable()
 
 
-def connections_alive() -> int:
-    return sum(isinstance(thing, Connection) for thing in gc.get_objects())
+def alive(edge: Edge) -> int:
+    """Connections of `edge` that are in memory."""
+    return sum(isinstance(thing, Connection) and thing._pipeline is edge.pipeline for thing in gc.get_objects())
 
 
 @pytest.mark.parametrize("reachable", [True, False])
 async def test_a_connection_is_freed_without_the_collector(without_collector: None, reachable: bool) -> None:
     answer = plain(b"page", **{"Cache-Control": "max-age=60"})
     async with origin_of(answer) as origin, edge_for(origin.url if reachable else "http://127.0.0.1:1") as edge:
-        writers = []
         for number in range(20):
-            reader, writer = await asyncio.open_connection(*edge.address)
-            writers.append(writer)
+            reader, writer = await edge.connect()
             for path in (f"/{number}", "/same", "/same"):
                 writer.write(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
                 await reader.readuntil(b"page" if reachable else b'"request_id"')
-        assert connections_alive() == 20
-        for writer in writers:
-            writer.close()
-            await writer.wait_closed()
+        assert alive(edge) == 20
+        await edge.hang_up()
         await until(lambda: not edge.listener.connections)
-        await until(lambda: not connections_alive())
+        await until(lambda: not alive(edge))
+
+
+async def test_a_connection_to_an_origin_is_freed_without_the_collector(without_collector: None) -> None:
+    settings = UpstreamSettings(keepalive_timeout=0.2)
+    answer = plain(b"page", **{"Cache-Control": "no-store"})
+    async with origin_of(answer) as origin, edge_for(origin.url, upstream=settings) as edge:
+        before = to_origins()
+        for number in range(4):
+            await asyncio.gather(*(edge.fetch(f"/{number}-{other}") for other in range(5)))
+        assert to_origins() > before
+        await until(lambda: to_origins() <= before)
+
+
+def to_origins() -> int:
+    return sum(isinstance(thing, OriginProtocol) for thing in gc.get_objects())
