@@ -44,7 +44,7 @@ class Figures:
     start_ms: float
     """From nothing to the first answer from disk, in a new tier over what is there."""
     hit_us: float
-    """One lookup that memory cannot answer, body included."""
+    """CPU of one lookup that memory cannot answer, body included."""
     miss_us: float
     """What the tier adds to a lookup that finds nothing at all."""
     hits_of_sample: int
@@ -117,7 +117,10 @@ async def measure(folder: Path, count: int) -> Figures:
     started = time.perf_counter()
     purged = await store.disk.purge(Purge(tag="all", site="shop"))
     purge_tag = time.perf_counter() - started
-    left, _ = _looked_up(store, sample)
+    left = 0
+    for number in sample[:1000]:
+        left += _looked_up(store, [number])[0]
+        await asyncio.sleep(0)
     if left:
         raise RuntimeError(f"{left} purged responses answer")
     while store.disk.stats().objects:  # noqa: ASYNC110 - as above
@@ -147,12 +150,12 @@ async def _first(store: TieredStore, count: int) -> bool:
 
 
 def _looked_up(store: TieredStore, numbers: list[int]) -> tuple[int, float]:
-    """How many answered, and the seconds that one lookup took."""
+    """How many answered, and the seconds of CPU that one lookup took."""
     asked = [(f"http://shop.test/products/{number}", request_of(number)) for number in numbers]
     variant: Callable[[tuple[str, ...]], str] = lambda vary: ""  # noqa: E731 - one expression is all there is to it
-    started = time.perf_counter()
+    started = time.thread_time()
     found = sum(store.disk.get(uri, variant) is not None for uri, _ in asked)
-    return found, (time.perf_counter() - started) / len(numbers)
+    return found, (time.thread_time() - started) / len(numbers)
 
 
 def request_of(number: int) -> Request:

@@ -10,7 +10,7 @@ from edgecache.policy.message import Request
 from edgecache.policy.purging import Purge
 from edgecache.policy.rule import CacheRule
 from edgecache.policy.variance import variant_key
-from edgecache.store.disk import DiskStats, DiskTier
+from edgecache.store.disk import DiskTier
 from edgecache.store.disk.spool import Spool
 from edgecache.store.entry import Entry
 from edgecache.store.memory import MemoryStore, StoreStats
@@ -135,9 +135,6 @@ class TieredStore:
     def stats(self) -> StoreStats:
         """Those of memory."""
         return self.memory.stats()
-
-    def disk_stats(self) -> DiskStats:
-        return self.disk.stats()
 
     def _worth_writing(self, entry: Entry, *, known: int) -> bool:
         """Whether it was asked for more than `known` times.

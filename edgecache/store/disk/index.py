@@ -15,7 +15,6 @@ Tables, keys and numbers big-endian:
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,10 +91,6 @@ class Index:
     def free_dead_readers(self) -> None:
         """Processes that were killed while they read must not keep pages from being used again."""
         self._env.reader_check()
-
-    @property
-    def file_bytes(self) -> int:
-        return os.stat(self._file).st_blocks * 512  # noqa: PTH116
 
     # Numbers.
 

@@ -54,6 +54,8 @@ class Drop:
     key: bytes
     time: float | None = None
     """Only the response that came at this instant."""
+    place: Place | None = None
+    """Only while its body lies there: reclaiming may have moved it."""
     corrupt: bool = False
 
 

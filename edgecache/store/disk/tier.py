@@ -8,12 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import shutil
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import lmdb
@@ -21,11 +18,13 @@ from lru import LRU
 
 from edgecache.policy.purging import Purge
 from edgecache.store.disk import row as rows
-from edgecache.store.disk.index import Index, Txn, WrongFormat
+from edgecache.store.disk.index import Index, Txn
 from edgecache.store.disk.judging import Marks, judge
+from edgecache.store.disk.opening import DiskError, open_index
 from edgecache.store.disk.orders import Ban, Drop, Order, Put, Release, Reserve, Told
+from edgecache.store.disk.pending import Pending
 from edgecache.store.disk.row import CorruptRow, Place
-from edgecache.store.disk.segments import SegmentReader, SegmentWriter, numbers, unlink
+from edgecache.store.disk.segments import SegmentReader, SegmentWriter
 from edgecache.store.disk.settings import FULL, DiskSettings
 from edgecache.store.disk.stats import Counts, DiskStats
 from edgecache.store.disk.worker import Worker
@@ -36,6 +35,9 @@ _log = logging.getLogger(__name__)
 INLINE_BYTES: Final = 64 << 10
 """Bodies up to this length are read at once and may go to memory; longer ones are read as they are sent."""
 _MAX_ORDERS: Final = 50_000
+_CROWDED: Final = 64
+"""Purges not yet on record at which those that can wait do; each costs every lookup a comparison."""
+_MAX_PURGING: Final = 1000
 _HOUSEKEEPING_SECONDS: Final = 1.0
 _AGAIN_SECONDS: Final = 5.0
 """After which what the disk refused is tried again."""
@@ -43,10 +45,6 @@ _VERIFIED: Final = 4096
 """Bodies of which this process remembers what it has verified."""
 
 VariantOf = Callable[[tuple[str, ...]], str]
-
-
-class DiskError(OSError):
-    """The tier cannot be opened."""
 
 
 class DiskTier:
@@ -61,21 +59,18 @@ class DiskTier:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._files = SegmentReader(settings.path)
         self._verified: LRU[tuple[int, int], bytearray] = LRU(_VERIFIED)
-        self._waiting: dict[str, dict[str, Put]] = {}
-        self._waiting_bytes = 0
-        self._dropping: Counter[bytes] = Counter()
-        """Keys that nothing answers for, though the index may still have them."""
-        self._purging: list[Ban] = []
-        """In force, not yet in the index."""
+        self._pending = Pending()
         self._bans: list[tuple[int, Purge]] = []
         self._bans_known = (-1, -1)
         self._overrun: Ban | None = None
+        """Everything is being forgotten: nothing else is asked of the disk until that is on record."""
+        self._until_empty: list[asyncio.Future[int]] = []
         self._housekeeping: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Open, or make, the tier. In a process that forks: after that. Raises DiskError."""
         self._loop = asyncio.get_running_loop()
-        self._index = await asyncio.to_thread(_open, self.settings)
+        self._index = await asyncio.to_thread(open_index, self.settings)
         self._worker = Worker(self.settings, self._index, self.counts, self._finished_elsewhere, max_variants=self._max_variants)
         self._worker.start()
         self._housekeeping = self._loop.call_later(_HOUSEKEEPING_SECONDS, self._keep_house)
@@ -95,7 +90,7 @@ class DiskTier:
 
     def get(self, uri: str, variant_of: VariantOf) -> Entry | None:
         """What is stored of `uri` under the variant chosen by `variant_of`, which is told the fields that variants differ in."""
-        waiting = self._awaited(uri)
+        waiting = self._pending.entries(uri)
         if waiting:
             vary = next(iter(waiting.values())).vary
             if (awaited := waiting.get(variant_of(vary))) is not None:
@@ -108,14 +103,14 @@ class DiskTier:
         return entry
 
     def vary(self, uri: str) -> tuple[str, ...]:
-        waiting = self._awaited(uri)
+        waiting = self._pending.entries(uri)
         if waiting:
             return next(iter(waiting.values())).vary
         if self._index is None:
             return ()
         with contextlib.suppress(lmdb.Error, CorruptRow), self._index.reading() as txn:
             for key, row in self._index.variants(txn, uri):
-                if key in self._dropping:
+                if self._pending.hides(key):
                     continue
                 named = rows.label(row)
                 if named.uri == uri and self._left(txn, row, named) is not None:
@@ -124,40 +119,27 @@ class DiskTier:
 
     def has(self, uri: str, variant: str) -> bool:
         """Whether something is stored there, or waits to be."""
-        if variant in self._awaited(uri):
+        if variant in self._pending.entries(uri):
             return True
         if self._index is None:
             return False
         key = rows.object_key(uri, variant)
         with contextlib.suppress(lmdb.Error), self._index.reading() as txn:
-            return key not in self._dropping and self._index.row(txn, key) is not None
+            return not self._pending.hides(key) and self._index.row(txn, key) is not None
         return False
 
     def holds(self, entry: Entry) -> bool:
         """Whether this very response is what is stored, or waits to be."""
-        awaited = self._awaited(entry.uri).get(entry.variant)
+        awaited = self._pending.entries(entry.uri).get(entry.variant)
         if awaited is not None:
             return awaited.timed == entry.timed
         if self._index is None:
             return False
         with contextlib.suppress(lmdb.Error, CorruptRow), self._index.reading() as txn:
             key = rows.object_key(entry.uri, entry.variant)
-            row = None if key in self._dropping else self._index.row(txn, key)
+            row = None if self._pending.hides(key) else self._index.row(txn, key)
             return row is not None and rows.fixed(row).time == entry.timed.response_time
         return False
-
-    def _awaited(self, uri: str) -> dict[str, Entry]:
-        """What waits to be written of `uri`, as the purges since leave it."""
-        waiting = self._waiting.get(uri)
-        if not waiting:
-            return {}
-        found: dict[str, Entry] = {}
-        for variant, put in waiting.items():
-            entry, marks = put.entry, Marks(put.entry.marked_stale, put.entry.renewing)
-            left = judge((ban.purge for ban in self._purging if ban not in put.after), entry, marks)
-            if left is not None:
-                found[variant] = entry if left == marks else replace(entry, marked_stale=left.stale, renewing=left.renewing)
-        return found
 
     def _stored(self, uri: str, variant_of: VariantOf) -> Entry | None:
         index = self._index
@@ -166,7 +148,7 @@ class DiskTier:
         try:
             with index.reading() as txn:
                 found = index.find(txn, uri, variant_of)
-                if found is None or found[0] in self._dropping:
+                if found is None or self._pending.hides(found[0]):
                     return None
                 named = rows.label(found[1])
                 marks = self._left(txn, found[1], named)
@@ -188,7 +170,7 @@ class DiskTier:
             if left is None:
                 return None
             marks = left
-        return judge((order.purge for order in self._purging), named, marks) if self._purging else marks
+        return self._pending.left(named, marks)
 
     def _bans_of(self, txn: Txn) -> list[tuple[int, Purge]]:
         index = self._index
@@ -209,7 +191,7 @@ class DiskTier:
             entry = rows.entry_of(row, content, stale=marks.stale, renewing=marks.renewing)
         except (CorruptRow, CorruptBody, OSError):
             # A segment that was reclaimed a moment ago took its rows with it: then there is nothing to drop.
-            self._order(Drop(key, fixed.time, corrupt=True))
+            self._order(Drop(key, fixed.time, fixed.place, corrupt=True))
             return None
         if self._worker is not None:
             self._worker.used(key)
@@ -222,7 +204,7 @@ class DiskTier:
         if verified is None or len(verified) != blocks(place.length):
             verified = self._verified[where] = bytearray(blocks(place.length))
         file = self._files.open(place.segment)
-        condemn = partial(self._order, Drop(key, time, corrupt=True))
+        condemn = partial(self._order, Drop(key, time, place, corrupt=True))
         extent = Extent(file, place.offset, place.length, place.checksum)
         return StoredBody(extent, verified, condemn)
 
@@ -232,12 +214,14 @@ class DiskTier:
         """Write it soon. `moved_from`: the response time of what is stored there, which has this very body. False: refused."""
         key = rows.object_key(entry.uri, entry.variant)
         index, size = self._index, len(entry.body)
-        full = self._waiting_bytes + size > self.settings.queue_bytes or self._crowded()
+        full = self._pending.waiting_bytes + size > self.settings.queue_bytes or self._crowded()
         if index is None or full or (moved_from is None and not isinstance(entry.body, bytes)):
             self.counts.refused += index is not None
             self.drop(entry.uri, entry.variant)
             return False
-        self._wait(Put(key, entry, self.serial(), after=tuple(self._purging), moved_from=moved_from))
+        put = Put(key, entry, self.serial(), after=tuple(self._pending.purging), moved_from=moved_from)
+        self._pending.wait(put)
+        self._order(put)
         return True
 
     def decline(self, uri: str, variant: str) -> None:
@@ -247,12 +231,12 @@ class DiskTier:
 
     def drop(self, uri: str, variant: str, time: float | None = None) -> None:
         """Forget what is stored there, or only the response that came at `time`."""
-        self._no_longer_waiting(uri, variant)
+        self._pending.overtake(uri, variant)
         self._order(Drop(rows.object_key(uri, variant), time))
 
     def drop_all(self, uri: str) -> None:
         """Forget every variant of `uri`."""
-        for variant in list(self._waiting.get(uri, ())):
+        for variant in self._pending.variants(uri):
             self.drop(uri, variant)
         if self._index is not None:
             with contextlib.suppress(lmdb.Error, CorruptRow), self._index.reading() as txn:
@@ -266,8 +250,12 @@ class DiskTier:
         if self._worker is None:
             done.set_result(0)
             return done
+        if self._crowded() or len(self._pending.purging) >= _MAX_PURGING:
+            self._empty("purges come faster than it records them")
+            self._until_empty.append(done)
+            return done
         order = Ban(purge, partial(_settle, done), counted=True)
-        self._purging.append(order)
+        self._pending.purging.append(order)
         self._worker.line.append(order, urgent=True)
         return done
 
@@ -283,7 +271,7 @@ class DiskTier:
     @property
     def crowded(self) -> bool:
         """Whether so many purges wait to be recorded that another had better wait."""
-        return len(self._purging) >= 64
+        return len(self._pending.purging) >= _CROWDED
 
     def serial(self) -> int:
         """The last purge on record: what is asked for from now on is newer."""
@@ -327,29 +315,12 @@ class DiskTier:
         except DiskError:
             return None
 
-    def _wait(self, put: Put) -> None:
-        entry = put.entry
-        self._no_longer_waiting(entry.uri, entry.variant)
-        variants = self._waiting.setdefault(entry.uri, {})
-        if variants and next(iter(variants.values())).entry.vary != entry.vary:
-            for variant in list(variants):
-                self._no_longer_waiting(entry.uri, variant)
-            variants = self._waiting.setdefault(entry.uri, {})
-        variants[entry.variant] = put
-        self._waiting_bytes += len(entry.body)
-        self._order(put)
-
-    def _no_longer_waiting(self, uri: str, variant: str) -> None:
-        variants = self._waiting.get(uri)
-        if variants is not None and variants.pop(variant, None) is not None and not variants:
-            del self._waiting[uri]
-
     def _order(self, order: Order) -> None:
         if self._worker is None:
             return
         if not self._crowded():
-            if isinstance(order, Drop) and order.time is None:
-                self._dropping[order.key] += 1
+            if isinstance(order, Drop):
+                self._pending.drop(order)
             self._worker.line.append(order)
         else:
             self._empty("it does not keep up")
@@ -358,8 +329,7 @@ class DiskTier:
         """The disk does not do what it must, and what it was to forget must not answer: it forgets everything, once it can."""
         if self._overrun is None:
             self._overrun = Ban(Purge(everything=True))
-            self._purging.append(self._overrun)
-            self._dropping.clear()
+            self._pending.empty(self._overrun)
             _log.error("disk tier %s is emptied: %s", self.settings.path, why)
             self._empty_again()
 
@@ -385,11 +355,11 @@ class DiskTier:
         for order, outcome in outcomes:
             match order:
                 case Put(place=None):
-                    self._waiting_bytes -= len(order.entry.body)
-                    if self._waiting.get(order.entry.uri, {}).get(order.entry.variant) is order:
-                        self._no_longer_waiting(order.entry.uri, order.entry.variant)
+                    self._pending.written(order)
+                case Drop(time=None) if isinstance(outcome, BaseException):
+                    self._empty(str(outcome))
                 case Drop(time=None):
-                    self._dropped(order, outcome)
+                    self._pending.dropped(order)
                 case Ban():
                     self._recorded(order, outcome)
                 case _:
@@ -405,40 +375,26 @@ class DiskTier:
                 objects, segments = index.count(txn), index.segment_count(txn)
                 used = index.reserved_bytes(txn)
                 pending = len(index.bans(txn, index.number(txn, b"swept")))
-        counts = self.counts
         return DiskStats(
             capacity_bytes=self.settings.capacity_bytes,
             used_bytes=used,
             objects=objects,
             segments=segments,
             purges_pending=pending,
-            hits=counts.hits,
-            misses=counts.misses,
-            written=counts.written,
-            refused=counts.refused,
-            declined=counts.declined,
-            evicted=counts.evicted,
-            corrupt=counts.corrupt,
-            purged=counts.purged,
-            failures=counts.failures,
-            waiting_bytes=self._waiting_bytes,
+            waiting_bytes=self._pending.waiting_bytes,
+            **asdict(self.counts),
         )
-
-    def _dropped(self, order: Drop, outcome: object) -> None:
-        if isinstance(outcome, BaseException):
-            self._empty(str(outcome))
-        elif self._dropping[order.key] > 1:
-            self._dropping[order.key] -= 1
-        else:
-            del self._dropping[order.key]
 
     def _recorded(self, order: Ban, outcome: object) -> None:
         if not isinstance(outcome, BaseException):
-            self._purging.remove(order)
+            self._pending.purging.remove(order)
             if order is self._overrun:
                 self._overrun = None
+                done, self._until_empty = self._until_empty, []
+                for future in done:
+                    _settle(future, 0)
         elif order is not self._overrun:
-            self._purging.remove(order)
+            self._pending.purging.remove(order)
             self._empty(str(outcome))
         elif self._loop is not None:
             self._loop.call_later(_AGAIN_SECONDS, self._empty_again)
@@ -455,24 +411,3 @@ def _settle(done: asyncio.Future[Any], outcome: object) -> None:
         done.exception()
     else:
         done.set_result(outcome)
-
-
-def _open(settings: DiskSettings) -> Index:
-    """Raises DiskError. What is there but cannot be read is removed: it is only a cache."""
-    try:
-        settings.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            return Index(settings.path / "index", settings.map_bytes)
-        except (WrongFormat, lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchError) as error:
-            _log.error("disk tier %s is made anew: %s", settings.path, error)
-            _remove(settings.path)
-            return Index(settings.path / "index", settings.map_bytes)
-    except (OSError, lmdb.Error) as error:
-        raise DiskError(f"the disk tier {settings.path} cannot be opened: {error}") from error
-
-
-def _remove(directory: Path) -> None:
-    """The tier's own files, and nothing else that may be there."""
-    shutil.rmtree(directory / "index")
-    for number in numbers(directory):
-        unlink(directory, number)

@@ -196,7 +196,7 @@ class Worker:
 
     def _drop(self, txn: Txn, order: Drop) -> None:
         found = self._index.row(txn, order.key)
-        if found is not None and (order.time is None or len(found) < rows.KEY_BYTES or rows.fixed(found).time == order.time):
+        if found is not None and _concerns(order, found):
             self._index.delete(txn, order.key)
             self._counts.corrupt += order.corrupt
 
@@ -330,6 +330,14 @@ class Worker:
         with self._index.writing() as txn:
             for key in keys:
                 self._index.use(txn, key)
+
+
+def _concerns(order: Drop, row: bytes) -> bool:
+    try:
+        have = rows.fixed(row)
+    except CorruptRow:
+        return True
+    return order.time in (None, have.time) and order.place in (None, have.place)
 
 
 def _instead(order: Order) -> Order:

@@ -293,7 +293,7 @@ async def test_a_disk_that_refuses_is_no_answer_until_it_is_empty(tmp_path: Path
         assert store.get("http://a/x", request("http://a/x"), RULE) is None
         assert store.put(entry("http://a/y", time=2)), "memory takes it all the same"
     async with asyncio.timeout(10):
-        while store.disk.stats().objects or store.disk._purging:
+        while store.disk.stats().objects or store.disk._pending.purging:
             await asyncio.sleep(0.01)
     store.put(entry("http://a/x", time=3))
     await settled(store)
@@ -310,13 +310,15 @@ async def test_reclaimed_segments_are_not_kept_open(tmp_path: Path) -> None:
             await settled(store)
             store.get(f"http://a/{number}", request(f"http://a/{number}"), RULE)
     async with asyncio.timeout(10):
-        while any("deleted" in os.readlink(link) for link in Path("/proc/self/fd").iterdir() if _is_ours(link, tmp_path)):
+        while any("deleted" in target for target in _open_files(tmp_path)):
             await asyncio.sleep(0.1)
     assert store.disk.stats().evicted > 0
     await store.disk.close()
 
 
-def _is_ours(link: Path, folder: Path) -> bool:
-    with contextlib.suppress(OSError):
-        return str(folder) in os.readlink(link)
-    return False
+def _open_files(folder: Path) -> list[str]:
+    targets = []
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            targets.append(os.readlink(link))
+    return [target for target in targets if str(folder) in target]
