@@ -35,8 +35,8 @@ from edgecache.processes.path import RequestPath
 from edgecache.processes.reload import reloaded
 from edgecache.processes.settings import part, whole
 from edgecache.processes.takeover import Inherit, Predecessor, taken
+from edgecache.serve.call import Call
 from edgecache.serve.certificates import CertificateError
-from edgecache.serve.fetching import Call
 from edgecache.sites import SiteTable
 from edgecache.source import Culprit, Source, SourceError
 from edgecache.yamlform import FormError

@@ -21,9 +21,9 @@ from edgecache.policy.fields import freeze
 from edgecache.policy.message import Request, Response
 from edgecache.processes.messages import Report
 from edgecache.processes.settings import PathSettings
+from edgecache.serve.call import Call
 from edgecache.serve.certificates import Certificates
 from edgecache.serve.elsewhere import Elsewhere
-from edgecache.serve.fetching import Call
 from edgecache.serve.listener import Listener
 from edgecache.serve.pipeline import Pipeline, Siblings
 from edgecache.serve.upgrading import Upgrades

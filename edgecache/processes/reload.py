@@ -11,6 +11,7 @@ from edgecache.config import Config
 _FIXED: Final[dict[str, Callable[[Config], Any]]] = {
     "listen": lambda c: (c.listen, c.proxies),
     "tls.listen": lambda c: None if c.tls is None else (c.tls.listen, c.tls.proxies),
+    "tls.http2": lambda c: c.tls is not None and c.tls.http2,
     "state": lambda c: c.state_dir,
     "control": lambda c: dataclasses.replace(c.control, config_file=None),
     "cache.admission": lambda c: c.cache.admission,

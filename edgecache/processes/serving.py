@@ -28,8 +28,8 @@ from edgecache.processes.claims import Claims
 from edgecache.processes.path import RequestPath
 from edgecache.processes.remote import RemoteGuests, leader_gone
 from edgecache.processes.sockets import close_all, inherited
+from edgecache.serve.call import Call
 from edgecache.serve.certificates import CertificateError
-from edgecache.serve.fetching import Call
 from edgecache.serve.purger import not_recorded
 from edgecache.sites import Site, SiteTable
 from edgecache.source import Source, SourceError

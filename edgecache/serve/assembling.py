@@ -20,8 +20,8 @@ from edgecache.policy.fields import freeze, without
 from edgecache.policy.forwarding import CONDITIONAL_FIELDS
 from edgecache.policy.message import Request
 from edgecache.serve.answer import Answer
+from edgecache.serve.call import Call
 from edgecache.serve.compressing import CodedBody
-from edgecache.serve.fetching import Call
 from edgecache.sites import Route
 from edgecache.source import Body, Culprit, SourceError
 

@@ -42,8 +42,7 @@ class _Server(web.Server):
         super().__init__(_unused, request_factory=InProgress, handler_cancellation=True)  # type: ignore[arg-type]
         self._pipeline = pipeline
         self._scheme = scheme
-        self._heads = HeadReader(pipeline.settings, scheme=scheme)
-        self._fields = FieldReader(pipeline.settings, scheme)
+        self.change()
         self._http2: set[Http2Connection] = set()
         self.closing = False
         self.fading = False
@@ -52,7 +51,9 @@ class _Server(web.Server):
         self._none_open.set()
 
     def change(self) -> None:
+        """Connections from here on keep to the pipeline's settings."""
         self._heads = HeadReader(self._pipeline.settings, scheme=self._scheme)
+        self._fields = FieldReader(self._pipeline.settings, self._scheme)
 
     def __call__(self) -> RequestHandler:
         return Connection(self, self._pipeline, self._heads, loop=self._loop)

@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Hashable
-from dataclasses import replace
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, NamedTuple, Protocol, assert_never
 
@@ -18,8 +16,7 @@ from edgecache.observe.trace_context import FIELD, TraceParent, parse
 from edgecache.observe.tracing import Parent, Tracer
 from edgecache.policy.access import Refusal, may_purge, retry_after
 from edgecache.policy.esi import is_template
-from edgecache.policy.fields import freeze, names, without
-from edgecache.policy.forwarding import CONDITIONAL_FIELDS, HopsExhausted, Loop
+from edgecache.policy.forwarding import HopsExhausted, Loop
 from edgecache.policy.invalidation import targets
 from edgecache.policy.lookup import (
     Bypass,
@@ -27,44 +24,41 @@ from edgecache.policy.lookup import (
     Decision,
     Fresh,
     Miss,
-    MissReason,
     StaleWhileRevalidate,
     Unsatisfiable,
     Validate,
-    conditions,
     decide,
 )
 from edgecache.policy.message import Request, Response
 from edgecache.policy.purging import Purge
 from edgecache.policy.upgrading import Upgradable, asked
-from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Answer, HeldBody
+from edgecache.serve.asking import Asker, coded
 from edgecache.serve.assembling import assemble
+from edgecache.serve.call import Call, Selected
 from edgecache.serve.elsewhere import Elsewhere
 from edgecache.serve.fast_lane import FastLane
-from edgecache.serve.fetching import Call, Fetcher, Selected, coded
+from edgecache.serve.fetching import Fetcher
 from edgecache.serve.file_body import sound
+from edgecache.serve.flying import Flyer
 from edgecache.serve.gate import Gate, Refused
-from edgecache.serve.prefetching import Prefetching
+from edgecache.serve.keeping import Keeper
 from edgecache.serve.purger import Purger
-from edgecache.serve.refreshing import request_for
-from edgecache.serve.request_id import next_request_id
+from edgecache.serve.renewing import Renewer
 from edgecache.serve.respond import Outcome, Responder
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.upgrading import Upgrades
-from edgecache.sites import OnError, Route, Site, SiteTable
-from edgecache.source import UNREACHABLE, Body, Culprit, Interim, Reply, Source, SourceError
+from edgecache.sites import Route, Site, SiteTable
+from edgecache.source import Body, Interim, Reply, Source, SourceError
 from edgecache.store import Entry, Store, StoredBody
 from edgecache.upstream.background import Background
-from edgecache.upstream.collapse import Flights, Private, Released, Settled, Stream
+from edgecache.upstream.collapse import Flights, Private, Stream
 from edgecache.upstream.predictor import Predictor
 from edgecache.upstream.settings import UpstreamSettings
 
 _log = logging.getLogger(__name__)
 _UNSUPPORTED = frozenset({"CONNECT", "HEAD"})
 """Methods are case-sensitive (RFC 9110 section 9.1), but the client library upstream expects no body after `head` either."""
-_RANGE = "range"
-_PRECONDITIONS = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
 
 
 class Hit(NamedTuple):
@@ -113,27 +107,37 @@ class Pipeline:
         upstream = upstream or UpstreamSettings()
         self._sites = sites
         self._store = store
-        self._predictor = Predictor(upstream.predictor_capacity, upstream.predictor_ttl)
-        self._fetcher = Fetcher(
-            store=store,
+        self.respond = Responder(self.settings, clock)
+        self._asker = Asker(
             origins=origins,
             generators=generators,
             clock=clock,
             settings=self.settings,
-            predictor=self._predictor,
             replay_bytes=upstream.replay_bytes,
-            elsewhere=elsewhere,
+        )
+        self._keeper = Keeper(store, self.settings)
+        predictor = Predictor(upstream.predictor_capacity, upstream.predictor_ttl)
+        self._fetcher = Fetcher(
+            store=store, asker=self._asker, keeper=self._keeper, clock=clock, predictor=predictor, elsewhere=elsewhere
         )
         self._gate = Gate()
         self._upgrades = upgrades
         self.flights = Flights(upstream)
+        self._flyer = Flyer(
+            flights=self.flights,
+            fetcher=self._fetcher,
+            asker=self._asker,
+            store=store,
+            predictor=predictor,
+            clock=clock,
+            respond=self.respond,
+        )
         self._background = Background(upstream.background_limit)
-        self._prefetching = Prefetching()
-        self._purger = Purger(store, self._fetcher.purges, self._refetch)
+        self._renewer = Renewer(self._flyer, self._background, self._route)
+        self._purger = Purger(store, self._keeper.purges, self._renewer.refetch)
         self.purge = self._purger.purge
         self.invalidate = self._purger.invalidate
         self._siblings = siblings
-        self.respond = Responder(self.settings, clock)
         lane = partial(
             FastLane,
             sites=sites,
@@ -149,8 +153,9 @@ class Pipeline:
     def change(self, settings: ServeSettings, upstream: UpstreamSettings) -> None:
         """Go on with these; a request under way may see both. Name and fast lanes stay as they were made."""
         self.settings = settings
-        self.respond = Responder(settings, self.clock)
-        self._fetcher.change(settings, upstream.replay_bytes)
+        self.respond = self._flyer.respond = Responder(settings, self.clock)
+        self._asker.settings = self._keeper.settings = settings
+        self._asker.replay_bytes = upstream.replay_bytes
         self.flights.change(upstream)
         self._background.limit = upstream.background_limit
 
@@ -162,7 +167,7 @@ class Pipeline:
     @property
     def prefetched(self) -> int:
         """Stored responses fetched anew before they expired, since the start."""
-        return self._prefetching.started
+        return self._renewer.prefetched
 
     def hit(self, request: Request) -> Hit | None:
         """The fresh stored response that answers `request`, if there is one: without waiting for anybody."""
@@ -177,7 +182,7 @@ class Pipeline:
         if not isinstance(decision, Fresh):
             return None
         if route.rule.prefetch:
-            self._prefetch(request, route, entry, decision.lifetime_left)
+            self._renewer.prefetch(request, route, entry, decision.lifetime_left)
         return Hit(entry, decision.age, decision.lifetime_left, now, route)
 
     async def handle(
@@ -285,7 +290,7 @@ class Pipeline:
         renewing = entry is not None and entry.renewing
         decision = decide(request, stored, route.rule, now, known=known, marked_stale=marked, renewing=renewing)
         if entry is None and request.method == "GET" and not route.rule.esi:
-            decision, entry = self._fetcher.parts.decide(request, route, decision, now, self.settings.max_ranges)
+            decision, entry = self._keeper.parts.decide(request, route, decision, now, self.settings.max_ranges)
         if lookup is not None:
             lookup.attributes.update({"edgecache.decision": type(decision).__name__, "edgecache.stored": entry is not None})
             lookup.end()
@@ -309,10 +314,10 @@ class Pipeline:
         match decision:
             case Fresh(age, left) if entry is not None:
                 if call.route.rule.prefetch:
-                    self._prefetch(call.request, call.route, entry, left)
+                    self._renewer.prefetch(call.request, call.route, entry, left)
                 return self.respond.hit(call, entry, age, left)
             case StaleWhileRevalidate() if entry is not None:
-                self._revalidate_later(call, entry)
+                self._renewer.later(call, entry)
                 return self.respond.stale(call, entry, "refresh" if entry.renewing else "stale-while-revalidate")
             case Unsatisfiable():
                 text = "Nothing stored answers this only-if-cached request."
@@ -322,13 +327,13 @@ class Pipeline:
             case Bypass():
                 return await self._pass(call, decision)
             case Miss() | Validate():
-                return await self._fly_traced(call, decision, entry)
+                return await self._flyer.fly_traced(call, decision, entry)
             case _:
                 assert_never(decision)
 
     async def _switch(self, call: Call, upgrades: Upgrades, protocol: Upgradable) -> Answer:
         """To the origins and back; where one agrees, the connection is a tunnel from then on."""
-        opened = await upgrades.open(call, self._fetcher.forwarded(call), protocol)
+        opened = await upgrades.open(call, self._asker.forwarded(call), protocol)
         decision = Bypass(BypassReason.UPGRADE)
         outcome = Outcome("bypass", decision.reason)
         if isinstance(opened, Reply):
@@ -337,9 +342,9 @@ class Pipeline:
 
     async def _pass(self, call: Call, decision: Bypass) -> Answer:
         """To the source and back; stored only where the answer to a POST may answer a later GET (RFC 9110 section 9.3.3)."""
-        sent = self._fetcher.forwarded(call)
+        sent = self._asker.forwarded(call)
         if call.request.method != "POST":
-            reply = coded(call, await self._fetcher.ask(call, sent, None))
+            reply = coded(call, await self._asker.ask(call, sent, None))
             await self._invalidate(call, reply.response)
             return self.respond.passed(call, decision, reply, reply.body, Outcome("bypass", decision.reason))
         seat = self.flights.board(object(), partial(self._fetcher.produce_unsafe, call, sent, partial(self._invalidate, call)))
@@ -364,184 +369,3 @@ class Pipeline:
             self._purger.invalidate(uri)
         if uris and self._siblings is not None:
             await self._siblings.invalidate(uris)
-
-    async def _fly_traced(self, call: Call, decision: Miss | Validate, entry: Entry | None) -> Answer:
-        """As `_fly`, as a span of the request's trace where it has one: until the head of the answer is known."""
-        if call.trace is None:
-            return await self._fly(call, decision, entry)
-        span = call.trace.begin("flight")
-        try:
-            answer = await self._fly(replace(call, trace=span), decision, entry)
-        except BaseException as error:
-            span.end(error.reason if isinstance(error, SourceError) else type(error).__name__)
-            raise
-        span.attributes.update({"edgecache.cache": answer.cache, "edgecache.collapsed": answer.collapsed})
-        span.end()
-        return answer
-
-    async def _fly(
-        self,
-        call: Call,
-        decision: Miss | Validate,
-        entry: Entry | None,
-        *,
-        vary: tuple[str, ...] | None = None,
-        alone: bool = False,
-        epoch: int | None = None,
-    ) -> Answer:
-        """Through a flight: shared where the response may be, alone where it may not.
-
-        `epoch`: not through one that began before so many purges.
-        """
-        key = self._key(call, vary)
-        purges = self._fetcher.purges
-        boarded = purges.count
-        # Parts are validated for one range: others may not wait for what comes of it.
-        of_parts = entry is not None and entry.timed.response.status == 206
-        collapse = not alone and not of_parts and self._collapses(call, decision, key)
-        conditional = decision.headers if isinstance(decision, Validate) else None
-        sent = self._fetcher.forwarded(call, whole=collapse, conditional=conditional)
-        same_range = None if collapse or alone or of_parts else self._same_range(call, decision, key)
-        learn = (
-            (_RANGE, key)
-            if same_range
-            else key
-            if collapse or (not of_parts and conditional is not None and call.request.method == "GET")
-            else None
-        )
-        shared = key if collapse else same_range
-        flight = object() if shared is None else shared if epoch is None else (shared, epoch)
-        seat = self.flights.board(
-            flight,
-            partial(self._fetcher.produce, call, sent, entry, decision if isinstance(decision, Validate) else None, learn),
-        )
-        try:
-            landed = await seat.landed()
-        except SourceError as error:
-            await seat.leave()
-            stale = self._stale_instead(call, decision, entry, error)
-            if stale is not None:
-                return stale
-            refused = error.status == 502 or error.reason in UNREACHABLE
-            if isinstance(decision, Validate) and decision.must and error.culprit is Culprit.ORIGIN and refused:
-                # RFC 9111 section 5.2.2.2: 504 where validation was required and the origin could not be reached.
-                error.status = 504
-            raise
-        except BaseException:
-            await seat.leave()
-            raise
-        match landed:
-            case Private(reply, reason):
-                return self.respond.passed(call, decision, reply, HeldBody(reply.body, seat.leave), Outcome("miss", reason))
-            case Stream(body=body, token=Selected() as selected):
-                if not (seat.first or purges.allow(selected.expected, selected.since, boarded)):
-                    await seat.leave()
-                    return await self._fly(call, decision, entry, vary=vary, epoch=boarded)
-                if seat.first or selected.variant == variant_key(call.request, selected.vary, call.route.rule):
-                    return self.respond.streamed(call, decision, seat, body, selected)
-                await seat.leave()
-                return await self._fly(call, decision, entry, vary=selected.vary, alone=vary is not None)
-            case Settled(value=Entry() as validated, since=since):
-                await seat.leave()
-                if not (seat.first or purges.allow(validated, since, boarded)):
-                    return await self._fly(call, decision, entry, vary=vary, epoch=boarded)
-                return self.respond.revalidated(call, validated, decision, collapsed=not seat.first)
-            case Released():
-                await seat.leave()
-                return await self._fly(call, decision, entry, alone=True)
-            case _:
-                raise TypeError(f"unknown landing {landed!r}")
-
-    def _collapses(self, call: Call, decision: Miss | Validate, key: Hashable) -> bool:
-        if call.request.method != "GET" or (isinstance(decision, Miss) and not decision.collapse):
-            return False
-        rule = call.route.rule
-        if rule.forward_ranges and not rule.esi and isinstance(decision, Miss) and "Range" in call.request.headers:
-            return False
-        return not self._predictor.uncacheable(key, self.clock())
-
-    def _same_range(self, call: Call, decision: Miss | Validate, key: Hashable) -> Hashable | None:
-        """Who asks the source for the same range may wait for the same answer; None: not where more than the range is asked."""
-        headers = call.request.headers
-        if call.request.method != "GET" or isinstance(decision, Validate) or decision.reason is MissReason.AUTHORIZATION:
-            return None
-        if "Range" not in headers or any(name in headers for name in _PRECONDITIONS):
-            return None
-        if self._predictor.uncacheable((_RANGE, key), self.clock()):
-            return None
-        return _RANGE, key, tuple(headers.getall("Range")), tuple(headers.getall("If-Range", ()))
-
-    def _key(self, call: Call, vary: tuple[str, ...] | None) -> Hashable:
-        uri, route = call.request.uri, call.route
-        names = self._store.vary(uri) if vary is None else vary
-        generator = route.generator.name if route.generator else None
-        return route.site.name, generator, uri, variant_key(call.request, names, route.rule)
-
-    def _stale_instead(self, call: Call, decision: Miss | Validate, entry: Entry | None, error: SourceError) -> Answer | None:
-        """The stored response in place of a failure (RFC 5861 section 4, and the route's `on_error`)."""
-        if entry is None or not isinstance(decision, Validate):
-            return None
-        generator = call.route.generator
-        by_route = (
-            generator is not None
-            and error.culprit is Culprit.GENERATOR
-            and OnError.STALE in generator.on_error
-            and not entry.terms.directives.forbids_stale
-        )
-        unreachable = error.culprit is Culprit.ORIGIN and error.reason in UNREACHABLE and decision.stale_if_unreachable
-        if not (by_route or unreachable or (decision.stale_if_error and error.culprit is not Culprit.CLIENT)):
-            return None
-        return self.respond.stale(call, entry, error.reason)
-
-    def _refetch(self, entry: Entry) -> asyncio.Task[None] | None:
-        """Fetch `entry` anew in the background, unless that is under way, or its keys do not tell what to ask."""
-        request = request_for(entry)
-        route = None if request is None else self._route(request)
-        if request is None or route is None or route.site.name != entry.site:
-            return None
-        if variant_key(request, entry.vary, route.rule) != entry.variant:
-            return None
-        return self._revalidate_later(
-            Call(request=request, body=None, client_ip="", request_id=next_request_id(), route=route), entry
-        )
-
-    def _prefetch(self, request: Request, route: Route, entry: Entry, left: float) -> None:
-        """Fetch `entry` anew in the background where it is asked for often and about to expire."""
-        if self._prefetching.due(entry, left, route.rule.prefetch):
-            call = Call(request=request, body=None, client_ip="", request_id=next_request_id(), route=route)
-            self._revalidate_later(call, entry)
-
-    def _revalidate_later(self, call: Call, entry: Entry) -> asyncio.Task[None] | None:
-        """RFC 5861 section 3: one revalidation a key, in the background."""
-        decision = Validate(conditions(entry.timed.response), stale_if_error=True, stale_if_unreachable=True, must=False)
-        quiet = Call(
-            request=_as_plain_get(call.request), body=None, client_ip=call.client_ip, request_id=call.request_id, route=call.route
-        )
-        return self._background.start(self._key(quiet, None), self._revalidate(quiet, decision, entry))
-
-    async def _revalidate(self, call: Call, decision: Validate, entry: Entry) -> None:
-        try:
-            answer = await self._fly(call, decision, entry)
-        except (SourceError, Loop, HopsExhausted) as error:
-            _log.warning("revalidation of %s failed: %s", call.request.uri, error)
-            return
-        if answer.cache == "stale":
-            _log.warning("revalidation of %s failed: %s", call.request.uri, answer.reason)
-        try:
-            if not isinstance(answer.body, bytes):
-                async for _ in answer.body:
-                    pass
-        except SourceError as error:
-            _log.warning("revalidation of %s failed: %s", call.request.uri, error)
-        finally:
-            await answer.close()
-
-
-def _as_plain_get(request: Request) -> Request:
-    """What a revalidation asks: the representation itself, whatever the client that caused it wanted of it."""
-    dropped = CONDITIONAL_FIELDS | {"cache-control", "pragma"}
-    fields = without(request.headers, dropped)
-    if "no-transform" in names(request.headers, "Cache-Control"):
-        # It selects the variant where this edge compresses.
-        fields.append(("Cache-Control", "no-transform"))
-    return Request("GET", request.scheme, request.authority, request.target, freeze(fields))

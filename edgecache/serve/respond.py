@@ -20,7 +20,8 @@ from edgecache.policy.lookup import Decision
 from edgecache.policy.message import Headers, Request, Response
 from edgecache.policy.problem import problem
 from edgecache.serve.answer import Answer, HeldBody, Meter
-from edgecache.serve.fetching import Call, Selected, content_length
+from edgecache.serve.asking import content_length
+from edgecache.serve.call import Call, Selected
 from edgecache.serve.file_body import FileBody, whole
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.shape import is_plain, shape_parts, shape_stored, shape_stream

@@ -16,7 +16,7 @@ from edgecache.serve.answer import Meter
 from edgecache.source import Body, Interim, Reply, Source, SourceError
 
 if TYPE_CHECKING:
-    from edgecache.serve.fetching import Call
+    from edgecache.serve.call import Call
 
 _CONTEXT = frozenset({FIELD.lower()})
 _WHOLE_CONTEXT = frozenset({FIELD.lower(), STATE_FIELD.lower()})

@@ -13,7 +13,7 @@ from edgecache.policy.fields import freeze
 from edgecache.policy.message import Request
 from edgecache.policy.upgrading import Upgradable, asked, fields_of
 from edgecache.serve.answer import Opened
-from edgecache.serve.fetching import Call
+from edgecache.serve.call import Call
 from edgecache.serve.settings import ServeSettings
 from edgecache.source import Culprit, Reply, SourceError
 from edgecache.upstream.tunnel import Tunnel, TunnelClient

@@ -18,7 +18,7 @@ from edgecache.observe.record import Record, Repeated
 from edgecache.policy.rule import CacheRule
 from edgecache.policy.upgrading import Upgradable
 from edgecache.policy.upstream import DEFAULT_UPSTREAM, UpstreamRule
-from edgecache.serve.fetching import Call
+from edgecache.serve.call import Call
 from edgecache.serve.listener import Listener
 from edgecache.serve.pipeline import Pipeline
 from edgecache.serve.settings import ServeSettings

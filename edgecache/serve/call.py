@@ -1,0 +1,54 @@
+"""One request on its way through the pipeline, and what is known of the answers that flights bring. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from edgecache.observe.tracing import Parent
+from edgecache.policy.message import Request, Response
+from edgecache.serve.answer import Meter
+from edgecache.sites import Route
+from edgecache.source import Body, Interim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request on its way through the pipeline."""
+
+    request: Request
+    body: Body | None
+    client_ip: str
+    request_id: str
+    route: Route
+    prepared: bool = True
+    """The answer is for the wire: its head may be given as bytes alone."""
+    meter: Meter = field(default_factory=Meter)
+    trace: Parent | None = None
+    """What steps of it are spans of; None: it is not traced."""
+    on_interim: Interim | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a purge would see of an entry that is not made yet."""
+
+    uri: str
+    site: str
+    tags: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """Which requests a landing answers, and the two heads it has: for the one who asked, and for everybody else."""
+
+    vary: tuple[str, ...]
+    variant: str
+    original: Response
+    stored: Response
+    born: float
+    detail: str
+    expected: Expected
+    since: int
+    """How many purges there had been when it was asked for."""
+    asked: float
+    answered: float

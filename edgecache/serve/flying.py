@@ -1,0 +1,178 @@
+"""Flights as requests take them: which may be shared, what comes of a landing, and what answers instead where one fails.
+
+`pipeline` sends misses and validations here, `renewing` what goes on in the background; `fetching` is what a flight does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from functools import partial
+
+from edgecache.policy.lookup import Miss, MissReason, Validate
+from edgecache.policy.variance import variant_key
+from edgecache.serve.answer import Answer, HeldBody
+from edgecache.serve.asking import Asker
+from edgecache.serve.call import Call, Selected
+from edgecache.serve.fetching import Fetcher
+from edgecache.serve.respond import Outcome, Responder
+from edgecache.sites import OnError
+from edgecache.source import UNREACHABLE, Culprit, SourceError
+from edgecache.store import Entry, Store
+from edgecache.upstream.collapse import Flights, Private, Released, Settled, Stream
+from edgecache.upstream.predictor import Predictor
+
+_RANGE = "range"
+_PRECONDITIONS = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
+
+
+class Flyer:
+    """Over one process's flights. `respond` may be replaced."""
+
+    def __init__(
+        self,
+        *,
+        flights: Flights,
+        fetcher: Fetcher,
+        asker: Asker,
+        store: Store,
+        predictor: Predictor,
+        clock: Callable[[], float],
+        respond: Responder,
+    ) -> None:
+        self._flights = flights
+        self._fetcher = fetcher
+        self._purges = fetcher.purges
+        self._asker = asker
+        self._store = store
+        self._predictor = predictor
+        self._clock = clock
+        self.respond = respond
+
+    async def fly_traced(self, call: Call, decision: Miss | Validate, entry: Entry | None) -> Answer:
+        """As `_fly`, as a span of the request's trace where it has one: until the head of the answer is known."""
+        if call.trace is None:
+            return await self.fly(call, decision, entry)
+        span = call.trace.begin("flight")
+        try:
+            answer = await self.fly(replace(call, trace=span), decision, entry)
+        except BaseException as error:
+            span.end(error.reason if isinstance(error, SourceError) else type(error).__name__)
+            raise
+        span.attributes.update({"edgecache.cache": answer.cache, "edgecache.collapsed": answer.collapsed})
+        span.end()
+        return answer
+
+    async def fly(
+        self,
+        call: Call,
+        decision: Miss | Validate,
+        entry: Entry | None,
+        *,
+        vary: tuple[str, ...] | None = None,
+        alone: bool = False,
+        epoch: int | None = None,
+    ) -> Answer:
+        """Through a flight: shared where the response may be, alone where it may not.
+
+        `epoch`: not through one that began before so many purges.
+        """
+        key = self.key(call, vary)
+        purges = self._purges
+        boarded = purges.count
+        # Parts are validated for one range: others may not wait for what comes of it.
+        of_parts = entry is not None and entry.timed.response.status == 206
+        collapse = not alone and not of_parts and self._collapses(call, decision, key)
+        conditional = decision.headers if isinstance(decision, Validate) else None
+        sent = self._asker.forwarded(call, whole=collapse, conditional=conditional)
+        same_range = None if collapse or alone or of_parts else self._same_range(call, decision, key)
+        learn = (
+            (_RANGE, key)
+            if same_range
+            else key
+            if collapse or (not of_parts and conditional is not None and call.request.method == "GET")
+            else None
+        )
+        shared = key if collapse else same_range
+        flight = object() if shared is None else shared if epoch is None else (shared, epoch)
+        seat = self._flights.board(
+            flight,
+            partial(self._fetcher.produce, call, sent, entry, decision if isinstance(decision, Validate) else None, learn),
+        )
+        try:
+            landed = await seat.landed()
+        except SourceError as error:
+            await seat.leave()
+            stale = self._stale_instead(call, decision, entry, error)
+            if stale is not None:
+                return stale
+            refused = error.status == 502 or error.reason in UNREACHABLE
+            if isinstance(decision, Validate) and decision.must and error.culprit is Culprit.ORIGIN and refused:
+                # RFC 9111 section 5.2.2.2: 504 where validation was required and the origin could not be reached.
+                error.status = 504
+            raise
+        except BaseException:
+            await seat.leave()
+            raise
+        match landed:
+            case Private(reply, reason):
+                return self.respond.passed(call, decision, reply, HeldBody(reply.body, seat.leave), Outcome("miss", reason))
+            case Stream(body=body, token=Selected() as selected):
+                if not (seat.first or purges.allow(selected.expected, selected.since, boarded)):
+                    await seat.leave()
+                    return await self.fly(call, decision, entry, vary=vary, epoch=boarded)
+                if seat.first or selected.variant == variant_key(call.request, selected.vary, call.route.rule):
+                    return self.respond.streamed(call, decision, seat, body, selected)
+                await seat.leave()
+                return await self.fly(call, decision, entry, vary=selected.vary, alone=vary is not None)
+            case Settled(value=Entry() as validated, since=since):
+                await seat.leave()
+                if not (seat.first or purges.allow(validated, since, boarded)):
+                    return await self.fly(call, decision, entry, vary=vary, epoch=boarded)
+                return self.respond.revalidated(call, validated, decision, collapsed=not seat.first)
+            case Released():
+                await seat.leave()
+                return await self.fly(call, decision, entry, alone=True)
+            case _:
+                raise TypeError(f"unknown landing {landed!r}")
+
+    def _collapses(self, call: Call, decision: Miss | Validate, key: Hashable) -> bool:
+        if call.request.method != "GET" or (isinstance(decision, Miss) and not decision.collapse):
+            return False
+        rule = call.route.rule
+        if rule.forward_ranges and not rule.esi and isinstance(decision, Miss) and "Range" in call.request.headers:
+            return False
+        return not self._predictor.uncacheable(key, self._clock())
+
+    def _same_range(self, call: Call, decision: Miss | Validate, key: Hashable) -> Hashable | None:
+        """Who asks the source for the same range may wait for the same answer; None: not where more than the range is asked."""
+        headers = call.request.headers
+        if call.request.method != "GET" or isinstance(decision, Validate) or decision.reason is MissReason.AUTHORIZATION:
+            return None
+        if "Range" not in headers or any(name in headers for name in _PRECONDITIONS):
+            return None
+        if self._predictor.uncacheable((_RANGE, key), self._clock()):
+            return None
+        return _RANGE, key, tuple(headers.getall("Range")), tuple(headers.getall("If-Range", ()))
+
+    def key(self, call: Call, vary: tuple[str, ...] | None) -> Hashable:
+        uri, route = call.request.uri, call.route
+        names = self._store.vary(uri) if vary is None else vary
+        generator = route.generator.name if route.generator else None
+        return route.site.name, generator, uri, variant_key(call.request, names, route.rule)
+
+    def _stale_instead(self, call: Call, decision: Miss | Validate, entry: Entry | None, error: SourceError) -> Answer | None:
+        """The stored response in place of a failure (RFC 5861 section 4, and the route's `on_error`)."""
+        if entry is None or not isinstance(decision, Validate):
+            return None
+        generator = call.route.generator
+        by_route = (
+            generator is not None
+            and error.culprit is Culprit.GENERATOR
+            and OnError.STALE in generator.on_error
+            and not entry.terms.directives.forbids_stale
+        )
+        unreachable = error.culprit is Culprit.ORIGIN and error.reason in UNREACHABLE and decision.stale_if_unreachable
+        if not (by_route or unreachable or (decision.stale_if_error and error.culprit is not Culprit.CLIENT)):
+            return None
+        return self.respond.stale(call, entry, error.reason)

@@ -1,0 +1,154 @@
+"""Making entries of admitted responses and putting them in the store: whole ones, parts, what a 304 or a HEAD has updated.
+
+Nothing is stored that was asked for before a purge which concerns it. `fetching` decides what is kept; long bodies are spooled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edgecache.policy.forwarding import to_client
+from edgecache.policy.message import Request, Response, Timed
+from edgecache.policy.partial import complete_head, head_of, held
+from edgecache.policy.storing import NoStore, Store, admit
+from edgecache.policy.validation import head_update, update
+from edgecache.policy.variance import variant_key
+from edgecache.serve.asking import content_length
+from edgecache.serve.call import Call
+from edgecache.serve.parts import PartStore
+from edgecache.serve.purges import RecentPurges
+from edgecache.serve.settings import ServeSettings
+from edgecache.serve.spooling import SpoolingBody
+from edgecache.serve.wire import encode_head
+from edgecache.source import Reply
+from edgecache.store import Entry, Spool, StoredBody
+from edgecache.store import Store as ResponseStore
+from edgecache.upstream.collapse import Settled
+
+_AGE = frozenset({"age"})
+_MAX_MERGED_VARY = 16
+
+
+class Keeper:
+    """Over one store. `settings` may be replaced."""
+
+    def __init__(self, store: ResponseStore, settings: ServeSettings) -> None:
+        self._store = store
+        self.settings = settings
+        self.purges = RecentPurges()
+        self.parts = PartStore(store)
+        self.spooled: set[tuple[str, str]] = set()
+        """URI and variant of the bodies that are being spooled: of several at once one is enough."""
+
+    def part(self, call: Call, brought: Timed, body: bytes, vary: tuple[str, ...], since: int) -> None:
+        """Store what a 206 brought, joined with what is stored of the same representation (RFC 9111 section 3.4)."""
+        made = self.parts.joined(call.request, call.route, vary, brought, body)
+        if made is None:
+            return
+        timed, parts = made
+        judged = complete_head(timed.response, len(parts.content))
+        admitted = admit(call.request, replace(timed, response=judged), call.route.rule)
+        if not isinstance(admitted, Store):
+            return
+        if parts.whole:
+            entry = self.entry(call, replace(timed, response=judged), admitted, parts.content, vary)
+            self.put(entry, since)
+            self.parts.superseded(entry)
+            return
+        head = replace(timed, response=head_of(timed.response, parts))
+        self.put(self.parts.apart(self.entry(call, head, admitted, parts.content, vary)), since)
+
+    def spooling(
+        self, call: Call, reply: Reply, stored: Timed, *, admitted: Store, vary: tuple[str, ...], since: int
+    ) -> SpoolingBody | None:
+        """The body, stored as it passes where it is, or may turn out, too long for memory."""
+        above, length = self._store.spool_above, content_length(reply.response)
+        if above is None or reply.response.status == 206 or (length is not None and length <= above):
+            return None
+
+        def make(body: StoredBody) -> Entry | None:
+            entry = self.entry(call, stored, admitted, body, vary)
+            return entry if self.purges.allow(entry, since) else None
+
+        where = (call.request.uri, variant_key(call.request, vary, call.route.rule))
+
+        async def keep(spool: Spool) -> None:
+            await spool.commit(make, *where, stored.response_time)
+
+        def spool(length: int | None) -> Spool | None:
+            opened = None if where in self.spooled else self._store.spool(length)
+            if opened is not None:
+                self.spooled.add(where)
+            return opened
+
+        return SpoolingBody(
+            reply.body,
+            length=length,
+            above=above,
+            limit_bytes=call.route.rule.max_object_bytes,
+            spool=spool,
+            keep=keep,
+            closed=lambda: self.spooled.discard(where),
+        )
+
+    def entry(self, call: Call, timed: Timed, admitted: Store, body: bytes | StoredBody, vary: tuple[str, ...]) -> Entry:
+        response = Response(
+            timed.response.status, timed.response.reason, to_client(timed.response, edge_id=self.settings.edge_id)
+        )
+        return Entry(
+            uri=call.request.uri,
+            variant=variant_key(call.request, vary, call.route.rule),
+            vary=vary,
+            site=call.route.site.name,
+            timed=timed,
+            body=body,
+            terms=admitted.terms,
+            tags=admitted.tags,
+            head=encode_head(response, _AGE) + (b"" if response.status == 204 else b"Content-Length: %d\r\n" % len(body)),
+        )
+
+    def put(self, entry: Entry, since: int) -> None:
+        if self.purges.allow(entry, since):
+            self._store.put(entry)
+
+    def merged_vary(self, uri: str, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Variants of one URI may name different fields: the union keeps them all apart."""
+        merged = tuple(sorted({*names, *self._store.vary(uri)}))
+        return merged if len(merged) <= _MAX_MERGED_VARY else names
+
+    def head_answered(self, call: Call, entry: Entry, head: Timed) -> None:
+        """RFC 9111 section 4.3.5."""
+        updated = head_update(entry.timed, head)
+        admitted = None if updated is None else admit(_as_get(call.request), updated, call.route.rule)
+        if updated is None or not isinstance(admitted, Store):
+            self._store.discard(entry)
+            return
+        self._store.replace(entry, self.entry(call, updated, admitted, entry.body, entry.vary))
+
+    def freshened(self, call: Call, entry: Entry, not_modified: Timed, since: int) -> Settled:
+        """The stored response with what a 304 says (RFC 9111 section 4.3.4)."""
+        merged = update(entry.timed, not_modified)
+        parts = held(merged.response, entry.body) if isinstance(entry.body, bytes) else None
+        judged = merged if parts is None else replace(merged, response=complete_head(merged.response, len(entry.body)))
+        admitted = admit(_as_get(call.request), judged, call.route.rule)
+        if isinstance(admitted, NoStore):
+            self._store.discard(entry)
+            return Settled(entry, since, joinable=False)
+        vary = self.merged_vary(entry.uri, admitted.vary)
+        fresh = self.entry(call, merged, admitted, entry.body, vary)
+        if parts is not None:
+            fresh = self.parts.apart(fresh)
+        if self.purges.allow(fresh, since):
+            self._store.replace(entry, fresh)
+        return Settled(fresh, since, joinable=reusable(admitted, merged.response_time))
+
+
+def reusable(admitted: Store, now: float) -> bool:
+    """Whether others may be answered without asking again (RFC 9111 section 4)."""
+    return not admitted.terms.directives.no_cache and admitted.lifetime.seconds > admitted.terms.age(now)
+
+
+def _as_get(request: Request) -> Request:
+    return (
+        request if request.method == "GET" else Request("GET", request.scheme, request.authority, request.target, request.headers)
+    )
