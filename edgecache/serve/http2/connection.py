@@ -110,12 +110,17 @@ class Http2Connection(asyncio.Protocol):
         self._members.left(self)
 
     def pause_writing(self) -> None:
+        # Heads and acknowledgements are not held back by windows: who does not read them is not listened to.
         self._paused = True
         self._resumed.clear()
+        if self._transport is not None:
+            self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         self._paused = False
         self._resumed.set()
+        if self._transport is not None:
+            self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         return False
