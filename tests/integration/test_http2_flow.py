@@ -34,6 +34,7 @@ from tests.integration.proxy_support import origin_of, until
 
 BIG = bytes(range(256)) * 4096
 PAGE = bytes(1000)
+LARGE = bytes(60_000)
 CALM = int(ErrorCodes.ENHANCE_YOUR_CALM)
 
 
@@ -52,7 +53,7 @@ async def big_edge(directory: Path, settings: ServeSettings | None = None) -> As
             async for chunk in request.content.iter_any():
                 size += len(chunk)
             return web.Response(text=str(size))
-        body = {"/big": BIG, "/page": PAGE}.get(request.path, b"small")
+        body = {"/big": BIG, "/page": PAGE, "/large": LARGE}.get(request.path, b"small")
         cache = "no-store" if request.path.startswith("/miss") else "max-age=600"
         return web.Response(body=body, headers={"Cache-Control": cache, "X-Padding": "p" * (len(body) % 4096)})
 
@@ -368,6 +369,21 @@ async def test_answers_without_bodies_that_nobody_reads_do_not_pile_up(tmp_path:
         assert largest < 1 << 20
         assert len(serving.edge.records) < asked, "the edge went on reading"
         assert not transport.is_closing()
+
+
+async def test_many_requests_in_one_read_are_not_all_answered_before_the_first_is_sent(tmp_path: Path) -> None:
+    async with big_edge(tmp_path) as serving:
+        client = await serving.connect({SettingCodes.INITIAL_WINDOW_SIZE: 1 << 30})
+        client.h2.increment_flow_control_window(1 << 30)
+        for _ in range(3):
+            await client.fetch("/large")
+        client.writer.transport.pause_reading()
+        block = head_block(client, client.head(path="/large"))
+        frames = (HeadersFrame(101 + 2 * n, data=block, flags=["END_HEADERS", "END_STREAM"]).serialize() for n in range(1000))
+        client.writer.write(b"".join(frames))
+        await until(lambda: len(serving.edge.records) > 10)
+        await asyncio.sleep(0.5)
+        assert len(serving.edge.records) < 500
 
 
 async def test_draining_finishes_what_has_begun(tmp_path: Path) -> None:
