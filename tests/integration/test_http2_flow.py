@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from tests.integration.proxy_support import origin_of, until
 
 BIG = bytes(range(256)) * 4096
 PAGE = bytes(1000)
+LARGE = bytes(60_000)
 CALM = int(ErrorCodes.ENHANCE_YOUR_CALM)
 
 
@@ -51,9 +53,9 @@ async def big_edge(directory: Path, settings: ServeSettings | None = None) -> As
             async for chunk in request.content.iter_any():
                 size += len(chunk)
             return web.Response(text=str(size))
-        body = {"/big": BIG, "/page": PAGE}.get(request.path, b"small")
+        body = {"/big": BIG, "/page": PAGE, "/large": LARGE}.get(request.path, b"small")
         cache = "no-store" if request.path.startswith("/miss") else "max-age=600"
-        return web.Response(body=body, headers={"Cache-Control": cache})
+        return web.Response(body=body, headers={"Cache-Control": cache, "X-Padding": "p" * (len(body) % 4096)})
 
     async with origin_of(answer) as origin, secure_edge(directory, origin.url, settings=settings) as serving:
         yield serving
@@ -344,6 +346,44 @@ async def test_a_client_that_reads_nothing_is_let_go(tmp_path: Path) -> None:
         for _ in range(20):
             client.begin(client.head(path="/big"))
         await until(lambda: serving.listener.connections == 0, 30)
+
+
+async def test_answers_without_bodies_that_nobody_reads_do_not_pile_up(tmp_path: Path) -> None:
+    """No window holds them back, nor the number of streams, for each is over at once."""
+    async with big_edge(tmp_path) as serving:
+        client = await serving.connect()
+        for method in ("GET", "HEAD", "HEAD"):
+            await client.fetch("/page", method)
+        (connection,) = serving.listener._connections()
+        transport = connection._transport  # type: ignore[union-attr]
+        client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        client.writer.transport.pause_reading()
+        block = head_block(client, client.head("HEAD", "/page"))
+        flags = ["END_HEADERS", "END_STREAM"]
+        largest, asked = 0, 20_000
+        for number in range(asked):
+            client.writer.write(HeadersFrame(101 + 2 * number, data=block, flags=flags).serialize())
+            if number % 50 == 0:
+                await asyncio.sleep(0.001)
+                largest = max(largest, transport.get_write_buffer_size())
+        assert largest < 1 << 20
+        assert len(serving.edge.records) < asked, "the edge went on reading"
+        assert not transport.is_closing()
+
+
+async def test_many_requests_in_one_read_are_not_all_answered_before_the_first_is_sent(tmp_path: Path) -> None:
+    async with big_edge(tmp_path) as serving:
+        client = await serving.connect({SettingCodes.INITIAL_WINDOW_SIZE: 1 << 30})
+        client.h2.increment_flow_control_window(1 << 30)
+        for _ in range(3):
+            await client.fetch("/large")
+        client.writer.transport.pause_reading()
+        block = head_block(client, client.head(path="/large"))
+        frames = (HeadersFrame(101 + 2 * n, data=block, flags=["END_HEADERS", "END_STREAM"]).serialize() for n in range(1000))
+        client.writer.write(b"".join(frames))
+        await until(lambda: len(serving.edge.records) > 10)
+        await asyncio.sleep(0.5)
+        assert len(serving.edge.records) < 500
 
 
 async def test_draining_finishes_what_has_begun(tmp_path: Path) -> None:

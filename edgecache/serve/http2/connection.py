@@ -44,6 +44,10 @@ from edgecache.serve.http2.stream import Stream
 from edgecache.serve.pipeline import Pipeline
 
 _log: Final = logging.getLogger(__name__)
+_UNSENT_BYTES: Final = 256 << 10
+"""What may be answered at once before it is given to the transport: a read may bring thousands of requests."""
+_HEAD_BYTES: Final = 512
+"""What a head counts as."""
 
 
 class Members(Protocol):
@@ -75,6 +79,7 @@ class Http2Connection(asyncio.Protocol):
         self._hits = HitWriter(pipeline, heads, self._states)
         self._unsent: list[bytes] = []
         """Answers that the library knows nothing of; it has said what it had to say before them."""
+        self._unsent_bytes = 0
         self._streams: dict[int, Stream] = {}
         self._head_since: float | None = now
         self._idle_since = now
@@ -110,12 +115,17 @@ class Http2Connection(asyncio.Protocol):
         self._members.left(self)
 
     def pause_writing(self) -> None:
+        # Heads and acknowledgements are not held back by windows: who does not read them is not listened to.
         self._paused = True
         self._resumed.clear()
+        if self._transport is not None:
+            self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         self._paused = False
         self._resumed.set()
+        if self._transport is not None:
+            self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         return False
@@ -268,9 +278,13 @@ class Http2Connection(asyncio.Protocol):
         return not (self._paused or self._queueing or self._draining)
 
     def _wrote(self, size: int) -> None:
-        """An answer of so many bytes is complete."""
+        """An answer with a body of so many bytes is complete."""
         self._floods.sent(size)
         self._idle_since = self._loop.time()
+        self._unsent_bytes += size + _HEAD_BYTES
+        if self._unsent_bytes > _UNSENT_BYTES:
+            # The transport says when it is enough.
+            self.flush()
 
     def _finished(self, stream: Stream, task: asyncio.Task[None]) -> None:
         self._streams.pop(stream.stream_id, None)
@@ -345,6 +359,7 @@ class Http2Connection(asyncio.Protocol):
     def flush(self) -> None:
         """Give the transport what has been said."""
         data = self._states.data_to_send()
+        self._unsent_bytes = 0
         if self._unsent:
             data = b"".join((*self._unsent, data))
             self._unsent.clear()
