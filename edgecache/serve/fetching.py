@@ -5,6 +5,8 @@ The only place that joins sources, admission and the store. `pipeline` decides w
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field, replace
@@ -37,6 +39,8 @@ _AGE = frozenset({"age"})
 _REQUEST_ID = frozenset({"x-request-id"})
 _ACCEPT_ENCODING = frozenset({"accept-encoding"})
 _MAX_MERGED_VARY = 16
+_SPOOL_SECONDS = 5.0
+"""How long a request waits for a long body that somebody else is fetching, before it fetches for itself."""
 _OF_ONE_REQUEST = frozenset({NoStoreReason.METHOD, NoStoreReason.AUTHORIZATION, NoStoreReason.REQUEST_NO_STORE})
 """Refusals that say nothing about the next request for the same key."""
 
@@ -99,8 +103,8 @@ class Fetcher:
         self._predictor = predictor
         self._replay_bytes = replay_bytes
         self.purges = RecentPurges()
-        self._spooled: set[tuple[str, str]] = set()
-        """URI and variant of the bodies that are being spooled: of several at once one is enough."""
+        self._spooled: dict[tuple[str, str], asyncio.Event] = {}
+        """URI and variant of the bodies that are being spooled, until they have ended: of several at once one is enough."""
 
     def forwarded(self, call: Call, *, whole: bool = False, conditional: Headers | None = None) -> Request:
         """The request as sources get it. Raises NotForwardable."""
@@ -236,8 +240,11 @@ class Fetcher:
         def spool(length: int | None) -> Spool | None:
             opened = None if where in self._spooled else self._store.spool(length)
             if opened is not None:
-                self._spooled.add(where)
+                self._spooled[where] = asyncio.Event()
             return opened
+
+        def closed() -> None:
+            self._spooled.pop(where).set()
 
         return SpoolingBody(
             reply.body,
@@ -246,8 +253,17 @@ class Fetcher:
             limit_bytes=call.route.rule.max_object_bytes,
             spool=spool,
             keep=keep,
-            closed=lambda: self._spooled.discard(where),
+            closed=closed,
         )
+
+    async def spooled(self, uri: str) -> bool:
+        """Wait for bodies of `uri` that are being spooled: nobody can join them any more. False: there are none."""
+        under_way = [ended for (of, _), ended in self._spooled.items() if of == uri]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SPOOL_SECONDS):
+                for ended in under_way:
+                    await ended.wait()
+        return bool(under_way)
 
     def _refused(self, call: Call, timed: Timed, entry: Entry | None, reason: NoStoreReason, key: Hashable | None) -> None:
         """What a response that is not stored does to what is."""

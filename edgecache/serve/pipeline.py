@@ -182,7 +182,7 @@ class Pipeline:
         entry = self._store.get(request.uri, request, route.rule)
         return entry if entry is not None and entry.site == route.site.name else None
 
-    async def _answer(self, call: Call) -> Answer:
+    async def _answer(self, call: Call, *, waited: bool = False) -> Answer:
         request, route = call.request, call.route
         if request.method != "HEAD" and request.method.upper() in _UNSUPPORTED:
             text = f"{request.method} is not implemented here."
@@ -202,6 +202,8 @@ class Pipeline:
         marked = entry is not None and entry.marked_stale
         renewing = entry is not None and entry.renewing
         decision = decide(request, stored, route.rule, now, known=known, marked_stale=marked, renewing=renewing)
+        if isinstance(decision, Miss) and not waited and request.method == "GET" and await self._fetcher.spooled(request.uri):
+            return await self._answer(call, waited=True)
         try:
             return await self._act(call, decision, entry)
         except Loop:
