@@ -199,7 +199,7 @@ class Fetcher:
         spooling = self._keeper.spooling(call, reply, stored, admitted=admitted, vary=vary, since=since)
 
         def spoiled() -> None:
-            kept = spooling is not None and (spooling.kept() or (call.request.uri, variant) in self._keeper.spooled)
+            kept = spooling is not None and (spooling.kept() or (call.request.uri, variant) in self._keeper.under_way)
             if key is not None and not kept:
                 self._predictor.remember(key, self._clock())
 

@@ -5,6 +5,8 @@ Nothing is stored that was asked for before a purge which concerns it. `fetching
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from dataclasses import replace
 
 from edgecache.policy.forwarding import to_client
@@ -27,6 +29,8 @@ from edgecache.upstream.collapse import Settled
 
 _AGE = frozenset({"age"})
 _MAX_MERGED_VARY = 16
+_SPOOL_SECONDS = 5.0
+"""How long a request waits for a long body that somebody else is fetching, before it fetches for itself."""
 
 
 class Keeper:
@@ -37,8 +41,8 @@ class Keeper:
         self.settings = settings
         self.purges = RecentPurges()
         self.parts = PartStore(store)
-        self.spooled: set[tuple[str, str]] = set()
-        """URI and variant of the bodies that are being spooled: of several at once one is enough."""
+        self.under_way: dict[tuple[str, str], asyncio.Event] = {}
+        """URI and variant of the bodies that are being spooled, until they have ended: of several at once one is enough."""
 
     def part(self, call: Call, brought: Timed, body: bytes, vary: tuple[str, ...], since: int) -> None:
         """Store what a 206 brought, joined with what is stored of the same representation (RFC 9111 section 3.4)."""
@@ -76,10 +80,13 @@ class Keeper:
             await spool.commit(make, *where, stored.response_time)
 
         def spool(length: int | None) -> Spool | None:
-            opened = None if where in self.spooled else self._store.spool(length)
+            opened = None if where in self.under_way else self._store.spool(length)
             if opened is not None:
-                self.spooled.add(where)
+                self.under_way[where] = asyncio.Event()
             return opened
+
+        def closed() -> None:
+            self.under_way.pop(where).set()
 
         return SpoolingBody(
             reply.body,
@@ -88,8 +95,17 @@ class Keeper:
             limit_bytes=call.route.rule.max_object_bytes,
             spool=spool,
             keep=keep,
-            closed=lambda: self.spooled.discard(where),
+            closed=closed,
         )
+
+    async def spooled(self, uri: str) -> bool:
+        """Wait for bodies of `uri` that are being spooled: nobody can join them any more. False: there are none."""
+        under_way = [ended for (of, _), ended in self.under_way.items() if of == uri]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SPOOL_SECONDS):
+                for ended in under_way:
+                    await ended.wait()
+        return bool(under_way)
 
     def entry(self, call: Call, timed: Timed, admitted: Store, body: bytes | StoredBody, vary: tuple[str, ...]) -> Entry:
         response = Response(

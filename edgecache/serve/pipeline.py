@@ -266,7 +266,7 @@ class Pipeline:
         entry = self._store.get(request.uri, request, route.rule)
         return entry if entry is not None and entry.site == route.site.name else None
 
-    async def _answer(self, call: Call) -> Answer:
+    async def _answer(self, call: Call, *, waited: bool = False) -> Answer:
         request, route = call.request, call.route
         if request.method != "HEAD" and request.method.upper() in _UNSUPPORTED:
             text = f"{request.method} is not implemented here."
@@ -289,6 +289,8 @@ class Pipeline:
         marked = entry is not None and entry.marked_stale
         renewing = entry is not None and entry.renewing
         decision = decide(request, stored, route.rule, now, known=known, marked_stale=marked, renewing=renewing)
+        if isinstance(decision, Miss) and not waited and request.method == "GET" and await self._keeper.spooled(request.uri):
+            return await self._answer(call, waited=True)
         if entry is None and request.method == "GET" and not route.rule.esi:
             decision, entry = self._keeper.parts.decide(request, route, decision, now, self.settings.max_ranges)
         if lookup is not None:

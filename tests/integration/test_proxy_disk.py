@@ -395,3 +395,24 @@ async def test_files_go_over_tls_too(tmp_path: Path) -> None:
             await written(edge, 1)
         await listener.close()
     assert origin.count == 1
+
+
+async def test_a_long_body_is_fetched_once_though_many_ask_while_it_comes(tmp_path: Path) -> None:
+    body = content("/long", 12_000_000)
+
+    async def slowly(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Cache-Control": "max-age=3600", "Content-Length": str(len(body))})
+        await response.prepare(request)
+        for start in range(0, len(body), 1_000_000):
+            await response.write(body[start : start + 1_000_000])
+            await asyncio.sleep(0.05)
+        return response
+
+    async def late(edge: Edge, seconds: float) -> bytes:
+        await asyncio.sleep(seconds)
+        return (await edge.fetch("/long", headers={"Host": "a.test"})).body
+
+    async with origin_of(slowly) as origin, edge_for(origin.url, disk=settings(tmp_path), rule=RULE) as edge:
+        got = await asyncio.gather(*(late(edge, seconds) for seconds in (0.0, 0.02, 0.3, 0.4, 0.5)))
+        assert all(one == body for one in got)
+    assert origin.count == 1
