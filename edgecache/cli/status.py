@@ -152,9 +152,11 @@ def _grouped_tables(name: str, part: object, before: object, seconds: float) -> 
             for key in columns:
                 value = values.get(key)
                 rate = _rate(key, value, old, seconds) if isinstance(value, int | float) else ""
-                cells.append(f"{_figure(key, value)}{f' ({rate}/s)' if rate else ''}" if value is not None else None)
+                per = "" if rate.endswith("%") else "/s"
+                cells.append(f"{_figure(key, value)}{f' ({rate}{per})' if rate else ''}" if value is not None else None)
             rows.append((label, *cells))
-        yield make_table((group[:-1], *columns), rows[:_MAX_ROWS], right=columns, title=f"{name}: {group}")
+        heads = [column.replace("_", " ") for column in columns]  # words that a narrow terminal can break
+        yield make_table((group[:-1], *heads), rows[:_MAX_ROWS], right=heads, title=f"{name}: {group}")
 
 
 def _numbers(part: object) -> Iterator[tuple[str, float | int]]:
