@@ -33,6 +33,7 @@ class _Node:
         "bucket",
         "cap",
         "children",
+        "clock",
         "cpu_ns",
         "entry",
         "finish",
@@ -40,10 +41,12 @@ class _Node:
         "now",
         "parent",
         "path",
+        "reached",
         "ready",
         "running",
         "start",
         "throttled",
+        "wanted",
         "weight",
         "width",
     )
@@ -60,8 +63,14 @@ class _Node:
         self.heap: list[tuple[int, int, _Node]] = []
         self.now = 0
         """Virtual time among the children: the greatest start tag served so far."""
+        self.clock = 0
+        """How far the children have come on average: advanced by what they use, also while all who are served are on credit."""
+        self.wanted = 0
+        """Weights of the children that are ready."""
         self.ready = 0
         """Children that are runnable or, for a leaf, 1 when it is."""
+        self.reached = 0
+        """The parent's virtual time when this one woke: below it, it lives on credit."""
         self.start = self.finish = 0
         self.entry = 0
         """Serial number of the one valid entry in the parent's heap; 0 when there is none."""
@@ -142,12 +151,14 @@ class Scheduler:
             self._release(old, 0, now_ns)
         node.entry = 0
         if node.ready:
+            old.wanted -= node.weight
             self._rest(old)
         del old.children[path]
         self._requeue(old)
         node.parent, above.children[path] = above, node
         node.start = node.finish = above.now + lead
         if node.ready:
+            above.wanted += node.weight
             self._rouse(above)
         for _ in range(running):
             self._hold(above, now_ns)
@@ -162,6 +173,8 @@ class Scheduler:
         old, node.weight = node.weight, _checked_weight(weight)
         if node.parent is not None and old != weight:
             now = node.parent.now
+            if node.ready:
+                node.parent.wanted += weight - old
             node.start = now + (node.start - now) * old // weight
             node.finish = now + (node.finish - now) * old // weight
             self._queue(node)
@@ -332,14 +345,26 @@ class Scheduler:
                 node.ready += 1
                 woken = node.ready == 1
                 if woken and node.parent is not None:
-                    earliest = node.parent.now - self._credit_ns * _SCALE // node.weight
+                    node.reached = self._reached(node.parent)
+                    earliest = node.reached - self._credit_ns * _SCALE // node.weight
                     node.start = max(earliest, node.finish)
+                    node.parent.wanted += node.weight
                     express = node.start == earliest
             if not node.entry:
                 self._queue(node)
             node = node.parent
         if express and leaf is not None and not leaf.children:
             self._express.add(leaf)
+
+    def _reached(self, parent: _Node) -> int:
+        """The virtual time at which a child wakes.
+
+        `now` stands still while all who come are served on their credit, and who is ahead of it would wait for them all. The
+        average goes on; but those who take turns lie up to a quantum around it, and who wakes must not lie behind them.
+        """
+        if not parent.wanted:
+            return parent.now
+        return max(parent.now, parent.clock - self._quantum_ns * _SCALE * parent.ready // parent.wanted)
 
     def _rest(self, node: _Node | None) -> None:
         """One thing less below this node, or itself, wants CPU."""
@@ -348,6 +373,8 @@ class Scheduler:
             if asleep:
                 node.ready -= 1
                 asleep = not node.ready
+                if asleep and node.parent is not None:
+                    node.parent.wanted -= node.weight
             if asleep or _first(node) is None:
                 node.entry = 0
             node = node.parent
@@ -359,6 +386,9 @@ class Scheduler:
             node.running += 1
             if node.parent is not None:
                 node.parent.now = max(node.parent.now, node.start)
+                if node.start >= node.reached:
+                    # Its turn comes without credit: the others are no further than this.
+                    node.parent.clock = min(node.parent.clock, node.parent.now)
                 node.finish = node.start + self._quantum_ns * _SCALE // node.weight
                 node.start = node.finish
                 if node.bucket is not None:
@@ -372,6 +402,8 @@ class Scheduler:
             node.running -= 1
             node.cpu_ns += cpu_ns
             if node.parent is not None:
+                wanted = node.parent.wanted + (0 if node.ready else node.weight)
+                node.parent.clock = max(node.parent.clock, node.parent.now) + cpu_ns * _SCALE // wanted
                 correction = (cpu_ns - self._quantum_ns) * _SCALE // node.weight
                 node.finish += correction
                 # Who was held up by its width must not come back with a claim on the past beyond credit and one quantum.
