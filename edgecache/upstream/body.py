@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 import aiohttp
 
 from edgecache.source import Body, Culprit, SourceError
+from edgecache.upstream.response import OriginResponse
 
 
 class OriginBody:
@@ -19,9 +20,7 @@ class OriginBody:
     `on_end` is called once it has ended or was closed, perhaps more than once.
     """
 
-    def __init__(
-        self, response: aiohttp.ClientResponse, between_bytes_timeout: float, on_end: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, response: OriginResponse, between_bytes_timeout: float, on_end: Callable[[], None] = lambda: None) -> None:
         self._response = response
         self._timeout = between_bytes_timeout
         self._on_end = on_end
@@ -30,9 +29,13 @@ class OriginBody:
         return self
 
     async def __anext__(self) -> bytes:
+        content = self._response.content
         try:
-            async with asyncio.timeout(self._timeout):
-                chunk = await self._response.content.readany()
+            # What has come already is taken without a timer.
+            chunk = content.read_nowait()
+            if not chunk and not content.at_eof():
+                async with asyncio.timeout(self._timeout):
+                    chunk = await content.readany()
         except TimeoutError:
             await self.close()
             raise SourceError(Culprit.ORIGIN, "timeout", "between two reads of the body", status=504) from None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from contextvars import ContextVar
@@ -16,22 +17,27 @@ from typing import Any, cast
 
 import aiohttp
 from aiohttp.connector import Connection
+from aiohttp.http_exceptions import HttpProcessingError
+from lru import LRU
 from yarl import URL
 
 from edgecache.policy.fields import freeze
 from edgecache.policy.message import Request
 from edgecache.policy.upstream import NO_TLS_RULE, HealthRule
 from edgecache.source import Body, Culprit, Interim, SourceError
+from edgecache.upstream.bodiless import BodilessExchanges, Way, is_bodiless
 from edgecache.upstream.endpoint import Endpoint, Waits
 from edgecache.upstream.health import expected
 from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol, Preface, preface
 from edgecache.upstream.proxy_header import ProxyHeader, encode, socket_address
 from edgecache.upstream.resolving import Clock, Lookup, Resolver
+from edgecache.upstream.response import OriginResponse
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.upstream.trailers import TrailerReader
 from edgecache.upstream.trust import Trust, TrustError
 
 _RETIRE_SECONDS = 0.5
+_WAYS = 1024
 _SKIPPED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 """What aiohttp would add by itself."""
 _BAD_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -82,6 +88,8 @@ class OriginClient:
         self.trust = Trust()
         self._connectors: list[OriginConnector] = []
         self._pooled = self._session(settings.max_connections, settings.max_connections_per_origin, reuse=True)
+        self._bodiless = BodilessExchanges(self._connectors[0], settings)
+        self._ways: LRU[tuple[str, ssl.SSLContext | bool, str], Way] = LRU(_WAYS)
         self._introduced = self._session(settings.max_connections, settings.max_connections_per_origin, reuse=False)
         # Probes have connections of their own: an origin whose connections are all in use must not look as if it were down.
         self._probing = self._session(settings.max_connections, 0, reuse=False)
@@ -133,13 +141,15 @@ class OriginClient:
         *,
         on_interim: Interim | None = None,
         trailers: TrailerReader | None = None,
-    ) -> aiohttp.ClientResponse:
+    ) -> OriginResponse:
         """One attempt at one origin, up to its response head, which is usable. Raises SourceError.
 
         A 101 is usable where the request asks for an upgrade.
         """
         response = await self._exchange(endpoint, request, waits, body=body, on_interim=on_interim, trailers=trailers)
-        bad = next((name for name, value in response.headers.items() if _BAD_VALUE.search(value)), None)
+        bad = None
+        if _BAD_VALUE.search("\t".join(response.headers.values())):
+            bad = next(name for name, value in response.headers.items() if _BAD_VALUE.search(value))
         least = 101 if "Upgrade" in request.headers else 200
         if bad is not None or _BAD_VALUE.search(response.reason or "") or not least <= response.status <= 599:
             response.close()
@@ -172,11 +182,18 @@ class OriginClient:
         on_interim: Interim | None = None,
         trailers: TrailerReader | None = None,
         probing: bool = False,
-    ) -> aiohttp.ClientResponse:
-        version = endpoint.proxy_protocol
-        session = self._probing if probing else self._introduced if version else self._pooled
-        preface.set(_introduction(version, "" if probing else _client(request)) if version else None)
+    ) -> OriginResponse:
         try:
+            context = True if endpoint.tls is NO_TLS_RULE else await self.trust.context(endpoint.tls)
+            if body is None and not (probing or endpoint.proxy_protocol) and is_bodiless(request):
+                way = self._way(endpoint, context)
+                connecting = _connecting(waits.connect)
+                return await self._bodiless.exchange(
+                    way, request, connecting, waits.first_byte, on_interim=on_interim, trailers=trailers
+                )
+            version = endpoint.proxy_protocol
+            session = self._probing if probing else self._introduced if version else self._pooled
+            preface.set(_introduction(version, "" if probing else _client(request)) if version else None)
             async with asyncio.timeout(waits.connect + waits.first_byte) as clock:
                 deadline = _HeadDeadline(clock, waits.first_byte)
                 _exact.set(_Exact(request.target, request.method, on_interim, deadline, trailers))
@@ -187,7 +204,7 @@ class OriginClient:
                     data=None if body is None else _upload(body, deadline),
                     allow_redirects=False,
                     timeout=_connecting(waits.connect),
-                    ssl=True if endpoint.tls is NO_TLS_RULE else await self.trust.context(endpoint.tls),
+                    ssl=context,
                     server_hostname=endpoint.tls.server_name or None,
                 )
                 deadline.met = True
@@ -202,12 +219,19 @@ class OriginClient:
             raise SourceError(Culprit.ORIGIN, "tls", _first_line(error), retry=True) from error
         except aiohttp.ClientConnectorError as error:
             raise SourceError(Culprit.ORIGIN, "connect", str(error), retry=True) from error
-        except (aiohttp.ClientResponseError, ValueError) as error:
+        except (aiohttp.ClientResponseError, HttpProcessingError, ValueError) as error:
             raise SourceError(Culprit.ORIGIN, "protocol", _first_line(error)) from error
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(upload := _upload_error(error), SourceError):
                 raise upload from error
             raise SourceError(Culprit.ORIGIN, "reset", _first_line(error)) from error
+
+    def _way(self, endpoint: Endpoint, context: ssl.SSLContext | bool) -> Way:
+        known = endpoint.url, context, endpoint.tls.server_name
+        way = self._ways.get(known)
+        if way is None:
+            way = self._ways[known] = Way(URL(endpoint.url), context, endpoint.tls.server_name or None)
+        return way
 
 
 @lru_cache(1024)

@@ -10,8 +10,6 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-import aiohttp
-
 from edgecache.policy.lookup import ERROR_STATUSES
 from edgecache.policy.message import Request, Response
 from edgecache.policy.trailing import wants_trailers
@@ -22,6 +20,7 @@ from edgecache.upstream.endpoint import waits
 from edgecache.upstream.member import Lease, Member
 from edgecache.upstream.origin import OriginClient
 from edgecache.upstream.pool import Pool
+from edgecache.upstream.response import OriginResponse
 from edgecache.upstream.retrying import retriable, retriable_status
 from edgecache.upstream.trailers import TrailerReader
 
@@ -33,7 +32,7 @@ _HEDGED = frozenset({"GET", "HEAD"})
 class Answered:
     """A response whose body is still to come, and the place that it takes."""
 
-    response: aiohttp.ClientResponse
+    response: OriginResponse
     lease: Lease
 
     def drop(self) -> None:

@@ -1,0 +1,174 @@
+"""GET and HEAD without a body, which is what misses are: written to a connection of aiohttp's connector as they are, and the head
+read from `origin_protocol`. aiohttp's own request and response objects take several times as long.
+
+`origin` calls it, and makes `SourceError`s of what it raises. Bodies, upgrades and the PROXY protocol go through aiohttp's session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import ssl
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+import aiohttp
+from aiohttp.client_reqrep import ClientRequest, ConnectionKey
+from aiohttp.connector import Connection
+from aiohttp.streams import StreamReader
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from edgecache.policy.message import Request
+from edgecache.source import Interim
+from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol
+from edgecache.upstream.settings import UpstreamSettings
+from edgecache.upstream.trailers import TrailerReader
+
+_METHODS: Final = frozenset({"GET", "HEAD"})
+_HOST: Final = frozenset(map("".join, itertools.product("Hh", "Oo", "Ss", "Tt")))
+_END: Final = ("", "")
+_CONTROLS: Final = bytes({*range(0x20), 0x7F} - {ord("\t")})
+"""None of them may stand in a field's value (RFC 9110 section 5.5): of line ends there are as many as lines."""
+_SWITCHING_PROTOCOLS: Final = 101
+_STALE: Final = (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where a connection leads and how it is secured: all that the connector asks of a request."""
+
+    url: URL
+    ssl: ssl.SSLContext | bool
+    """True: as the system trusts."""
+    server_hostname: str | None
+    host: str = field(init=False)
+    """What Host says where the request has none."""
+    port: int | None = field(init=False)
+    connection_key: ConnectionKey = field(init=False)
+    proxy: None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        url = self.url
+        key = ConnectionKey(url.raw_host or "", url.port, self.is_ssl(), self.ssl, None, None, None, self.server_hostname)
+        object.__setattr__(self, "host", url.host_port_subcomponent or "")
+        object.__setattr__(self, "port", url.port)
+        object.__setattr__(self, "connection_key", key)
+
+    def is_ssl(self) -> bool:
+        return self.url.scheme == "https"
+
+
+def is_bodiless(request: Request) -> bool:
+    """Whether a request that comes without a body may go this way."""
+    return request.method in _METHODS and "Upgrade" not in request.headers and "Expect" not in request.headers
+
+
+class BodilessResponse:
+    """A `response.OriginResponse`."""
+
+    __slots__ = ("connection", "content", "headers", "reason", "status")
+
+    def __init__(
+        self, status: int, reason: str | None, headers: CIMultiDictProxy[str], content: StreamReader, connection: Connection
+    ) -> None:
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+        self.content = content
+        self.connection: Connection | None = connection
+        content.on_eof(self._ended)
+
+    def close(self) -> None:
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            if self.content.exception() is None:
+                self.content.set_exception(aiohttp.ClientConnectionError("Connection closed"))
+            connection.close()
+
+    def release(self) -> None:
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.release()
+
+    def _ended(self) -> None:
+        connection = self.connection
+        if connection is not None and not (connection.protocol is not None and connection.protocol.upgraded):
+            self.release()
+
+
+class BodilessExchanges:
+    """Over one connector, whose limits and kept connections they share with the session's."""
+
+    def __init__(self, connector: OriginConnector, settings: UpstreamSettings) -> None:
+        self._connector = connector
+        self._expecting: dict[str, Any] = {
+            "read_until_eof": True,
+            "auto_decompress": False,
+            "read_bufsize": settings.read_buffer_bytes,
+            "max_line_size": settings.max_head_line_bytes,
+            "max_field_size": settings.max_head_line_bytes,
+            "max_headers": settings.max_head_fields,
+        }
+
+    async def exchange(
+        self,
+        way: Way,
+        request: Request,
+        connecting: aiohttp.ClientTimeout,
+        first_byte: float,
+        *,
+        on_interim: Interim | None = None,
+        trailers: TrailerReader | None = None,
+    ) -> BodilessResponse:
+        """Up to the response head. Raises as aiohttp's session does, and HttpProcessingError where what came is no HTTP."""
+        head = encode_request(request, way.host)
+        again = True
+        while True:
+            try:
+                connection = await self._connector.connect(cast(ClientRequest, way), [], connecting)
+            except TimeoutError as error:
+                raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {way.url}") from error
+            protocol = cast(OriginProtocol, connection.protocol)
+            protocol.on_interim = on_interim
+            protocol.trailers = trailers
+            try:
+                return await self._ask(connection, protocol, request.method, head, first_byte)
+            except _STALE:
+                # RFC 9112 section 9.3.1: a kept connection may be closed just when a request is sent on it.
+                connection.close()
+                if not again:
+                    raise
+                again = False
+            except BaseException:
+                connection.close()
+                raise
+
+    async def _ask(
+        self, connection: Connection, protocol: OriginProtocol, method: str, head: bytes, first_byte: float
+    ) -> BodilessResponse:
+        protocol.set_response_params(skip_payload=method == "HEAD", **self._expecting)
+        transport = protocol.transport
+        if transport is None or transport.is_closing():
+            raise aiohttp.ServerDisconnectedError
+        transport.write(head)
+        async with asyncio.timeout(first_byte):
+            while True:
+                message, content = await protocol.read()
+                if message.code >= 200 or message.code == _SWITCHING_PROTOCOLS:
+                    return BodilessResponse(message.code, message.reason, message.headers, content, connection)
+
+
+def encode_request(request: Request, host: str) -> bytes:
+    """The request head, Host first (RFC 9110 section 7.2); `host` where the request has none.
+
+    Raises ValueError where a control character would break its framing.
+    """
+    fields = request.headers
+    lines = [f"{request.method} {request.target} HTTP/1.1", f"Host: {fields.get('Host', host)}"]
+    lines += [f"{name}: {value}" for name, value in fields.items() if name not in _HOST]
+    lines += _END
+    head = "\r\n".join(lines).encode("utf-8", "surrogateescape")
+    if len(head) - len(head.translate(None, _CONTROLS)) != 2 * len(lines) - 2:
+        raise ValueError("a control character in a request head")
+    return head
