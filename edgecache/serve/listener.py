@@ -236,6 +236,9 @@ class Listener:
                 await loop.connect_accepted_socket(factory, accepted, ssl=tls, ssl_handshake_timeout=within)
 
             settings = self._settings
+            if sock is not None:
+                sock.listen(settings.backlog)
+                sock.setblocking(False)
             sockets = [sock] if sock is not None else await listening_sockets(host, port, settings.backlog)
             return ProxiedSockets(
                 sockets, self._proxies, serve, header_seconds=settings.head_timeout, limit=settings.max_connections

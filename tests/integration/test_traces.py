@@ -171,7 +171,8 @@ async def test_hits_are_traced_whichever_way_they_are_answered(tmp_path: Path) -
         for _ in range(4):
             await here.get("/page")
         await here.get("/page", Traceparent=f"00-{TRACE}-{SPAN}-00")
-        assert here.edge._pipeline.fast_hits == 2  # type: ignore[attr-defined]
+        path = here.edge._path
+        assert path is not None and path.pipeline.fast_hits == 2
         await here.finish()
         words = sorted(told(span)["edgecache.cache"] for span in here.collector.named("GET"))
         assert words == ["hit"] * 4 + ["miss"]
@@ -251,8 +252,9 @@ async def test_a_collector_that_refuses_costs_nothing_but_spans(tmp_path: Path) 
         here.collector.status = 400
         for _ in range(3):
             assert (await here.get("/page")).status == 200
-        exporter = here.edge._exporter
-        assert exporter is not None
+        path = here.edge._path
+        assert path is not None and path.exporter is not None
+        exporter = path.exporter
         async with asyncio.timeout(20):
             while not exporter.dropped:
                 await asyncio.sleep(0.05)

@@ -150,7 +150,7 @@ def test_peers_that_are_missing_are_skipped_with_a_word(monkeypatch: pytest.Monk
 def test_a_neighbour_beside_a_generator_that_ends_is_no_measurement() -> None:
     page, ends = Program(image(serve(ECHO)), Convention.RESIDENT), Program(image(serve(b"\x0f\x0b")), Convention.RESIDENT)
     with pytest.raises(SandboxError, match=r"a looping generator ended"):
-        asyncio.run(neighbour.measure(page, ends, engine="unicorn", calls=3, looping=1))
+        asyncio.run(neighbour.measure(page, ends, engine="unicorn", calls=300, looping=1))
 
 
 def test_a_guest_that_fails_fails_the_benchmark() -> None:
