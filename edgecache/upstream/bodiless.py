@@ -1,7 +1,7 @@
 """GET and HEAD without a body, which is what misses are: written to a connection of aiohttp's connector as they are, and the head
 read from `origin_protocol`. aiohttp's own request and response objects take several times as long.
 
-`origin` calls it, and makes `SourceError`s of what it raises. Bodies, upgrades and the PROXY protocol take aiohttp's session.
+`origin` calls it, and makes `SourceError`s of what it raises. Bodies, upgrades and PROXY headers go through aiohttp's session.
 """
 
 from __future__ import annotations
