@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _MAX_ROWS: Final = 40
-_GROUPS: Final = ("clusters", "sites", "generators")
+_GROUPS: Final = {"clusters": "cluster", "sites": "site", "generators": "generator", "each": "process"}
+"""What a room counts for each of several, and what one of them is called."""
 _PARTS_OF_CPU: Final = frozenset({"promised", "received"})
 _STEADY: Final = _PARTS_OF_CPU | {"weight", "cap"}
 """What does not add up, and so has no rate."""
@@ -44,6 +45,9 @@ def status(client: ControlClient, as_json: bool) -> None:
     if origins := list(_origin_rows(found)):
         click.echo()
         print_table(_ORIGIN_COLUMNS, origins, right=_ORIGIN_COLUMNS[3:], empty="")
+    if processes := list(_process_rows(found)):
+        click.echo()
+        print_table(_PROCESS_COLUMNS, processes, right=_PROCESS_COLUMNS, empty="")
 
 
 @click.command()
@@ -89,6 +93,15 @@ def _origin_rows(found: Json) -> Iterator[tuple[object, ...]]:
         for url, row in known["origins"].items():
             state = f"{row['state']} (backup)" if row["backup"] else row["state"]
             yield (site, url, state, *(row[column.lower()] for column in _ORIGIN_COLUMNS[3:]))
+
+
+_PROCESS_COLUMNS: Final = ("PROCESS", "PID", "STATE", "RESTARTS", "REQUESTS", "CONNECTIONS", "STORED_BYTES", "CPU_SECONDS")
+
+
+def _process_rows(found: Json) -> Iterator[tuple[object, ...]]:
+    for name, row in found["parts"].get("processes", {}).get("each", {}).items():
+        keys = (column.lower() for column in _PROCESS_COLUMNS[1:])
+        yield (name, *(row[key] if key == "pid" else _figure(key, row[key]) for key in keys))
 
 
 def _site_rows(found: Json) -> Iterator[tuple[object, ...]]:
@@ -139,7 +152,7 @@ def _part_table(name: str, part: object, before: object, seconds: float) -> Tabl
 
 
 def _grouped_tables(name: str, part: object, before: object, seconds: float) -> Iterator[Table]:
-    for group in _GROUPS:
+    for group, one in _GROUPS.items():
         members = part.get(group) if isinstance(part, dict) else None
         if not isinstance(members, dict) or not members:
             continue
@@ -156,7 +169,7 @@ def _grouped_tables(name: str, part: object, before: object, seconds: float) -> 
                 cells.append(f"{_figure(key, value)}{f' ({rate}{per})' if rate else ''}" if value is not None else None)
             rows.append((label, *cells))
         heads = [column.replace("_", " ") for column in columns]  # words that a narrow terminal can break
-        yield make_table((group[:-1], *heads), rows[:_MAX_ROWS], right=heads, title=f"{name}: {group}")
+        yield make_table((one, *heads), rows[:_MAX_ROWS], right=heads, title=name if group == "each" else f"{name}: {group}")
 
 
 def _numbers(part: object) -> Iterator[tuple[str, float | int]]:
