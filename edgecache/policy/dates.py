@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from edgecache.policy.message import Headers
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTH = "(?P<month>" + "|".join(_MONTHS) + ")"
+_FIXDATE_CHARS = len("Sun, 06 Nov 1994 08:49:37 GMT")
 _TIME = "(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
 _FORMS = tuple(
     # RFC 9111 section 4.2: dates are matched case-insensitively; a zone other than GMT is invalid.
@@ -31,6 +33,16 @@ def parse_date(text: str, reference: float | None = None) -> float | None:
     A two-digit year that would lie more than 50 years after `reference` is in the century before; without a reference,
     70 to 99 are of the twentieth century.
     """
+    return _fixdate(text) if len(text) == _FIXDATE_CHARS else _parsed(text, reference)
+
+
+@lru_cache(maxsize=256)
+def _fixdate(text: str) -> float | None:
+    """Of this length is the preferred form alone, which needs no reference; those that arrive now say nearly the same."""
+    return _parsed(text, None)
+
+
+def _parsed(text: str, reference: float | None) -> float | None:
     match = next((m for m in (form.fullmatch(text) for form in _FORMS) if m), None)
     if match is None:
         return None
@@ -59,7 +71,12 @@ def _full_year(two_digits: int, reference: float | None) -> int:
 
 def format_date(seconds: float) -> str:
     """IMF-fixdate of an instant, e.g. `Sun, 06 Nov 1994 08:49:37 GMT`."""
-    moment = datetime.fromtimestamp(int(seconds), tz=UTC)
+    return _formatted(int(seconds))
+
+
+@lru_cache(maxsize=64)
+def _formatted(seconds: int) -> str:
+    moment = datetime.fromtimestamp(seconds, tz=UTC)
     month = _MONTHS[moment.month - 1].capitalize()
     return f"{_DAYS[moment.weekday()]}, {moment.day:02} {month} {moment.year:04} {moment:%H:%M:%S} GMT"
 

@@ -6,7 +6,7 @@ No field's meaning lives here. Called by the modules of this package that read p
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -22,6 +22,7 @@ _QUOTED = re.compile(r'"((?:[^"\\]++|\\.)*+)"', re.DOTALL)
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 _MEMBER = re.compile(r'(?:[^",]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 _DIGITS = re.compile(r"[0-9]+")
+_CONTROLS = bytes({*range(0x20), 0x7F} - {ord("\t")})
 
 
 def is_token(text: str) -> bool:
@@ -90,6 +91,15 @@ def freeze(pairs: Iterable[tuple[str, str]] = ()) -> Headers:
 def without(headers: Headers, dropped: frozenset[str] | set[str]) -> list[tuple[str, str]]:
     """The field lines whose lower-case name is not in `dropped`."""
     return [(name, value) for name, value in headers.items() if name.lower() not in dropped]
+
+
+def encode_lines(lines: Sequence[str]) -> bytes:
+    """Start and field lines as bytes, each ended. Raises ValueError where a control character would break their framing."""
+    block = "\r\n".join((*lines, "")).encode("utf-8", "surrogateescape")
+    # A tab may stand in a field's value, and of line ends there are as many as lines (RFC 9110 section 5.5).
+    if len(block) - len(block.translate(None, _CONTROLS)) != 2 * len(lines):
+        raise ValueError("a control character in a head")
+    return block
 
 
 def weighted(lines: Iterable[str]) -> list[tuple[str, float]]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from edgecache.policy.connection import hop_by_hop
@@ -50,20 +52,23 @@ def to_source(
     whole: bool = False,
     conditional: Headers | None = None,
     max_passes: int = 0,
+    replaced: frozenset[str] = frozenset(),
+    own: Iterable[tuple[str, str]] = (),
 ) -> Headers:
     """The header section to send upstream.
 
     `edge_id` is a token, this edge's pseudonym in Via and CDN-Loop. `trusted`: the client is a proxy of ours, whose
     X-Forwarded-Proto and -Host stand; X-Forwarded-For and Forwarded are appended to in any case. `whole`: the client's
     preconditions and Range are judged here and not sent, so that the answer can be stored. `conditional`: the fields of
-    `lookup.Validate`, sent in their place. Raises Loop when this edge is named in Via or CDN-Loop more than `max_passes` times,
+    `lookup.Validate`, sent in their place. `own`: further fields, of this edge itself; `replaced`: lower-case names of those
+    of the client's that are not sent. Raises Loop when this edge is named in Via or CDN-Loop more than `max_passes` times,
     HopsExhausted when Max-Forwards is 0.
     """
     headers = request.headers
     passes = max(_passes_by_via(headers, edge_id), _passes_by_cdn_loop(headers, edge_id))
     if passes > max_passes:
         raise Loop(passes)
-    dropped = hop_by_hop(headers) | _HANDLED_HERE
+    dropped = hop_by_hop(headers) | _HANDLED_HERE | replaced
     if whole or conditional is not None:
         dropped |= CONDITIONAL_FIELDS
     sent = without(headers, dropped)
@@ -73,6 +78,7 @@ def to_source(
     sent.extend(_provenance(request, client_ip, trusted))
     if conditional is not None:
         sent.extend(conditional.items())
+    sent.extend(own)
     return freeze(sent)
 
 
@@ -125,6 +131,7 @@ def _provenance(request: Request, client_ip: str, trusted: bool) -> list[tuple[s
     ]
 
 
+@lru_cache(maxsize=1024)
 def _node(client_ip: str) -> str:
     """A node of RFC 7239 section 6: IPv6 in brackets and quotes, and `unknown` for what is no address."""
     try:

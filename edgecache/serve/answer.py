@@ -13,6 +13,7 @@ from typing import Protocol
 from edgecache.policy.message import Response
 from edgecache.source import Body, Culprit, SourceError, Trailers
 from edgecache.upstream.body import BytesBody
+from edgecache.upstream.shared_body import SharedReader
 
 
 @dataclass(slots=True)
@@ -104,6 +105,10 @@ class HeldBody:
 
     async def __anext__(self) -> bytes:
         return await anext(self._iterator)
+
+    def at_hand(self) -> bytes:
+        """The beginning of it, if that can be known without waiting."""
+        return self._body.at_hand() if isinstance(self._body, SharedReader) else b""
 
     async def close(self) -> None:
         await self._body.close()

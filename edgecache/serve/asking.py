@@ -12,7 +12,7 @@ from dataclasses import replace
 from edgecache.policy.coding import IDENTITY, code, negotiated
 from edgecache.policy.dates import format_date
 from edgecache.policy.esi import CAPABILITY, is_template
-from edgecache.policy.fields import freeze, without
+from edgecache.policy.fields import freeze
 from edgecache.policy.forwarding import to_source
 from edgecache.policy.message import Headers, Request, Response
 from edgecache.policy.trailing import wants_trailers
@@ -53,6 +53,17 @@ class Asker:
         request, rule = call.request, call.route.rule
         # A part of a template, or a 304 about one, is worth nothing to a client.
         whole = whole or (rule.esi and request.method in ("GET", "HEAD"))
+        own: list[tuple[str, str]] = []
+        coding = IDENTITY if rule.esi else negotiated(request, rule.compress)
+        # Where this edge compresses, sources see of Accept-Encoding what the variant key holds of it. Templates come uncoded.
+        replaced = _REQUEST_ID if coding is None else _REQUEST_ID | _ACCEPT_ENCODING
+        if coding is not None:
+            own.append(("Accept-Encoding", coding))
+        if rule.esi:
+            own.append(("Surrogate-Capability", f'{self.settings.edge_id}="{CAPABILITY}"'))
+        if call.route.generator is None and call.prepared and wants_trailers(request):
+            own += (("TE", "trailers"), ("Connection", "TE"))
+        own.append(("X-Request-Id", call.request_id))
         headers = to_source(
             request,
             client_ip=call.client_ip,
@@ -60,20 +71,10 @@ class Asker:
             whole=whole,
             conditional=conditional,
             max_passes=self.settings.max_loops,
+            replaced=replaced,
+            own=own,
         )
-        coding = IDENTITY if rule.esi else negotiated(request, rule.compress)
-        # Where this edge compresses, sources see of Accept-Encoding what the variant key holds of it. Templates come uncoded.
-        replaced = _REQUEST_ID if coding is None else _REQUEST_ID | _ACCEPT_ENCODING
-        own = without(headers, replaced)
-        if coding is not None:
-            own.append(("Accept-Encoding", coding))
-        if rule.esi:
-            own.append(("Surrogate-Capability", f'{self.settings.edge_id}="{CAPABILITY}"'))
-        if call.route.generator is None and call.prepared and wants_trailers(request):
-            own += (("TE", "trailers"), ("Connection", "TE"))
-        return Request(
-            request.method, request.scheme, request.authority, request.target, freeze([*own, ("X-Request-Id", call.request_id)])
-        )
+        return Request(request.method, request.scheme, request.authority, request.target, headers)
 
     async def ask(self, call: Call, sent: Request, entry: Entry | None) -> Reply:
         """The source's answer; where a generator fails, what the route's `on_error` says. Raises SourceError."""

@@ -34,7 +34,6 @@ from edgecache.serve.shape import is_plain
 from edgecache.serve.wire import encode_fields, encode_head
 from edgecache.serve.writer import Sent, write_answer
 
-_BODILESS = b"GET / HTTP/1.1\r\nHost: e\r\n\r\n"
 _CHUNKED = b"POST / HTTP/1.1\r\nHost: e\r\nTransfer-Encoding: chunked\r\n\r\n"
 _KEEP_ALIVE_10 = b"Connection: keep-alive\r\n"
 _HELD_LIMIT_BYTES = 64 << 10
@@ -196,17 +195,18 @@ class Connection(RequestHandler):
             self._resume_reading_for_buffer()
 
     def _accept(self, head: Head) -> None:
-        """Queue the request and let aiohttp's parser frame its body."""
+        """Queue the request, and let aiohttp's parser frame its body where it has one."""
         self._busy = True
         self._accepted.append(head)
+        if not head.has_body:
+            self._payload = EMPTY_PAYLOAD
+            self._enqueue()
+            return
+        self._framing = BodyFraming(head, self._client_settings.max_body_bytes)
         if head.chunked:
             plain = _CHUNKED
-        elif head.content_length:
-            plain = b"POST / HTTP/1.1\r\nHost: e\r\nContent-Length: %d\r\n\r\n" % head.content_length
         else:
-            plain = _BODILESS
-        if head.has_body:
-            self._framing = BodyFraming(head, self._client_settings.max_body_bytes)
+            plain = b"POST / HTTP/1.1\r\nHost: e\r\nContent-Length: %d\r\n\r\n" % (head.content_length or 0)
         super().data_received(plain)
         self._payload = self._messages[-1][1] if self._messages else EMPTY_PAYLOAD
 
@@ -220,6 +220,10 @@ class Connection(RequestHandler):
             self._payload.set_exception(RequestPayloadError(str(violation)))
             return
         self._accepted.append(violation)
+        self._enqueue()
+
+    def _enqueue(self) -> None:
+        """Have aiohttp handle what was accepted, without a body. Of its message nothing is looked at."""
         self._messages.append((ERROR, EMPTY_PAYLOAD))
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)

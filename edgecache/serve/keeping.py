@@ -101,11 +101,13 @@ class Keeper:
     async def spooled(self, uri: str) -> bool:
         """Wait for bodies of `uri` that are being spooled: nobody can join them any more. False: there are none."""
         under_way = [ended for (of, _), ended in self.under_way.items() if of == uri]
+        if not under_way:
+            return False
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SPOOL_SECONDS):
                 for ended in under_way:
                     await ended.wait()
-        return bool(under_way)
+        return True
 
     def entry(self, call: Call, timed: Timed, admitted: Store, body: bytes | StoredBody, vary: tuple[str, ...]) -> Entry:
         response = Response(

@@ -124,7 +124,10 @@ class Responder:
         age = self._clock() - selected.born
         if age >= 1:
             extra = (("Age", age_field(age)), *extra)
-        partly = shape_stream(_asked(call, response), response, body, content_length(response))[0].status != response.status
+        partly = (
+            not is_plain(call.request)
+            and shape_stream(_asked(call, response), response, body, content_length(response))[0].status != response.status
+        )
         held = HeldBody(body, partial(seat.leave, finish=partly))
         return self._streamed(call, response, held, extra, Outcome("miss", collapsed=not seat.first))
 
@@ -209,7 +212,9 @@ class Responder:
     def _streamed(
         self, call: Call, response: Response, body: Body, extra: Fields, outcome: Outcome, *, trailers: Trailers | None = None
     ) -> Answer:
-        shaped, content, length = shape_stream(_asked(call, response), response, body, content_length(response))
+        shaped, content, length = response, body, content_length(response)
+        if not is_plain(call.request):
+            shaped, content, length = shape_stream(_asked(call, response), response, body, length)
         return Answer(
             response=shaped,
             body=content,

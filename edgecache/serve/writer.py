@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from edgecache.serve.answer import Answer
+from edgecache.serve.answer import Answer, HeldBody
 from edgecache.serve.file_body import FileBody, Span, verify
 from edgecache.serve.wire import encode_fields, encode_head
 from edgecache.source import Body, SourceError
@@ -125,14 +125,17 @@ async def _write_stream(wire: Wire, answer: Answer, body: Body, sent: Sent, *, h
     chunked = length is None and not http10
     if length is None and http10:
         sent.keep_alive = False
-    wire.send(head_block(answer, length=length, chunked=chunked, keep_alive=sent.keep_alive, http10=http10))
+    head = head_block(answer, length=length, chunked=chunked, keep_alive=sent.keep_alive, http10=http10)
+    # In one piece with the head where it can be: a miss that its origin has answered at once is one packet.
+    first = body.at_hand() if isinstance(body, HeldBody) else b""
+    wire.send(head, *_framed(first, chunked=chunked))
+    sent.body_bytes += len(first)
     try:
+        await wire.room()
         async for chunk in body:
             sent.body_bytes += len(chunk)
-            if chunked:
-                wire.send(b"%x\r\n" % len(chunk), chunk, b"\r\n")
-            else:
-                wire.send(chunk)
+            if chunk:
+                wire.send(*_framed(chunk, chunked=chunked))
             await wire.room()
     except SourceError as error:
         sent.failure = error
@@ -140,3 +143,10 @@ async def _write_stream(wire: Wire, answer: Answer, body: Body, sent: Sent, *, h
     if chunked:
         trailers = encode_fields(answer.trailers()) if answer.trailers is not None else b""
         wire.send(b"0\r\n" + trailers + b"\r\n")
+
+
+def _framed(chunk: bytes, *, chunked: bool) -> tuple[bytes, ...]:
+    """`chunk` as it is sent; nothing in the place of an empty one, which would end a chunked body."""
+    if not chunk:
+        return ()
+    return (b"%x\r\n" % len(chunk), chunk, b"\r\n") if chunked else (chunk,)

@@ -102,6 +102,13 @@ class _Flight:
             for seat in self.seats if landing.joinable else self.seats[:1]:
                 seat.reader = self.shared.reader()
         self.landing.set_result(landing)
+        self.announce()
+
+    def announce(self) -> None:
+        """Wake the seats: the landing is known."""
+        for seat in self.seats:
+            if seat.landing is not None and not seat.landing.done():
+                seat.landing.set_result(None)
 
     def worth_finishing(self, share: float) -> bool:
         """Whether `share` of a body that is being stored has arrived."""
@@ -121,14 +128,19 @@ class Seat:
         self.first = first
         self._late = flight.landing.done()
         self._left = False
+        self.landing: asyncio.Future[None] | None = None
+        """Waited for, if it is."""
         self.reader: SharedReader | None = flight.shared.reader() if flight.shared is not None else None
         flight.seats.append(self)
 
     async def landed(self) -> Landed:
         """Wait for the head. Raises the producer's SourceError, a fresh one for each seat."""
         flight = self._flight
+        if not flight.landing.done():
+            self.landing = asyncio.get_running_loop().create_future()
+            await self.landing
         try:
-            landing = await asyncio.shield(flight.landing)
+            landing = flight.landing.result()
         except SourceError as error:
             raise again(error) from None
         match landing:
@@ -258,3 +270,4 @@ def _fail(flight: _Flight, error: SourceError) -> None:
     if not flight.landing.done():
         flight.landing.set_exception(error)
         flight.landing.exception()
+        flight.announce()

@@ -103,6 +103,10 @@ class OriginProtocol(ResponseHandler):
         self._stop_idling()
         super().connection_lost(exc)
 
+    def give_up(self) -> None:
+        """The response head has not come in time."""
+        self.set_exception(aiohttp.SocketTimeoutError("no response head in time"))
+
     def detach(self) -> tuple[asyncio.Transport, bytes]:
         """After a 101: the transport, which somebody else's protocol may have, and what has come since the 101."""
         self._stop_idling()

@@ -157,6 +157,15 @@ class SharedReader:
         body._advanced()
         return chunk
 
+    def at_hand(self) -> bytes:
+        """The next of what has arrived already, if anything has."""
+        chunk = self._body._chunk(self.position)
+        if chunk is None:
+            return b""
+        self.position += 1
+        self._body._advanced()
+        return chunk
+
     async def close(self) -> None:
         self._body._left(self)
 
