@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from sandbox.bucket import TokenBucket
 from sandbox.nodes import ROOT, Claim, Path, Share
+from sandbox.sharenode import Node
 
 __all__ = ["MAX_CAP", "MAX_WEIGHT", "ROOT", "Path", "Scheduler", "Share"]
 
@@ -18,64 +19,10 @@ MAX_CAP = 100_000
 """In percent of one CPU."""
 _SCALE = 1 << 24
 """Virtual time is an integer: CPU nanoseconds times this, over the weight. Integers neither drift nor lose low bits."""
-_SLACK = 64
-"""Outdated heap entries that are tolerated before a heap is rebuilt."""
 _CAP_PERIOD_NS = 100_000_000
 """A capped node may use its cap of so much time at once, and one quantum: bursts pass, the average holds."""
 _PERCENT_NS = 10_000_000
 """One percent of one CPU, in nanoseconds a second."""
-
-
-class _Node:
-    """One node; as a parent it keeps the heap of its children that may be picked."""
-
-    __slots__ = (
-        "bucket",
-        "cap",
-        "children",
-        "clock",
-        "cpu_ns",
-        "entry",
-        "finish",
-        "heap",
-        "now",
-        "parent",
-        "path",
-        "reached",
-        "ready",
-        "running",
-        "start",
-        "throttled",
-        "wanted",
-        "weight",
-        "width",
-    )
-
-    def __init__(self, path: Path, parent: _Node | None, weight: int, width: int) -> None:
-        self.path = path
-        self.parent = parent
-        self.weight = weight
-        self.width = width
-        self.cap: int | None = None
-        self.bucket: TokenBucket | None = None
-        self.throttled = False
-        self.children: dict[Path, _Node] = {}
-        self.heap: list[tuple[int, int, _Node]] = []
-        self.now = 0
-        """Virtual time among the children: the greatest start tag served so far."""
-        self.clock = 0
-        """How far the children have come on average: advanced by what they use, also while all who are served are on credit."""
-        self.wanted = 0
-        """Weights of the children that are ready."""
-        self.ready = 0
-        """Children that are runnable or, for a leaf, 1 when it is."""
-        self.reached = 0
-        """The parent's virtual time when this one woke: below it, it lives on credit."""
-        self.start = self.finish = 0
-        self.entry = 0
-        """Serial number of the one valid entry in the parent's heap; 0 when there is none."""
-        self.running = 0
-        self.cpu_ns = 0
 
 
 class Scheduler:
@@ -96,14 +43,14 @@ class Scheduler:
         self._quantum_ns = quantum_ns
         self._floor_ns = floor_ns
         self._credit_ns = credit_ns
-        self._root = _Node(ROOT, None, 1, 1 << 62)
-        self._nodes: dict[Path, _Node] = {ROOT: self._root}
+        self._root = Node(ROOT, None, 1, 1 << 62)
+        self._nodes: dict[Path, Node] = {ROOT: self._root}
         self._running: set[Path] = set()
-        self._throttled: list[tuple[int, int, _Node]] = []
+        self._throttled: list[tuple[int, int, Node]] = []
         """When a node that its cap holds back may go on; nodes that left meanwhile are skipped."""
         self._serial = 0
-        self._awake: set[_Node] = set()
-        self._express: set[_Node] = set()
+        self._awake: set[Node] = set()
+        self._express: set[Node] = set()
         """Leaves that have woken with their whole credit, and have not been picked since."""
 
     def add(self, path: Path, weight: int, *, parent: Path = ROOT, width: int = 1) -> None:
@@ -116,7 +63,7 @@ class Scheduler:
         above = self._parent(parent)
         if width < 1:
             raise ValueError("width must be at least 1")
-        node = _Node(path, above, _checked_weight(weight), width)
+        node = Node(path, above, _checked_weight(weight), width)
         node.start = node.finish = above.now
         above.children[path] = self._nodes[path] = node
 
@@ -224,7 +171,7 @@ class Scheduler:
         picked: list[Path] = []
         while len(picked) < count:
             node = self._root
-            while (child := _first(node)) is not None:
+            while (child := node.first()) is not None:
                 node = child
             if node is self._root:
                 break
@@ -243,7 +190,7 @@ class Scheduler:
             return None
         self._unthrottle(now_ns)
         node = self._root
-        while (child := _first(node)) is not None:
+        while (child := node.first()) is not None:
             node = child
         if node not in self._express:
             return None
@@ -264,7 +211,7 @@ class Scheduler:
     def runnable(self, now_ns: int = 0) -> bool:
         """Whether `pick` would find something."""
         self._unthrottle(now_ns)
-        return _first(self._root) is not None
+        return self._root.first() is not None
 
     def next_release_ns(self) -> int | None:
         """When to `pick` again although nothing else happens: the first node that its cap holds back may go on."""
@@ -294,9 +241,9 @@ class Scheduler:
         they asked for: that part of the CPU time given out.
         """
         busy = self._awake | {self._nodes[path] for path in self._running}
-        found: dict[_Node, Claim] = {}
+        found: dict[Node, Claim] = {}
 
-        def claim(node: _Node, wants: float | None) -> None:
+        def claim(node: Node, wants: float | None) -> None:
             parent = node.parent
             if parent is None or node in found:
                 return
@@ -312,7 +259,7 @@ class Scheduler:
 
     def lineage(self, path: Path) -> Iterator[Path]:
         """The node, its parent and so on, without the root. Of an unknown node: nothing."""
-        node: _Node | None = self._nodes.get(path)
+        node: Node | None = self._nodes.get(path)
         while node is not None and node.parent is not None:
             yield node.path
             node = node.parent
@@ -326,18 +273,18 @@ class Scheduler:
     def __repr__(self) -> str:
         return f"<Scheduler {len(self._nodes) - 1} nodes, {len(self._awake)} leaves awake, {len(self._running)} running>"
 
-    def _parent(self, path: Path) -> _Node:
+    def _parent(self, path: Path) -> Node:
         parent = self._nodes[path]
         if path in self._running or (parent is not self._root and not parent.children and parent.ready):
             raise ValueError(f"{path} is a leaf in use")
         return parent
 
-    def _is_below(self, node: _Node | None, other: _Node) -> bool:
+    def _is_below(self, node: Node | None, other: Node) -> bool:
         while node is not None and node is not other:
             node = node.parent
         return node is other
 
-    def _rouse(self, node: _Node | None) -> None:
+    def _rouse(self, node: Node | None) -> None:
         """One thing more below this node, or itself, wants CPU."""
         leaf, woken, express = node, True, False
         while node is not None:
@@ -356,7 +303,7 @@ class Scheduler:
         if express and leaf is not None and not leaf.children:
             self._express.add(leaf)
 
-    def _reached(self, parent: _Node) -> int:
+    def _reached(self, parent: Node) -> int:
         """The virtual time at which a child wakes.
 
         `now` stands still while all who come are served on their credit, and who is ahead of it would wait for them all. The
@@ -366,7 +313,7 @@ class Scheduler:
             return parent.now
         return max(parent.now, parent.clock - self._quantum_ns * _SCALE * parent.ready // parent.wanted)
 
-    def _rest(self, node: _Node | None) -> None:
+    def _rest(self, node: Node | None) -> None:
         """One thing less below this node, or itself, wants CPU."""
         asleep = True
         while node is not None:
@@ -375,11 +322,11 @@ class Scheduler:
                 asleep = not node.ready
                 if asleep and node.parent is not None:
                     node.parent.wanted -= node.weight
-            if asleep or _first(node) is None:
+            if asleep or node.first() is None:
                 node.entry = 0
             node = node.parent
 
-    def _hold(self, node: _Node | None, now_ns: int) -> None:
+    def _hold(self, node: Node | None, now_ns: int) -> None:
         if node is not None:
             self._express.discard(node)
         while node is not None:
@@ -397,7 +344,7 @@ class Scheduler:
                 self._queue(node)
             node = node.parent
 
-    def _release(self, node: _Node | None, cpu_ns: int, now_ns: int) -> None:
+    def _release(self, node: Node | None, cpu_ns: int, now_ns: int) -> None:
         while node is not None:
             node.running -= 1
             node.cpu_ns += cpu_ns
@@ -416,7 +363,7 @@ class Scheduler:
                 self._queue(node)
             node = node.parent
 
-    def _throttle(self, node: _Node, now_ns: int) -> None:
+    def _throttle(self, node: Node, now_ns: int) -> None:
         """Hold the node back until its cap covers a quantum, or no longer."""
         wait_ns = 0 if node.bucket is None else node.bucket.wait_ns(self._quantum_ns, now_ns)
         if wait_ns:
@@ -437,38 +384,23 @@ class Scheduler:
                 node.finish = max(node.finish, node.start)
                 self._requeue(node)
 
-    def _requeue(self, node: _Node | None) -> None:
+    def _requeue(self, node: Node | None) -> None:
         """Bring the entries from this node upwards up to date."""
         while node is not None:
             self._queue(node)
             node = node.parent
 
-    def _queue(self, node: _Node) -> None:
+    def _queue(self, node: Node) -> None:
         """Give the node its one valid entry in its parent's heap, or none when it may not be picked."""
         parent = node.parent
         if parent is None:
             return
-        room = node.running < node.width and _first(node) is not None if node.children else not node.running
+        room = node.running < node.width and node.first() is not None if node.children else not node.running
         if not node.ready or node.throttled or not room:
             node.entry = 0
             return
         self._serial += 1
-        node.entry = self._serial
-        heapq.heappush(parent.heap, (node.start, node.entry, node))
-        if len(parent.heap) > 2 * len(parent.children) + _SLACK:
-            parent.heap = [entry for entry in parent.heap if entry[2].entry == entry[1]]
-            heapq.heapify(parent.heap)
-
-
-def _first(node: _Node) -> _Node | None:
-    """The child with the least start tag; drops outdated entries on the way."""
-    heap = node.heap
-    while heap:
-        _, serial, child = heap[0]
-        if child.entry == serial:
-            return child
-        heapq.heappop(heap)
-    return None
+        parent.offer(node, self._serial)
 
 
 def _checked_weight(weight: int) -> int:
