@@ -99,7 +99,8 @@ class Fetcher:
             await reply.body.close()
             return await self._produced(call, self._asker.forwarded(call), None, None, None)
         reply = coded(call, reply)
-        timed = replace(timed, response=reply.response)
+        if reply.response is not timed.response:
+            timed = replace(timed, response=reply.response)
         return self._judged(call, reply, timed, entry=entry, key=key, since=since, ranged=ranged)
 
     def _wants_less(self, call: Call, response: Response) -> bool:
@@ -129,10 +130,11 @@ class Fetcher:
             raise TypeError("a landing of another kind")
         timed = Timed(selected.original, selected.asked, selected.answered)
 
-        def commit(body: bytes) -> None:
-            keep(body)
+        def commit(body: bytes) -> object:
+            kept = keep(body)
             small = len(body) <= MAX_BROUGHT_BYTES
             claim.settle(Brought(timed, body, selected.vary, selected.variant, selected.detail) if small else None)
+            return kept
 
         def outgrown() -> None:
             claim.settle(None)
@@ -186,15 +188,16 @@ class Fetcher:
         vary = self._keeper.merged_vary(call.request.uri, admitted.vary)
         variant = variant_key(call.request, vary, rule)
 
-        def commit(body: bytes) -> None:
+        def commit(body: bytes) -> Entry | None:
             if reply.response.status == 206:
                 self._keeper.part(call, stored, body, vary, since)
-                return
+                return None
             entry = self._keeper.entry(call, stored, admitted, body, vary)
             self._keeper.put(entry, since)
             self.parts.superseded(entry)
             if key is not None:
                 self._predictor.forget(key)
+            return entry
 
         spooling = self._keeper.spooling(call, reply, stored, admitted=admitted, vary=vary, since=since)
 

@@ -15,7 +15,7 @@ from edgecache.serve.answer import Answer, HeldBody
 from edgecache.serve.asking import Asker
 from edgecache.serve.call import Call, Selected
 from edgecache.serve.fetching import Fetcher
-from edgecache.serve.respond import Outcome, Responder
+from edgecache.serve.respond import Outcome, Responder, suits
 from edgecache.sites import OnError
 from edgecache.source import UNREACHABLE, Culprit, SourceError
 from edgecache.store import Entry, Store
@@ -106,10 +106,7 @@ class Flyer:
             stale = self._stale_instead(call, decision, entry, error)
             if stale is not None:
                 return stale
-            refused = error.status == 502 or error.reason in UNREACHABLE
-            if isinstance(decision, Validate) and decision.must and error.culprit is Culprit.ORIGIN and refused:
-                # RFC 9111 section 5.2.2.2: 504 where validation was required and the origin could not be reached.
-                error.status = 504
+            _judge(decision, error)
             raise
         except BaseException:
             await seat.leave()
@@ -117,6 +114,9 @@ class Flyer:
         match landed:
             case Private(reply, reason):
                 return self.respond.passed(call, decision, reply, HeldBody(reply.body, seat.leave), Outcome("miss", reason))
+            case Stream(token=Selected() as selected, kept=Entry() as kept) if seat.first and suits(call, kept):
+                await seat.leave()
+                return self.respond.brought(call, decision, kept, selected)
             case Stream(body=body, token=Selected() as selected):
                 if not (seat.first or purges.allow(selected.expected, selected.since, boarded)):
                     await seat.leave()
@@ -176,3 +176,10 @@ class Flyer:
         if not (by_route or unreachable or (decision.stale_if_error and error.culprit is not Culprit.CLIENT)):
             return None
         return self.respond.stale(call, entry, error.reason)
+
+
+def _judge(decision: Miss | Validate, error: SourceError) -> None:
+    """RFC 9111 section 5.2.2.2: 504 where validation was required and the origin could not be reached."""
+    refused = error.status == 502 or error.reason in UNREACHABLE
+    if isinstance(decision, Validate) and decision.must and error.culprit is Culprit.ORIGIN and refused:
+        error.status = 504

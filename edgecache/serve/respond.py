@@ -109,21 +109,25 @@ class Responder:
             tunnel=opened,
         )
 
+    def brought(self, call: Call, decision: Decision, entry: Entry, selected: Selected) -> Answer:
+        """A response that is stored by now, for the one who asked for it first; `entry` suits the call."""
+        return Answer(
+            response=entry.timed.response,
+            body=entry.body if isinstance(entry.body, bytes) else b"",
+            length=len(entry.body),
+            extra=self._miss_fields(call, decision, selected, collapsed=False),
+            head=entry.head,
+            cache="miss",
+            site=call.route.site.name,
+            generator=_generator(call),
+            meter=call.meter,
+        )
+
     def streamed(self, call: Call, decision: Decision, seat: Seat, body: Body, selected: Selected) -> Answer:
         """A response that is being stored."""
         source = selected.original if seat.first else selected.stored
         response = Response(source.status, source.reason, self._to_client(source, without_age=True))
-        status = CacheStatus(
-            fwd=forward_of(decision),
-            stored=True,
-            collapsed=not seat.first,
-            detail=selected.detail or None,
-            name=self._settings.edge_id,
-        )
-        extra = self._own_fields(call, status)
-        age = self._clock() - selected.born
-        if age >= 1:
-            extra = (("Age", age_field(age)), *extra)
+        extra = self._miss_fields(call, decision, selected, collapsed=not seat.first)
         partly = (
             not is_plain(call.request)
             and shape_stream(_asked(call, response), response, body, content_length(response))[0].status != response.status
@@ -230,6 +234,18 @@ class Responder:
             trailers=trailers if shaped.status == response.status else None,
         )
 
+    def _miss_fields(self, call: Call, decision: Decision, selected: Selected, *, collapsed: bool) -> Fields:
+        status = CacheStatus(
+            fwd=forward_of(decision),
+            stored=True,
+            collapsed=collapsed,
+            detail=selected.detail or None,
+            name=self._settings.edge_id,
+        )
+        extra = self._own_fields(call, status)
+        age = self._clock() - selected.born
+        return (("Age", age_field(age)), *extra) if age >= 1 else extra
+
     def _own_fields(self, call: Call, status: CacheStatus) -> Fields:
         return ((FIELD, status.line()), *_request_id(call.request_id))
 
@@ -238,6 +254,14 @@ class Responder:
         if without_age and "Age" in headers:
             headers = freeze((name, value) for name, value in headers.items() if name.lower() != "age")
         return headers
+
+
+def suits(call: Call, entry: Entry) -> bool:
+    """Whether the request that has brought `entry` may be answered with its prepared head: that of its response lacks nothing."""
+    directives = entry.terms.directives
+    whole = call.prepared and isinstance(entry.body, bytes) and is_plain(call.request)
+    stripped = directives.no_cache_fields or directives.private_fields
+    return whole and not stripped and not is_template(entry.timed.response, call.route.rule)
 
 
 def _asked(call: Call, response: Response) -> Request:

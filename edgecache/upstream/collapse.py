@@ -19,12 +19,12 @@ from edgecache.upstream.shared_body import BufferBudget, SharedBody, SharedReade
 
 @dataclass(frozen=True, slots=True)
 class Shareable:
-    """A response that is being stored; `commit` receives its body once it is complete."""
+    """A response that is being stored; `commit` receives its body once it is complete, and says what it has made of it."""
 
     response: Response
     body: Body
     limit_bytes: int
-    commit: Callable[[bytes], None]
+    commit: Callable[[bytes], object]
     token: object
     """Whatever the boarders need to tell whether it is theirs."""
     length: int | None
@@ -73,6 +73,8 @@ class Stream:
     token: object
     late: bool
     """Boarded after the head had arrived."""
+    kept: object = None
+    """What `commit` has said, where the body has ended already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class _Flight:
         self.seats: list[Seat] = []
         self.claimed = False
         self.shared: SharedBody | None = None
+        self.kept: object = None
 
     def boardable(self) -> bool:
         return not self.landing.done() or (self.shared is not None and self.shared.whole and not self.claimed)
@@ -145,7 +148,9 @@ class Seat:
             raise again(error) from None
         match landing:
             case Shareable():
-                return Stream(landing.response, self.reader, landing.token, self._late) if self.reader else Released()
+                if self.reader is None:
+                    return Released()
+                return Stream(landing.response, self.reader, landing.token, self._late, flight.kept)
             case Settled(joinable=True):
                 return landing
             case Private() | Settled():
@@ -234,7 +239,7 @@ class Flights:
                     self._drop(flight)
                     landing.spoiled()
             if (content := shared.content()) is not None:
-                landing.commit(content)
+                flight.kept = landing.commit(content)
             shared.finish()
         except BaseException as error:
             if landing.interrupted is not None and (beginning := shared.beginning(landing.resumable_bytes)) is not None:

@@ -187,6 +187,8 @@ class OriginClient:
             context = True if endpoint.tls is NO_TLS_RULE else await self.trust.context(endpoint.tls)
             if body is None and not (probing or endpoint.proxy_protocol) and is_bodiless(request):
                 way = self._way(endpoint, context)
+                # Another origin may have been asked before, by the same task.
+                preface.set(None)
                 connecting = _connecting(waits.connect)
                 return await self._bodiless.exchange(
                     way, request, connecting, waits.first_byte, on_interim=on_interim, trailers=trailers

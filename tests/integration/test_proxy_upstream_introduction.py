@@ -123,6 +123,24 @@ async def test_an_origin_with_and_one_without_share_no_connection() -> None:
     assert all(head.startswith(b"GET ") for head in plain_heads)
 
 
+async def test_the_origin_asked_next_hears_no_header_that_was_for_the_first() -> None:
+    plain_heads: list[bytes] = []
+
+    async def without(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        plain_heads.append(await read_head(reader))
+        writer.write(ANSWER)
+        await writer.drain()
+        writer.close()
+
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        refusing = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        said = UpstreamRule(origins=(Origin(refusing, proxy_protocol=1),))
+        async with raw_origin(without) as other, edge_for(refusing, other, upstream_rule=said) as edge:
+            assert (await edge.fetch("/")).body == b"ok"
+    assert [head[:4] for head in plain_heads] == [b"GET "]
+
+
 async def test_health_checks_say_that_nobody_is_behind_them() -> None:
     health = HealthRule(path="/", interval=5.0, rise=1, fall=1)
     async with introduced_origin(2) as (url, found), edge_for(url, upstream_rule=rule(url, 2, health=health)) as edge:
