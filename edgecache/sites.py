@@ -130,11 +130,17 @@ class SiteSnapshot:
     def _routes(self) -> dict[str, tuple[tuple[re.Pattern[str], GeneratorRoutes], ...]]:
         return {site.name: _compile(site.generators) for site in self.sites}
 
+    @cached_property
+    def _to_origins(self) -> dict[str, Route]:
+        return {site.name: Route(site, None) for site in self.sites}
+
     def site_of(self, authority: str) -> Site | None:
         """The site that owns `authority` (host, or host and port): exact name, then the longest wildcard, then `*`."""
         host = _host(authority)
         if site := self._exact.get(host):
             return site
+        if not self._below:
+            return self._any
         return next((site for suffix, site in self._below if host.endswith(suffix)), self._any)
 
     def route(self, authority: str, path: str) -> Route | None:
@@ -142,8 +148,9 @@ class SiteSnapshot:
         site = self.site_of(authority)
         if site is None:
             return None
-        generator = next((g for pattern, g in self._routes[site.name] if pattern.fullmatch(path)), None)
-        return Route(site, generator)
+        routes = self._routes[site.name]
+        generator = next((g for pattern, g in routes if pattern.fullmatch(path)), None) if routes else None
+        return self._to_origins[site.name] if generator is None else Route(site, generator)
 
 
 @dataclass

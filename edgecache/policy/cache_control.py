@@ -104,7 +104,7 @@ def parse_response(headers: Headers) -> ResponseDirectives:
     Of a repeated directive the first counts (RFC 9111 section 4.2.1); a lifetime that is no number counts as 0, already stale.
     """
     lines = headers.getall("Cache-Control", ())
-    targeted = tuple(tuple(headers.getall(name)) for name in TARGETED_FIELDS if name in headers)
+    targeted = tuple([tuple(headers.getall(name)) for name in TARGETED_FIELDS if name in headers])
     if not lines and not targeted:
         return _NO_RESPONSE
     if _memorable(lines) and all(map(_memorable, targeted)):

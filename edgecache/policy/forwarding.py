@@ -24,6 +24,8 @@ CONDITIONAL_FIELDS: Final = frozenset(
 _HANDLED_HERE: Final = frozenset(
     {"expect", "forwarded", "max-forwards", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"}
 )
+_MEMO_LIMIT_CHARS: Final = 256
+"""Longer names are quoted each time, so that a hostile client cannot fill the memo with them."""
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -117,8 +119,8 @@ def _max_forwards(request: Request) -> list[tuple[str, str]]:
 def _provenance(request: Request, client_ip: str, trusted: bool) -> list[tuple[str, str]]:
     """Who asked, over what, for which host (RFC 7239, and the de facto fields before it)."""
     headers = request.headers
-    host = _CONTROL.sub("", request.authority)
-    element = f"for={_node(client_ip)};host={quote(host)};proto={request.scheme}"
+    host, quoted = _named(request.authority)
+    element = f"for={_node(client_ip)};host={quoted};proto={request.scheme}"
     asked_for = [line.strip(OWS) for line in headers.getall("X-Forwarded-For", ()) if line.strip(OWS)]
     earlier = [line.strip(OWS) for line in headers.getall("Forwarded", ()) if line.strip(OWS)]
     protocol = headers.get("X-Forwarded-Proto") if trusted else None
@@ -129,6 +131,19 @@ def _provenance(request: Request, client_ip: str, trusted: bool) -> list[tuple[s
         ("X-Forwarded-Proto", protocol or request.scheme),
         ("X-Forwarded-Host", forwarded_host or host),
     ]
+
+
+def _named(authority: str) -> tuple[str, str]:
+    """The host as it is told, plain and quoted."""
+    return _remembered_name(authority) if len(authority) <= _MEMO_LIMIT_CHARS else _name(authority)
+
+
+def _name(authority: str) -> tuple[str, str]:
+    host = _CONTROL.sub("", authority)
+    return host, quote(host)
+
+
+_remembered_name = lru_cache(maxsize=1024)(_name)
 
 
 @lru_cache(maxsize=1024)

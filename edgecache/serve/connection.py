@@ -1,5 +1,5 @@
-"""One client connection of HTTP/1.1: guarded bytes in, answers out, in order. A subclass of aiohttp's RequestHandler, which
-brings the task, the body's flow control and the keep-alive timer. What aiohttp's parser sees are heads that `guard` has approved.
+"""One client connection of HTTP/1.1: guarded bytes in, answers out, in order (`turns`). aiohttp's RequestHandler brings the
+body's flow control and the keep-alive timer. What aiohttp's parser sees are heads that `guard` has approved.
 
 `listener` makes them; what its requests share with those of other protocols is `exchange`'s. Hits are answered synchronously
 (`_answer_at_once`), those of remembered heads without routing or deciding.
@@ -13,11 +13,10 @@ import struct
 from collections import deque
 from collections.abc import Awaitable
 from contextlib import suppress
-from typing import Any
 
 from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import ERROR, RequestHandler, RequestPayloadError
+from aiohttp.web_protocol import ERROR, RequestPayloadError
 
 from edgecache.observe.record import HTTP_1
 from edgecache.policy.message import Response
@@ -31,6 +30,7 @@ from edgecache.serve.pipeline import Pipeline
 from edgecache.serve.request_id import next_request_id
 from edgecache.serve.sendfile import send_file
 from edgecache.serve.shape import is_plain
+from edgecache.serve.turns import Turns
 from edgecache.serve.wire import encode_fields, encode_head
 from edgecache.serve.writer import Sent, write_answer
 
@@ -42,32 +42,7 @@ _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER that makes close send RST: a client must not take an aborted body for a complete one."""
 
 
-class InProgress:
-    """What aiohttp keeps about the request in progress."""
-
-    def __init__(
-        self, message: object, payload: StreamReader, protocol: RequestHandler, writer: object, task: asyncio.Task[None]
-    ) -> None:
-        del message, protocol
-        self.payload = payload
-        self.writer = writer
-        self._task: asyncio.Task[None] | None = task
-
-    def _cancel(self, error: BaseException) -> None:
-        self.payload.set_exception(error)
-
-    def _finish(self) -> None:
-        return
-
-
-class _Outcome:
-    """Stands where aiohttp expects a response: it only asks whether the connection lives on."""
-
-    def __init__(self, keep_alive: bool) -> None:
-        self.keep_alive = keep_alive
-
-
-class Connection(RequestHandler):
+class Connection(Turns):
     """See the module."""
 
     __slots__ = (
@@ -276,23 +251,14 @@ class Connection(RequestHandler):
         report_hit(self._pipeline, hit, head.request, request_id=request_id, client=self._client, protocol=HTTP_1)
         return True
 
-    async def _handle_request(self, request: Any, start_time: float | None, request_handler: Any) -> tuple[Any, bool]:
-        """In place of aiohttp's: one exchange from the queue. Returns whether the connection lives on, and whether it broke."""
-        self._request_in_progress = True
-        self._current_request = request
-        try:
-            item = self._accepted.popleft() if self._accepted else Violation(Fault.FIELD, "unreadable request")
-            if isinstance(item, Violation):
-                await self._answer_violation(item)
-                return _Outcome(False), False
-            return await self._exchange(item, request.payload)
-        finally:
-            self._current_request = None
-            self._request_in_progress = False
-            if self._handler_waiter is not None and not self._handler_waiter.done():
-                self._handler_waiter.set_result(None)
+    async def take_turn(self, payload: StreamReader) -> bool:
+        item = self._accepted.popleft() if self._accepted else Violation(Fault.FIELD, "unreadable request")
+        if isinstance(item, Violation):
+            await self._answer_violation(item)
+            return False
+        return await self._exchange(item, payload)
 
-    async def _exchange(self, head: Head, payload: StreamReader) -> tuple[Any, bool]:
+    async def _exchange(self, head: Head, payload: StreamReader) -> bool:
         body = (
             ClientBody(self, payload, self._client_settings.body_timeout, expects_continue=head.expect_continue)
             if head.has_body
@@ -308,19 +274,19 @@ class Connection(RequestHandler):
         exchange = Exchange(self._pipeline, head.request, self._client, HTTP_1)
         sent = await exchange.run(body, InterimWriter(self._hint, self._client_settings.edge_id, http10=head.http10), write)
         if sent is None:
-            return _Outcome(False), True
+            return False
         if sent.failure is not None:
             self.reset()
-            return _Outcome(False), True
+            return False
         if not sent.keep_alive:
             if self._framing is not None or self._held or self._done_reading:
                 await self._linger()
-            return _Outcome(False), False
+            return False
         self._busy = False
         if self._held:
             held, self._held = self._held, b""
             self._read(held)
-        return _Outcome(True), False
+        return True
 
     async def _switch(self, answer: Answer, tunnel: Opened) -> Sent:
         """Tell the client of its tunnel, and be nothing but one of its ends."""

@@ -18,7 +18,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from edgecache.serve.certificates import ALPN_HTTP_2, Certificates
-from edgecache.serve.connection import Connection, InProgress
+from edgecache.serve.connection import Connection
 from edgecache.serve.guard import HeadReader
 from edgecache.serve.http2.connection import Http2Connection
 from edgecache.serve.http2.fields import FieldReader
@@ -39,7 +39,7 @@ class _Server(web.Server):
     """aiohttp's server, making our connections; those of HTTP/2 are kept beside its own."""
 
     def __init__(self, pipeline: Pipeline, scheme: str) -> None:
-        super().__init__(_unused, request_factory=InProgress, handler_cancellation=True)  # type: ignore[arg-type]
+        super().__init__(_unused, handler_cancellation=True)
         self._pipeline = pipeline
         self._scheme = scheme
         self.change()

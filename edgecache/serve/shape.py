@@ -35,7 +35,7 @@ _CONDITIONAL = ("If-None-Match", "If-Modified-Since", "Range", "If-Match", "If-U
 def is_plain(request: Request) -> bool:
     """Whether the request asks for the representation as it is."""
     headers = request.headers
-    return not any(name in headers for name in _CONDITIONAL)
+    return not any(map(headers.__contains__, _CONDITIONAL))
 
 
 def shape_stored(

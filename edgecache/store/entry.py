@@ -52,4 +52,4 @@ class Entry:
 
 
 def _fields_bytes(headers: Headers) -> int:
-    return sum(len(name) + len(value) + _FIELD_BYTES for name, value in headers.items())
+    return sum(map(len, headers.keys())) + sum(map(len, headers.values())) + _FIELD_BYTES * len(headers)
