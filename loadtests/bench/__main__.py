@@ -145,8 +145,11 @@ def _knows_disk(folder: Path, origin: str) -> bool:
 
 
 def _measure_row(folder: Path, origin: str, row: Row, servers: Sequence[Server], plan: Plan) -> list[Summary]:
+    """A peer that does not do what the row is about is left out of it. Raises DemoError where the edge does not."""
+    out: set[str] = set()
     for server in servers:
-        _fill(server, row)
+        with _leaving_out(server, row, out):
+            _fill(server, row)
     results: dict[str, list[Run]] = {server.name: [] for server in servers}
     cpu_us: dict[str, list[float]] = {server.name: [] for server in servers}
     for number in range(plan.runs):
@@ -154,15 +157,30 @@ def _measure_row(folder: Path, origin: str, row: Row, servers: Sequence[Server],
         # Everybody is the first once: what a run leaves behind in the machine's caches is nobody's alone.
         turn = number % len(servers)
         for server in (*servers[turn:], *servers[:turn]):
+            if server.name in out:
+                continue
             print(f"bench: {row.name}, {server.name}, run {number + 1} of {plan.runs}", file=sys.stderr, flush=True)
             asked, before = peers.origin_requests(origin), server.cpu_seconds()
             url = server.url if script else server.url + row.target(1)
             run = wrk(url, plan.seconds, plan.connections, core=LOAD_CORE, script=script)
             now = peers.origin_requests(origin)
-            _prove_origin_use(server, row, number, run, None if now is None or asked is None else now - asked)
+            with _leaving_out(server, row, out):
+                _prove_origin_use(server, row, number, run, None if now is None or asked is None else now - asked)
             results[server.name].append(run)
             cpu_us[server.name].append((server.cpu_seconds() - before) / max(run.requests, 1) * 1e6)
-    return [summarise(server.name, results[server.name], cpu_us[server.name]) for server in servers]
+    return [summarise(server.name, results[server.name], cpu_us[server.name]) for server in servers if server.name not in out]
+
+
+@contextlib.contextmanager
+def _leaving_out(server: Server, row: Row, out: set[str]) -> Iterator[None]:
+    """What goes wrong with a peer ends its part in the row, and nothing else."""
+    try:
+        yield
+    except DemoError as error:
+        if server.name == EDGE_NAME:
+            raise
+        print(f"bench: {row.name} is not measured for {server.name}: {error}".splitlines()[0], file=sys.stderr)
+        out.add(server.name)
 
 
 def _fill(server: Server, row: Row) -> None:
