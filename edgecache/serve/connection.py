@@ -8,8 +8,6 @@ body's flow control and the keep-alive timer. What aiohttp's parser sees are hea
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from collections import deque
 from collections.abc import Awaitable
 from contextlib import suppress
@@ -28,7 +26,7 @@ from edgecache.serve.guard import BodyFraming, Fault, Head, HeadReader, Violatio
 from edgecache.serve.interim import InterimWriter
 from edgecache.serve.pipeline import Pipeline
 from edgecache.serve.request_id import next_request_id
-from edgecache.serve.sendfile import send_file
+from edgecache.serve.sending import Sending
 from edgecache.serve.shape import is_plain
 from edgecache.serve.turns import Turns
 from edgecache.serve.wire import encode_fields, encode_head
@@ -38,11 +36,9 @@ _CHUNKED = b"POST / HTTP/1.1\r\nHost: e\r\nTransfer-Encoding: chunked\r\n\r\n"
 _KEEP_ALIVE_10 = b"Connection: keep-alive\r\n"
 _HELD_LIMIT_BYTES = 64 << 10
 """Pipelined bytes kept while a request is being answered; above that the socket is not read."""
-_RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER that makes close send RST: a client must not take an aborted body for a complete one."""
 
 
-class Connection(Turns):
+class Connection(Sending, Turns):
     """See the module."""
 
     __slots__ = (
@@ -58,12 +54,9 @@ class Connection(Turns):
         "_heads",
         "_held",
         "_lane",
-        "_last_progress",
-        "_last_sent",
         "_payload",
         "_pipeline",
         "_tunnel",
-        "_written",
         "violation",
     )  # fmt: skip
 
@@ -74,9 +67,10 @@ class Connection(Turns):
         settings = pipeline.settings
         super().__init__(
             server,
+            write_timeout=settings.write_timeout,
             loop=loop,
             keepalive_timeout=settings.keepalive_timeout,
-            access_log=None,  # type: ignore[arg-type] # aiohttp's own way to say: none
+            access_log=None,
             lingering_time=settings.linger_timeout,
             read_bufsize=settings.read_buffer_bytes,
             auto_decompress=False,
@@ -95,9 +89,6 @@ class Connection(Turns):
         self._draining = False
         self._head_since: float | None = None
         self._tunnel: Opened | None = None
-        self._written = 0
-        self._last_sent = 0
-        self._last_progress = 0.0
         self._gone: asyncio.Future[None] | None = None
         self.violation: Violation | None = None
 
@@ -333,74 +324,15 @@ class Connection(Turns):
             async with asyncio.timeout(self._client_settings.linger_timeout):
                 await self._gone
 
-    # What leaves.
-
-    def send(self, *parts: bytes | memoryview) -> None:
-        transport = self.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("the client has gone")
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._written += len(data)
-        transport.write(data)
-
     def _hint(self, response: Response) -> None:
         self.send(encode_head(response) + b"\r\n")
-
-    async def room(self) -> None:
-        if self._paused:
-            await self._drain_helper()
-
-    @property
-    def takes_files(self) -> bool:
-        transport = self.transport
-        return transport is not None and transport.get_extra_info("sslcontext") is None
-
-    async def send_file(self, file: int, offset: int, count: int) -> None:
-        transport = self.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("the client has gone")
-        # What is queued comes first: a limit of 0 makes the transport say when it has written all.
-        transport.set_write_buffer_limits(high=0)
-        try:
-            while transport.get_write_buffer_size() > 0 and not transport.is_closing():
-                await self._drain_helper() if self._paused else await asyncio.sleep(0)
-        finally:
-            if not transport.is_closing():
-                transport.set_write_buffer_limits()
-        sock = transport.get_extra_info("socket")
-        if sock is None or transport.is_closing():
-            raise ConnectionResetError("the client has gone")
-        try:
-            await send_file(sock.fileno(), file, offset, count, stall_seconds=self._client_settings.write_timeout)
-        except TimeoutError:
-            transport.abort()
-            raise ConnectionResetError("the client takes nothing") from None
-
-    def reset(self) -> None:
-        """Close so that the client cannot take what it has for all there is."""
-        transport = self.transport
-        if transport is None:
-            return
-        sock = transport.get_extra_info("socket")
-        if sock is not None:
-            with suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        transport.abort()
 
     def watch(self, now: float) -> None:
         """Called every second or so with the loop's time: end what takes too long."""
         if self._head_since is not None and now - self._head_since > self._client_settings.head_timeout:
             self._head_since = None
             self._refuse(Violation(Fault.HEAD_TIMEOUT, "the request head did not arrive in time"))
-        transport = self.transport
-        if transport is None:
-            return
-        waiting = transport.get_write_buffer_size()
-        gone_out = self._written - waiting
-        if waiting == 0 or gone_out != self._last_sent:
-            self._last_sent, self._last_progress = gone_out, now
-        elif now - self._last_progress > self._client_settings.write_timeout:
-            transport.abort()
+        self.check_progress(now)
 
     def fade(self) -> None:
         """Answer what is asked next, then close."""
