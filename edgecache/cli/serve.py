@@ -98,5 +98,5 @@ def _run(settings: Config, read: Callable[[], Config] | None, pidfile: Path | No
         advice = "see `sandbox:` in the configuration (engine, require_jail), and --engine"
         raise CommandFailed(f"the sandbox cannot start: {error}", advice=advice) from error
     except OSError as error:
-        advice = "choose another address with --listen or --control, another directory with --state, or free what is taken"
+        advice = "choose another address (--listen, --control) or directory (--state, `cache.disk.path`), or free what is taken"
         raise CommandFailed(f"the edge cannot start: {error}", advice=advice) from error
