@@ -42,16 +42,8 @@ def shape_stored(
     request: Request, response: Response, body: bytes | StoredBody, max_parts: int
 ) -> tuple[Response, bytes | FileBody, int | None]:
     """Head, body and its length (None: no Content-Length) for this request."""
-    match evaluate(request, response):
-        case Precondition.NOT_MODIFIED:
-            return not_modified(response), b"", None
-        case Precondition.FAILED:
-            head, document = problem(412, "the stored representation does not meet the precondition")
-            return head, document, len(document)
-        case Precondition.NONE:
-            pass
-        case other:
-            assert_never(other)
+    if (instead_of := _by_precondition(request, response)) is not None:
+        return instead_of
     match select(request, response, len(body), max_parts=max_parts):
         case FullBody():
             return response, body if isinstance(body, bytes) else whole(body), len(body)
@@ -76,16 +68,8 @@ def shape_parts(request: Request, stored: Response, body: bytes, max_parts: int)
     if parts is None:
         raise ValueError("the stored head and body are not those of parts")
     head = complete_head(stored, parts.length)
-    match evaluate(request, head):
-        case Precondition.NOT_MODIFIED:
-            return not_modified(head), b"", None
-        case Precondition.FAILED:
-            failure, document = problem(412, "the stored representation does not meet the precondition")
-            return failure, document, len(document)
-        case Precondition.NONE:
-            pass
-        case other:
-            assert_never(other)
+    if (instead_of := _by_precondition(request, head)) is not None:
+        return instead_of
     match answerable(request, stored, max_parts):
         case None:
             raise ValueError("the stored parts do not answer this request")
@@ -127,6 +111,20 @@ def shape_stream(request: Request, response: Response, body: Body, length: int |
             return response, body, length
         case unreachable:
             assert_never(unreachable)
+
+
+def _by_precondition(request: Request, response: Response) -> tuple[Response, bytes, int | None] | None:
+    """What answers instead of the representation (RFC 9110 section 13.2.2); None: nothing does."""
+    match evaluate(request, response):
+        case Precondition.NOT_MODIFIED:
+            return not_modified(response), b"", None
+        case Precondition.FAILED:
+            head, document = problem(412, "the stored representation does not meet the precondition")
+            return head, document, len(document)
+        case Precondition.NONE:
+            return None
+        case other:
+            assert_never(other)
 
 
 def _piece(body: bytes | StoredBody, first: int, last: int) -> bytes | Span:
