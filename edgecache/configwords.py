@@ -15,7 +15,7 @@ from edgecache.store import AdmissionPolicy
 from edgecache.store.disk.settings import MIN_BYTES
 from edgecache.yamlform import FormError, Node, Problems
 from sandbox.jail import Layer
-from sandbox.lane import Isolation
+from sandbox.policies import Isolation
 
 S = TypeVar("S")
 Reader = Callable[[Node], Any]

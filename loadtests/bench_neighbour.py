@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from sandbox.bench.guests import REQUEST, build
-from sandbox.call import GuestCall
+from sandbox import GuestCall
 from sandbox.errors import GuestFailed
 from sandbox.limits import DEFAULT_LIMITS, SECOND_NS
 from sandbox.monitor import Monitor, NoEdge

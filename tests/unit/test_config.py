@@ -16,7 +16,7 @@ from edgecache.policy.upstream import HedgeRule, Origin
 from edgecache.sites import Cluster
 from edgecache.yamlform import FormError, Node
 from sandbox.jail import Layer
-from sandbox.lane import Isolation
+from sandbox.policies import Isolation
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
