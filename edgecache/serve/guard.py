@@ -18,7 +18,7 @@ from edgecache.serve.settings import ServeSettings
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21\x22\x24-\x7e]+) HTTP/1\.([01])")
 """RFC 9112 section 3: single spaces, visible ASCII, no fragment."""
-_FIELDS = re.compile(rb"(?:\r\n" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+)*+")
+_FIELDS = re.compile(rb"(?:\r\n" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*)*")
 """RFC 9112 section 5: no space before the colon, no folding, no control characters (RFC 9110 section 5.5)."""
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _LOOSE_LINE_END = re.compile(rb"(?<!\r)\n|\r(?![\n]|\Z)")
