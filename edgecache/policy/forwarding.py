@@ -21,6 +21,29 @@ CONDITIONAL_FIELDS: Final = frozenset(
 )
 """What asks for less than the whole current representation."""
 
+REWRITING_FIELDS: Final = frozenset(
+    {
+        "front-end-https",
+        "x-forwarded-path",
+        "x-forwarded-port",
+        "x-forwarded-prefix",
+        "x-forwarded-protocol",
+        "x-forwarded-scheme",
+        "x-forwarded-server",
+        "x-forwarded-ssl",
+        "x-forwarded-uri",
+        "x-host",
+        "x-http-method",
+        "x-http-method-override",
+        "x-method-override",
+        "x-original-host",
+        "x-original-url",
+        "x-rewrite-url",
+        "x-url-scheme",
+    }
+)
+"""By these, many origins let who stands before them say what is really asked for: another answer than that of the cache key."""
+
 _HANDLED_HERE: Final = frozenset(
     {"expect", "forwarded", "max-forwards", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"}
 )
