@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from lru import LRU
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from edgecache.policy.connection import HOP_BY_HOP, hop_by_hop
+from edgecache.policy.fields import freeze, without
 from edgecache.policy.message import Headers, Request
 from edgecache.serve.settings import ServeSettings
 
@@ -179,6 +181,9 @@ def assemble(
     if authority != authority_of(host, scheme):
         # RFC 9112 section 3.2.2: what is sent on has the Host of the absolute form.
         fields = CIMultiDictProxy(CIMultiDict([*((k, v) for k, v in fields.items() if k.lower() != "host"), ("Host", authority)]))
+    if "Connection" in fields and (listed := hop_by_hop(fields) - HOP_BY_HOP):
+        # RFC 9110 section 7.6.1. The source does not get them: they must not select what is stored either.
+        fields = freeze(without(fields, listed))
     expect = fields.get("Expect")
     if expect is not None and expect.lower() != "100-continue":
         raise Violation(Fault.EXPECTATION, "only 100-continue is known")

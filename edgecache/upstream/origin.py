@@ -30,7 +30,7 @@ from edgecache.upstream.health import expected
 from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol, Preface, preface
 from edgecache.upstream.proxy_header import ProxyHeader, encode, socket_address
 from edgecache.upstream.resolving import Clock, Lookup, Resolver
-from edgecache.upstream.response import OriginResponse
+from edgecache.upstream.response import OriginResponse, unusable_field
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.upstream.trailers import TrailerReader
 from edgecache.upstream.trust import Trust, TrustError
@@ -41,7 +41,7 @@ _WAYS = 1024
 _SKIPPED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 """What aiohttp would add by itself."""
 _BAD_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-"""RFC 9110 section 5.5: never forwarded, whoever let it in."""
+"""As in `response`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +147,12 @@ class OriginClient:
         A 101 is usable where the request asks for an upgrade.
         """
         response = await self._exchange(endpoint, request, waits, body=body, on_interim=on_interim, trailers=trailers)
-        bad = None
-        if _BAD_VALUE.search("\t".join(response.headers.values())):
-            bad = next(name for name, value in response.headers.items() if _BAD_VALUE.search(value))
+        bad = unusable_field(response.headers)
         least = 101 if "Upgrade" in request.headers else 200
         if bad is not None or _BAD_VALUE.search(response.reason or "") or not least <= response.status <= 599:
             response.close()
             raise SourceError(
-                Culprit.ORIGIN, "protocol", f"unusable field {bad}" if bad else f"unusable status {response.status}"
+                Culprit.ORIGIN, "protocol", f"unusable field {bad!a}" if bad else f"unusable status {response.status}"
             )
         return response
 
