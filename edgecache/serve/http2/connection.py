@@ -237,10 +237,14 @@ class Http2Connection(asyncio.Protocol):
             self._malformed(stream_id, Malformed("the body is shorter than Content-Length"))
 
     def _on_trailers(self, stream_id: int, fields: Fields) -> None:
+        stream = self._streams.get(stream_id)
         try:
-            trailer_fields(fields)
+            found = trailer_fields(fields)
         except Malformed as malformed:
             self._malformed(stream_id, malformed)
+        else:
+            if stream is not None and stream.body is not None:
+                stream.body.trail(found)
 
     def _on_reset(self, stream_id: int) -> None:
         stream = self._streams.get(stream_id)
