@@ -5,6 +5,7 @@ No formatting and no I/O here. `serve` makes one Record a request and gives it t
 
 from __future__ import annotations
 
+import enum
 from typing import Final, Protocol
 
 import msgspec
@@ -60,6 +61,17 @@ CACHE_WORDS = frozenset({"hit", "stale", "revalidated", "miss", "bypass", "error
 error: no source could answer. none: ended before the cache was asked. Any other word counts as `other` in metrics."""
 
 
+class Renewal(enum.StrEnum):
+    """Why a stored response was fetched anew without a client waiting for it."""
+
+    STALE = "stale"
+    """It answered, though stale (RFC 5861 section 3)."""
+    PREFETCH = "prefetch"
+    """It is asked for often, and was about to expire."""
+    PURGE = "purge"
+    """A purge wanted it refreshed."""
+
+
 class Repeated(Protocol):
     """Hears of requests whose records differ in these four fields only; they are a Record's."""
 
@@ -67,13 +79,16 @@ class Repeated(Protocol):
 
 
 class Observer(Protocol):
-    """Hears of every finished request. Called on the event loop: must neither block nor raise."""
+    """Hears of every finished request and renewal. Called on the event loop: must neither block nor raise."""
 
     def on_request(self, record: Record) -> None: ...
 
     def repeated(self, record: Record) -> Repeated:
         """For requests that will have this record, but for what `Repeated` is told of each. Counts nothing by itself."""
         ...
+
+    def on_renewal(self, site: str, why: Renewal, *, done: bool) -> None:
+        """A response of `site` was fetched anew in the background; `done`: the source said what is to be stored."""
 
 
 class NullObserver:
@@ -85,6 +100,9 @@ class NullObserver:
     def repeated(self, record: Record) -> Repeated:
         del record
         return _Unheard()
+
+    def on_renewal(self, site: str, why: Renewal, *, done: bool) -> None:
+        del site, why, done
 
 
 class _Unheard:

@@ -15,6 +15,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from edgecache.policy.connection import HOP_BY_HOP, hop_by_hop
 from edgecache.policy.fields import freeze, without
 from edgecache.policy.message import Headers, Request
+from edgecache.policy.trailing import MAX_TRAILERS
 from edgecache.serve.settings import ServeSettings
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -162,11 +163,15 @@ def parse_head(head: bytes, settings: ServeSettings, scheme: str = "http") -> He
         raise Violation(Fault.HEAD_TOO_LARGE, f"a request may have {settings.max_fields} fields")
     fields: CIMultiDict[str] = CIMultiDict()
     for field in lines:
-        name, _, value = field.partition(b":")
-        fields.add(name.decode("ascii"), value.strip(b" \t").decode("utf-8", "surrogateescape"))
+        fields.add(*_field(field))
     method, target, http10 = line[1].decode("ascii"), line[2].decode("ascii"), line[3] == b"0"
     version = "1.0" if http10 else "1.1"
     return assemble(method, target, http10, CIMultiDictProxy(fields), settings, scheme=scheme, version=version)
+
+
+def _field(line: bytes) -> tuple[str, str]:
+    name, _, value = line.partition(b":")
+    return name.decode("ascii"), value.strip(b" \t").decode("utf-8", "surrogateescape")
 
 
 def assemble(
@@ -278,11 +283,26 @@ class BodyFraming:
         self._budget = max_body_bytes
         self._line = b""
         self._trailer_bytes = 0
+        self._trailers: list[tuple[str, str]] = []
+        self.chunked = head.chunked
         self.complete = False
 
+    def trailers(self) -> tuple[tuple[str, str], ...]:
+        """The fields after a chunked body that is complete; else none."""
+        return tuple(self._trailers) if self.complete else ()
+
+    @property
+    def trailing(self) -> bool:
+        """Whether the last chunk has come, and trailers may."""
+        return self._state is _Await.TRAILER
+
     def advance(self, data: bytes, start: int) -> int:
-        """The position after the bytes of `data` that belong to this body. Raises Violation."""
-        while start < len(data) and not self.complete:
+        """The position after the bytes of `data` that belong to this body; it stops where trailers may begin.
+
+        Raises Violation.
+        """
+        trailing = self.trailing
+        while start < len(data) and not self.complete and self.trailing is trailing:
             match self._state:
                 case _Await.LENGTH | _Await.DATA:
                     start = self._take(data, start)
@@ -328,8 +348,11 @@ class BodyFraming:
             self.complete = True
         elif _FIELDS.fullmatch(b"\r\n" + line) is None:
             raise Violation(Fault.CHUNK, "a trailer is not a field line")
+        elif len(self._trailers) >= MAX_TRAILERS:
+            raise Violation(Fault.CHUNK, f"a request may have {MAX_TRAILERS} trailer fields")
         else:
             self._trailer_bytes += len(line) + 2
+            self._trailers.append(_field(line))
 
     def _on_size(self, line: bytes) -> None:
         size = _CHUNK_SIZE.fullmatch(line)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgecache.observe.trace_context import FIELD, STATE_FIELD, parse
@@ -62,7 +63,7 @@ async def _fetched(
     span.attributes["http.response.status_code"] = reply.response.status
     if reply.detail:
         span.attributes["edgecache.detail"] = reply.detail
-    return Reply(reply.response, _TracedBody(reply.body, span, call.meter), reply.detail)
+    return replace(reply, body=_TracedBody(reply.body, span, call.meter))
 
 
 class _TracedBody:

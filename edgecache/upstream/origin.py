@@ -15,15 +15,18 @@ from functools import lru_cache
 from typing import Any, cast
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_writer import StreamWriter
 from lru import LRU
 from yarl import URL
 
 from edgecache.policy.fields import freeze
 from edgecache.policy.message import Request
+from edgecache.policy.trailing import following
 from edgecache.policy.upstream import NO_TLS_RULE, HealthRule
-from edgecache.source import Body, Culprit, Interim, SourceError
+from edgecache.source import Body, Culprit, Interim, SourceError, TrailedBody, Trailers
 from edgecache.upstream.bodiless import BodilessExchanges, Way, is_bodiless
 from edgecache.upstream.endpoint import Endpoint, Waits
 from edgecache.upstream.health import expected
@@ -32,6 +35,7 @@ from edgecache.upstream.proxy_header import ProxyHeader, encode, socket_address
 from edgecache.upstream.resolving import Clock, Lookup, Resolver
 from edgecache.upstream.response import OriginResponse, unusable_field
 from edgecache.upstream.settings import UpstreamSettings
+from edgecache.upstream.trailed_writer import TrailedWriter
 from edgecache.upstream.trailers import TrailerReader
 from edgecache.upstream.trust import Trust, TrustError
 from edgecache.upstream.uploading import HeadDeadline, upload
@@ -54,6 +58,8 @@ class _Exact:
     on_interim: Interim | None
     deadline: HeadDeadline
     trailers: TrailerReader | None
+    following: Trailers | None
+    """What follows the request's body."""
 
 
 _exact: ContextVar[_Exact] = ContextVar("_exact")
@@ -75,6 +81,12 @@ class _ExactRequest(aiohttp.ClientRequest):
             return await super().send(conn)
         finally:
             self.url = url
+
+    async def write_bytes(self, writer: AbstractStreamWriter, conn: Connection, content_length: int | None = None) -> None:
+        following = _exact.get().following
+        if following is not None and isinstance(writer, StreamWriter):
+            writer = TrailedWriter(writer, following)
+        await super().write_bytes(writer, conn, content_length)
 
 
 class OriginClient:
@@ -196,7 +208,7 @@ class OriginClient:
             preface.set(_introduction(version, "" if probing else _client(request)) if version else None)
             async with asyncio.timeout(waits.connect + waits.first_byte) as clock:
                 deadline = HeadDeadline(clock, waits.first_byte)
-                _exact.set(_Exact(request.target, request.method, on_interim, deadline, trailers))
+                _exact.set(_Exact(request.target, request.method, on_interim, deadline, trailers, _following(request, body)))
                 response = await session.request(
                     request.method,
                     URL(endpoint.url.rstrip("/") + request.target, encoded=True),
@@ -253,6 +265,14 @@ def _introduction(version: int, client: str) -> Preface:
 def _client(request: Request) -> str:
     """Whom this edge has put at the end of X-Forwarded-For; no address where it asks for itself."""
     return ",".join(request.headers.getall("X-Forwarded-For", ())).rpartition(",")[2]
+
+
+def _following(request: Request, body: Body | None) -> Trailers | None:
+    """The trailers of a body that is sent chunked, as far as the request has promised them; None: there will be none."""
+    if not isinstance(body, TrailedBody) or body.trailers is None or "Trailer" not in request.headers:
+        return None
+    found = body.trailers
+    return lambda: following(request, found())
 
 
 def _upload_error(error: BaseException) -> BaseException | None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from edgecache.observe.figures import Clients
 from edgecache.observe.log_line import _Line
 from edgecache.observe.metrics import Metrics, Sources
-from edgecache.observe.record import CACHE_WORDS, Record
+from edgecache.observe.record import CACHE_WORDS, Record, Renewal
 from edgecache.observe.recorder import Recorder
 from edgecache.store.memory import MemoryStore
 from sandbox.jail import JailReport
@@ -41,12 +42,14 @@ def exposed() -> set[str]:
         )
     )
     recorder.on_usage("shop/hello@1", End.FINISHED, Usage(cpu_ns=1))
+    recorder.on_renewal("shop", Renewal.PREFETCH, done=True)
     worker = WorkerStatus(1, "shop", JailReport((), ()), 1, 1, 5)
     told = Sources(
         recorder=recorder,
         store=MemoryStore(1 << 20).stats,
         monitor=lambda: MonitorStatus((worker,), (), 1, 0),
         fast_hits=lambda: 1,
+        clients=lambda: Clients(1, {"shop": 1}),
         traces=Traces(),
     )
     text = Metrics(told).render()[0].decode()
@@ -63,7 +66,9 @@ def test_every_metric_on_the_page_is_exposed() -> None:
 
 def test_every_metric_of_requests_is_on_the_page() -> None:
     assert {
-        name for name in exposed() if re.match(r"edgecache_(route|request|response|collapsed|truncated|fast)\w*_total", name)
+        name
+        for name in exposed()
+        if re.match(r"edgecache_(route|request|response|collapsed|truncated|renewals|fast)\w*_total", name)
     } <= set(re.findall(r"edgecache_\w+", PAGE))
 
 
