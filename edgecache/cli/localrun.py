@@ -67,7 +67,9 @@ def run(
     sample = packed.manifest.sample
     shown = [f"{name}: {value}" for name, value in sample.headers] if target is None and not headers else list(headers)
     text = "\n".join([f"{method} {target or sample.path}", *shown]).encode("utf-8", "surrogateescape") + b"\n\n"
-    data = text if message is None else message.read(_MAX_REQUEST_BYTES)
+    data = text if message is None else message.read(_MAX_REQUEST_BYTES + 1)
+    if len(data) > _MAX_REQUEST_BYTES:
+        raise CommandFailed(f"the request is longer than {_MAX_REQUEST_BYTES >> 20} MiB", advice="send a shorter body")
     answer, outcome = asyncio.run(_call(packed, data, origin, engine))
     _tell(outcome)
     if not outcome.ok:
@@ -197,7 +199,9 @@ def _fetch(origin: str, request: Request, body: bytes) -> tuple[Response, bytes]
         fields = {name: value for name, value in request.headers.items() if name.lower() != "host"}
         connection.request(request.method, request.target, body or None, fields)
         with connection.getresponse() as answer:
-            content = answer.read(_MAX_FETCH_BYTES)
+            content = answer.read(_MAX_FETCH_BYTES + 1)
+            if len(content) > _MAX_FETCH_BYTES:
+                raise ValueError(f"the answer is longer than {_MAX_FETCH_BYTES >> 20} MiB")
             return Response(answer.status, answer.reason, CIMultiDictProxy(CIMultiDict(answer.getheaders()))), content
     finally:
         connection.close()
