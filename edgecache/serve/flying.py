@@ -50,7 +50,7 @@ class Flyer:
         self.respond = respond
 
     async def fly_traced(self, call: Call, decision: Miss | Validate, entry: Entry | None) -> Answer:
-        """As `_fly`, as a span of the request's trace where it has one: until the head of the answer is known."""
+        """As `fly`, as a span of the request's trace where it has one: until the head of the answer is known."""
         if call.trace is None:
             return await self.fly(call, decision, entry)
         span = call.trace.begin("flight")
