@@ -87,11 +87,15 @@ def _read(message: Path) -> bytes:
     """At most _MAX_REQUEST_BYTES. Raises CommandFailed."""
     try:
         if message == Path("-"):
-            return sys.stdin.buffer.read(_MAX_REQUEST_BYTES)
-        with message.open("rb") as file:
-            return file.read(_MAX_REQUEST_BYTES)
+            data = sys.stdin.buffer.read(_MAX_REQUEST_BYTES + 1)
+        else:
+            with message.open("rb") as file:
+                data = file.read(_MAX_REQUEST_BYTES + 1)
     except OSError as error:
         raise CommandFailed(f"cannot read {message}: {error.strerror}", advice="name a file that holds a request") from error
+    if len(data) > _MAX_REQUEST_BYTES:
+        raise CommandFailed(f"the request is longer than {_MAX_REQUEST_BYTES >> 20} MiB", advice="send a shorter body")
+    return data
 
 
 def _parsed(data: bytes, wrong: type[CommandFailed]) -> tuple[Request, bytes]:
@@ -226,7 +230,9 @@ def _fetch(origin: str, request: Request, body: bytes) -> tuple[Response, bytes]
         fields = {name: value for name, value in request.headers.items() if name.lower() != "host"}
         connection.request(request.method, request.target, body or None, fields)
         with connection.getresponse() as answer:
-            content = answer.read(_MAX_FETCH_BYTES)
+            content = answer.read(_MAX_FETCH_BYTES + 1)
+            if len(content) > _MAX_FETCH_BYTES:
+                raise ValueError(f"the answer is longer than {_MAX_FETCH_BYTES >> 20} MiB")
             return Response(answer.status, answer.reason, CIMultiDictProxy(CIMultiDict(answer.getheaders()))), content
     finally:
         connection.close()

@@ -1,4 +1,4 @@
-"""`edgecache serve` and `edgecache check`: the configuration is read here, `edgecache.edge` does the rest."""
+"""`edgecache serve` and `edgecache check`: the configuration is read here, `edgecache.lifetime` does the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Where the control API may listen, and the TLS it needs elsewhere than on loopback. Called by `control` before it binds."""
+"""Where the control API may listen, and the TLS it needs elsewhere than on loopback.
+
+Called by `config` for its checks, by `edge` and `service` before anything is bound, and by the API for who may scrape the
+metrics.
+"""
 
 from __future__ import annotations
 

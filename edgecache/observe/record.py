@@ -14,7 +14,6 @@ from edgecache.observe.trace_context import TraceParent
 
 HTTP_1: Final = "http/1.1"
 HTTP_2: Final = "h2"
-PROTOCOLS: Final = frozenset({HTTP_1, HTTP_2})
 """What clients speak, by their ALPN names (RFC 7301 section 6); http/1.1 stands for HTTP/1.0 too."""
 
 
@@ -30,7 +29,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     uri: str
     """The target URI, query included."""
     protocol: str = HTTP_1
-    """A word of `PROTOCOLS`."""
+    """`HTTP_1` or `HTTP_2`."""
     status: int
     """Status sent; 499 when the client left before a status was sent."""
     bytes_sent: int

@@ -1,6 +1,6 @@
 """Counts hits of stored responses in the last part of their lifetime, and says once of each that it is worth fetching anew.
 
-No tasks here: `pipeline` asks at a hit, where the route's rule wants it, and starts the revalidation.
+No tasks here: `renewing` asks at a hit, where the route's rule wants it, and starts the revalidation.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A source's answer as a span of the request's trace: from asking to the body's end, with what it has cost. No decisions.
 
-`fetching` asks sources through this; where the request is not traced, it is the source alone.
+`asking` asks sources through this; where the request is not traced, it is the source alone.
 """
 
 from __future__ import annotations

@@ -53,10 +53,6 @@ class Areas:
         at = bisect.bisect_right(self._ranges, start, key=lambda r: r[1])
         return at == len(self._ranges) or self._ranges[at][0] >= end
 
-    def overlapping(self, start: int, end: int) -> list[tuple[int, int]]:
-        """The taken parts of [start, end)."""
-        return [(max(a, start), min(b, end)) for a, b in self._ranges if a < end and b > start]
-
     def place(self, length: int, low: int, high: int) -> int | None:
         """The highest address in [low, high) where `length` bytes are free; None when there is none."""
         top = high

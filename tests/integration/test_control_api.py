@@ -17,8 +17,6 @@ from edgecache.sites import Site
 from tests.control_support import Api, bundle, running
 
 CONFIG = Site(name="conf", hosts=("conf.test",), origins=("http://127.0.0.1:1",), from_config=True)
-
-
 BAD_PURGES = (
     {},
     {"soft": True},

@@ -1,6 +1,7 @@
 """An endpoint: method, path, who may use it, and the handler. Access is decided here, before any handler runs.
 
-What belongs to another site answers like what does not exist. `routes` adds the endpoints of all resources.
+What belongs to another site answers like what does not exist. `routes` adds the endpoints of all resources; /metrics alone is
+none (`metrics`).
 """
 
 from __future__ import annotations
