@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from edgecache.policy.access import OPEN, AccessRule
 from edgecache.policy.globs import GlobIndex
+from edgecache.policy.paths import normal
 from edgecache.policy.rule import DEFAULT_RULE, CacheRule
 from edgecache.policy.upgrading import Upgradable
 from edgecache.policy.upstream import DEFAULT_UPSTREAM, UpstreamRule
@@ -167,11 +168,19 @@ class SiteSnapshot:
         return Route(site, None, behind=replace(site.rule, behind=True))
 
     def route(self, authority: str, path: str) -> Route | None:
-        """Site and generator for a request; the longest matching glob wins. None: no site has this host."""
+        """Site and generator for a request; the longest matching glob wins. None: no site has this host.
+
+        What counts is what the path means: else the origin would answer in a generator's place, asked for it in other words.
+        """
         site = self.site_of(authority)
         if site is None:
             return None
-        generator = self._claims_of(site).find(path) if site.generators else None
+        if not site.generators:
+            return self._to_origins[site.name]
+        claims, meant = self._claims_of(site), normal(path)
+        generator = claims.find(meant)
+        if generator is None and meant != path:
+            generator = claims.find(path)
         return self._to_origins[site.name] if generator is None else Route(site, generator)
 
 
