@@ -31,6 +31,25 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
+def is_foreign(authority: str, settings: ControlSettings) -> bool:
+    """Whether a request for `authority` was meant for somebody else: on loopback, a name that a stranger may have pointed here.
+
+    A page in a browser on this machine could read what needs no token (DNS rebinding): its name has a dot and is not ours.
+    """
+    if settings.tls_certificate is not None:
+        return False
+    name = authority.lower() if authority.startswith("[") else authority.lower().partition(":")[0].rstrip(".")
+    return "." in name and not is_loopback(name) and not name.endswith(".localhost") and not _is_address(name)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.removeprefix("[").partition("]")[0])
+    except ValueError:
+        return False
+    return True
+
+
 def check_bind(settings: ControlSettings) -> ssl.SSLContext | None:
     """The TLS context to listen with, None for plain HTTP on loopback. Raises BindRefused."""
     if (settings.tls_certificate is None) != (settings.tls_key is None):

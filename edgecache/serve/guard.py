@@ -183,8 +183,8 @@ def assemble(
         raise Violation(Fault.BODY_TOO_LARGE, f"a request body may have {settings.max_body_bytes} bytes")
     host = _host(fields, http10=http10)
     authority, path = _target(method, target, host, scheme)
-    if authority != authority_of(host, scheme):
-        # RFC 9112 section 3.2.2: what is sent on has the Host of the absolute form.
+    if authority != authority_of(host, scheme) or _is_rooted(host):
+        # RFC 9112 section 3.2.2: what is sent on has the Host of the absolute form. And a source must not see more than the key.
         fields = CIMultiDictProxy(CIMultiDict([*((k, v) for k, v in fields.items() if k.lower() != "host"), ("Host", authority)]))
     if "Connection" in fields and (listed := hop_by_hop(fields) - HOP_BY_HOP):
         # RFC 9110 section 7.6.1. The source does not get them: they must not select what is stored either.
@@ -249,10 +249,19 @@ def _target(method: str, target: str, host: str, scheme: str) -> tuple[str, str]
 
 
 def authority_of(host: str, scheme: str) -> str:
-    """Without the scheme's own port (RFC 9110 section 4.2.3)."""
+    """Without the scheme's own port (RFC 9110 section 4.2.3), and without the root's dot (RFC 1034 section 3.1)."""
     host = host.lower()
     default = _DEFAULT_PORT[scheme]
-    return host.removesuffix(default) if host.endswith(default) else host.removesuffix(":")
+    host = host.removesuffix(default) if host.endswith(default) else host.removesuffix(":")
+    if not _is_rooted(host):
+        return host
+    name, colon, port = host.partition(":")
+    return name.rstrip(".") + colon + port
+
+
+def _is_rooted(host: str) -> bool:
+    """Whether the name ends in a dot, which only says that it does so."""
+    return host.endswith(".") or ".:" in host
 
 
 def _keep_alive(fields: Headers, *, http10: bool) -> bool:

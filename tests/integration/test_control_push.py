@@ -272,3 +272,27 @@ async def test_rates_go_from_ceiling_and_manifest_to_the_sandbox(tmp_path: Path)
         await api.call("PATCH", "/v1/sites/shop", {"ceiling": {"output_rate": "256KiB"}})
         assert api.sandbox.shares["shop"].rates.output_bytes == 256 * KIB
         assert api.sandbox.registered["shop/hello@1"][1].rates.output_bytes == 256 * KIB
+
+
+async def test_a_site_has_no_more_costly_routes_than_all_sites_can_bear(tmp_path: Path) -> None:
+    """Each request is held against all of them, on the loop that serves everybody."""
+
+    def pushed(name: str, routes: list[str]) -> bytes:
+        named = manifest(name, routes=f"[{', '.join(routes)}]")
+        return tar({**files(name, text=str(len(routes))), "generator.yaml": named})
+
+    def costly(name: str) -> bytes:
+        return pushed(name, [f"/{name}/*/{number}" for number in range(64)])
+
+    async with running(tmp_path) as api:
+        await api.site()
+        for name in "abcd":
+            assert (await api.push(costly(name), name=name, query="?activate=true")).status == 201
+        refused = await api.push(costly("e"), name="e", query="?activate=true")
+        assert (refused.status, refused.code, refused.json["where"]) == (409, "too-many", "routes")
+        route = api.table.snapshot.route("shop.test", "/d/x/y/63")
+        assert route is not None
+        assert route.generator is not None
+        assert (await api.push(pushed("d", ["/d/*"]), name="d", query="?activate=true")).status == 201
+        assert (await api.push(costly("e"), name="e", query="?activate=true")).status == 200
+        assert (await api.call("POST", "/v1/sites/shop/generators/d/rollback")).code == "too-many"

@@ -23,7 +23,7 @@ from sandbox.limits import MIB
 from sandbox.paging import PAGE, PRESENT, WRITABLE
 from sandbox.program import Convention
 from sandbox.request import GuestRequest
-from tests.unit.sandbox.calls_support import AT_FDCWD, MINUS_ONE, Guest, make
+from tests.unit.sandbox.calls_support import ANONYMOUS, AT_FDCWD, MINUS_ONE, Guest, make
 from tests.unit.sandbox.machine_code import DATA, DATA_BYTES, LIMITS, RODATA, TEXT
 
 
@@ -202,3 +202,13 @@ def test_whatever_a_guest_passes_nothing_raises_and_nothing_leaks_out(
     finally:
         guest.close()
         template.close()
+
+
+def test_a_call_writes_no_more_log_than_it_has_time_for(guest: Guest) -> None:
+    """A thousand vectors of all memory would be walked page by page within one call, and the worker taken for hung."""
+    start = guest("mmap", 0, 3 * MIB, 3, ANONYMOUS, MINUS_ONE, 0)
+    assert isinstance(start, int)
+    guest.put(struct.pack("<QQ", start, 3 * MIB) * 2)
+    assert guest("writev", 2, DATA, 2) == MIB
+    assert guest("write", 2, start, 3 * MIB) == MIB
+    assert guest.process.exchange.log_bytes + guest.process.exchange.log_dropped_bytes == 2 * MIB
