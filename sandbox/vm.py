@@ -77,6 +77,8 @@ class Vm:
         self._written: list[tuple[int, int]] = []
         self._pages_written = 0
         self._pending: Ask | None = None
+        self._asked: NextRequest | None = None
+        """Made together with more output than a slice holds: acted on when that has been taken."""
         self._stillborn: Ended | None = None
         """The end of a request that could not even be handed over."""
 
@@ -200,6 +202,9 @@ class Vm:
         return len(data)
 
     def _run(self, started: int, slice_ns: int) -> Event:
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            return self._act(asked)
         end_ns = min(slice_ns, self._cpu_limit_ns - self._cpu_ns)
         while (used := time.thread_time_ns() - started) < end_ns:
             stop = self._vcpu.run(end_ns - used)
@@ -225,6 +230,9 @@ class Vm:
         if memory.tables_changed:
             memory.tables_changed = False
             self._vcpu.memory_changed()
+        if isinstance(answer, NextRequest) and len(process.exchange.output) >= OUTPUT_PENDING_BYTES:
+            self._asked = answer
+            return OutputFull()
         if not isinstance(answer, int):
             return self._act(answer)
         self._vcpu.complete(answer)

@@ -1,6 +1,6 @@
 """The calls from 0x45440000: how a program meets its edge.
 
-`next_request` and `respond` are for `resident` programs; log, fetch and the key-value calls are for both conventions.
+`next_request`, `respond` and `finish` are for `resident` programs; log, fetch and the key-value calls are for both conventions.
 """
 
 from __future__ import annotations
@@ -34,6 +34,12 @@ def respond(process: Process, address: int, length: int, *_: int) -> int:
     process.exchange.check_output(length)
     process.exchange.put_output(process.access.read(address, length))
     return 0
+
+
+def finish(process: Process, address: int, length: int, request: int, request_length: int, *_: int) -> int | NextRequest:
+    """finish(buf, len, next, nextlen): `respond` and then `next_request` in one stop; where the first fails, that alone."""
+    respond(process, address, length)
+    return next_request(process, request, request_length)
 
 
 def log(process: Process, address: int, length: int, *_: int) -> int:
