@@ -28,11 +28,9 @@ def scgi_frame(request: GuestRequest) -> bytes:
     CONTENT_LENGTH comes first and is always the body's true length; SCGI follows unless the request names its own
     (the SCGI specification, section 2).
     """
-    pairs = [b"CONTENT_LENGTH\0%d\0" % len(request.body)]
-    if not any(name == b"SCGI" for name, _ in request.environ):
-        pairs.append(b"SCGI\x001\0")
-    pairs += [name + b"\0" + value + b"\0" for name, value in request.environ if name != b"CONTENT_LENGTH"]
-    head = b"".join(pairs)
+    pairs = [b"%b\0%b\0" % pair for pair in request.environ if pair[0] != b"CONTENT_LENGTH"]
+    own = b"SCGI" in [name for name, _ in request.environ]
+    head = b"CONTENT_LENGTH\0%d\0%b%b" % (len(request.body), b"" if own else b"SCGI\x001\0", b"".join(pairs))
     return b"%d:%b,%b" % (len(head), head, request.body)
 
 

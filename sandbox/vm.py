@@ -10,7 +10,7 @@ import enum
 import errno
 import time
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from sandbox.engines import create
 from sandbox.engines.base import Preempted, SystemCall
@@ -41,6 +41,13 @@ class _Phase(enum.Enum):
     WAITING = enum.auto()
     FINISHED = enum.auto()
     DEAD = enum.auto()
+
+
+class _Over(NamedTuple):
+    """How the slice that is under way ends its request, or the boot: `run` adds what was used."""
+
+    end: End
+    detail: str
 
 
 class Vm:
@@ -79,7 +86,7 @@ class Vm:
         self._pending: Ask | None = None
         self._asked: NextRequest | None = None
         """Made together with more output than a slice holds: acted on when that has been taken."""
-        self._stillborn: Ended | None = None
+        self._stillborn: _Over | None = None
         """The end of a request that could not even be handed over."""
 
     @property
@@ -111,14 +118,11 @@ class Vm:
             raise RuntimeError(f"run in phase {self._phase.name}")
         started = time.thread_time_ns()
         event = stillborn or self._run(started, slice_ns)
+        output, log = self._process.exchange.take()
         cpu_ns = time.thread_time_ns() - started
         self._cpu_ns += cpu_ns
-        exchange = self._process.exchange
-        output, log = bytes(exchange.output), bytes(exchange.log)
-        exchange.output.clear()
-        exchange.log.clear()
-        if isinstance(event, Ended):
-            event = Ended(replace(event.outcome, usage=self.usage))
+        if isinstance(event, _Over):
+            event = Ended(Outcome(event.end, self.usage, event.detail))
         return Slice(event, output, log, cpu_ns)
 
     def answer(self, result: int | bytes) -> None:
@@ -201,12 +205,13 @@ class Vm:
             return -error.number
         return len(data)
 
-    def _run(self, started: int, slice_ns: int) -> Event:
+    def _run(self, started: int, slice_ns: int) -> Event | _Over:
         asked, self._asked = self._asked, None
         if asked is not None:
             return self._act(asked)
         end_ns = min(slice_ns, self._cpu_limit_ns - self._cpu_ns)
-        while (used := time.thread_time_ns() - started) < end_ns:
+        used = 0
+        while used < end_ns:
             stop = self._vcpu.run(end_ns - used)
             if isinstance(stop, SystemCall):
                 self._process.cpu_ns = self._cpu_ns + used
@@ -217,11 +222,12 @@ class Vm:
                 return self._fault(stop)
             elif time.thread_time_ns() - started < end_ns:
                 return stop  # interrupted
+            used = time.thread_time_ns() - started
         if self._cpu_ns + used >= self._cpu_limit_ns:
             return self._end(End.CPU_LIMIT, f"more than {self._cpu_limit_ns / MILLISECOND_NS:g} ms of CPU time")
         return Preempted()
 
-    def _system_call(self, call: SystemCall) -> Event | None:
+    def _system_call(self, call: SystemCall) -> Event | _Over | None:
         process, memory = self._process, self._memory
         try:
             answer = dispatch(process, call.number, call.args)
@@ -238,7 +244,7 @@ class Vm:
         self._vcpu.complete(answer)
         return OutputFull() if len(process.exchange.output) >= OUTPUT_PENDING_BYTES else None
 
-    def _act(self, action: Action) -> Event:
+    def _act(self, action: Action) -> Event | _Over:
         match action:
             case Ask(kind, data, value):
                 self._pending, self._phase = action, _Phase.WAITING
@@ -254,7 +260,7 @@ class Vm:
             case Exit(status, signal):
                 return self._exit(status, signal)
 
-    def _exit(self, status: int, signal: int) -> Ended:
+    def _exit(self, status: int, signal: int) -> _Over:
         if signal:
             return self._end(End.EXIT_STATUS, f"it killed itself with signal {signal}")
         if status:
@@ -265,13 +271,13 @@ class Vm:
             return self._end(End.EXIT_STATUS, "it exited with status 0; a resident program asks for the next request")
         return self._end(End.FINISHED)
 
-    def _fault(self, fault: Fault) -> Ended:
+    def _fault(self, fault: Fault) -> _Over:
         space = self._template.loaded.space
         if fault.kind is FaultKind.WRITE and space.stack_guard <= fault.address < space.stack:
             fault = replace(fault, kind=FaultKind.STACK)
         return self._end(End.FAULT, str(fault))
 
-    def _end(self, end: End, detail: str = "") -> Ended:
+    def _end(self, end: End, detail: str = "") -> _Over:
         """The one place where a request or a boot ends."""
         refused = self._process.exchange.refused_bytes
         if refused and end in (End.FAULT, End.EXIT_STATUS, End.NO_ANSWER):
@@ -279,7 +285,6 @@ class Vm:
             end, detail = End.MEMORY_LIMIT, f"{refused} bytes more were refused within {available}; then: {detail}"
         if self._phase is _Phase.BOOTING:
             end, detail = End.BOOT_FAILED, f"{end}: {detail}" if detail else str(end)
-        self._written = self._memory.written()
-        self._pages_written = sum(stop - start for start, stop in self._written) >> 12
+        self._written, self._pages_written = self._memory.written(), self._memory.pages_written
         self._phase = _Phase.FINISHED if end is End.FINISHED else _Phase.DEAD
-        return Ended(Outcome(end, self.usage, detail))
+        return _Over(end, detail)

@@ -57,6 +57,13 @@ class Exchange:
         self.output += data
         self.output_bytes += len(data)
 
+    def take(self) -> tuple[bytes, bytes]:
+        """Output and log since the last time."""
+        output, log = bytes(self.output), bytes(self.log)
+        self.output.clear()
+        self.log.clear()
+        return output, log
+
     def log_room(self, length: int) -> int:
         """How many of `length` bytes the log keeps; the others count as dropped."""
         kept = min(length, self.limits.log_bytes - self.log_bytes)
