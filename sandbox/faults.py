@@ -1,4 +1,4 @@
-"""Whether a private mapping may have got another copy of a page since one last looked: told by the process's count of page faults.
+"""Whether a private mapping may have got a new copy of a page since one last looked: told by the process's count of page faults.
 
 A page becomes a copy in a page fault of a thread that writes to it, or for which KVM does; the kernel counts those
 (mm_account_fault, getrusage(2)). `memory.py` asks before it has the kernel walk page tables.
@@ -21,7 +21,9 @@ _process: list[object] = [object()]
 
 def mark() -> tuple[object, int] | None:
     """Equal to an earlier mark: this process has had no fault since. None where the kernel does not count them."""
-    return (_process[0], _faults()) if prepare() else None
+    if not _counted:
+        prepare()
+    return (_process[0], _faults()) if _counted[0] else None
 
 
 def prepare() -> bool:

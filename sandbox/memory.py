@@ -327,10 +327,8 @@ def _pages(runs: list[tuple[int, int]]) -> int:
 def _split(runs: list[tuple[int, int]], at: int) -> Iterator[tuple[int, int]]:
     """The runs, the one across `at` in two."""
     for start, end in runs:
-        if start < at < end:
-            yield start, at
-            start = at
-        yield start, end
+        middle = min(max(start, at), end)
+        yield from ((a, b) for a, b in ((start, middle), (middle, end)) if a < b)
 
 
 def _alike(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, bool]]:

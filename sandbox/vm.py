@@ -43,6 +43,9 @@ class _Phase(enum.Enum):
     DEAD = enum.auto()
 
 
+_FRESH, _BOOTING, _BOOTED, _RUNNING, _WAITING, _FINISHED, _DEAD = _Phase
+
+
 class _Over(NamedTuple):
     """How the slice that is under way ends its request, or the boot: `run` adds what was used."""
 
@@ -77,7 +80,7 @@ class Vm:
             state=state,
             exchange=Exchange(None, loaded.limits),
         )
-        self._phase = _Phase.FRESH
+        self._phase = _FRESH
         self._cpu_ns = 0
         self._cpu_limit_ns = loaded.limits.boot_cpu_ns
         self._begun_ns = time.monotonic_ns()
@@ -97,10 +100,10 @@ class Vm:
     def begin(self, request: GuestRequest, limits: Limits) -> None:
         """Hand over a request: at a fork of a booted template, or of a `cgi` program, that is fresh or reset."""
         loaded = self._template.loaded
-        if self._phase is not _Phase.FRESH or not (self._template.booted or loaded.convention is Convention.CGI):
+        if self._phase is not _FRESH or not (self._template.booted or loaded.convention is Convention.CGI):
             raise RuntimeError(f"begin in phase {self._phase.name}")
         self._process.exchange = Exchange(request, limits)
-        self._phase = _Phase.RUNNING
+        self._phase = _RUNNING
         self._cpu_ns, self._pages_written = 0, 0
         self._cpu_limit_ns = limits.cpu_ns
         self._begun_ns = time.monotonic_ns()
@@ -111,10 +114,10 @@ class Vm:
 
     def run(self, slice_ns: int) -> Slice:
         """Run for at most `slice_ns` nanoseconds of this thread's CPU time, or until there is something to say."""
-        if self._phase is _Phase.FRESH and not self._template.booted and self._template.loaded.convention is Convention.RESIDENT:
-            self._phase = _Phase.BOOTING
+        if self._phase is _FRESH and not self._template.booted and self._template.loaded.convention is Convention.RESIDENT:
+            self._phase = _BOOTING
         stillborn, self._stillborn = self._stillborn, None
-        if stillborn is None and self._phase not in (_Phase.BOOTING, _Phase.RUNNING):
+        if stillborn is None and self._phase not in (_BOOTING, _RUNNING):
             raise RuntimeError(f"run in phase {self._phase.name}")
         started = time.thread_time_ns()
         event = stillborn or self._run(started, slice_ns)
@@ -131,9 +134,9 @@ class Vm:
         The guest gets their number. What does not fit its buffer is -E2BIG for fetch, and cut for kv_get, as the caller can tell.
         """
         ask = self._pending
-        if self._phase is not _Phase.WAITING or ask is None:
+        if self._phase is not _WAITING or ask is None:
             raise RuntimeError(f"answer in phase {self._phase.name}")
-        self._pending, self._phase = None, _Phase.RUNNING
+        self._pending, self._phase = None, _RUNNING
         if isinstance(result, bytes):
             whole = len(result)
             if ask.kind is HostCallKind.KV_GET:
@@ -148,15 +151,15 @@ class Vm:
 
     def freeze(self) -> Template:
         """A template of this program as it is now: right after Booted. The VM itself is then of no further use but to close."""
-        if self._phase is not _Phase.BOOTED:
+        if self._phase is not _BOOTED:
             raise RuntimeError(f"freeze in phase {self._phase.name}")
-        self._phase = _Phase.DEAD
+        self._phase = _DEAD
         cpu = self._vcpu.save()
         return Template(self._template.loaded, self._memory.freeze(), cpu, self._process.state.copy(), booted=True)
 
     def reset(self) -> None:
         """Undo a FINISHED request: memory, registers and the monitor's state are the template's again."""
-        if self._phase is not _Phase.FINISHED:
+        if self._phase is not _FINISHED:
             raise RuntimeError(f"reset in phase {self._phase.name}")
         if self._memory.reset(self._written):
             self._vcpu.memory_changed()
@@ -164,11 +167,11 @@ class Vm:
         self._process.state = self._template.state()
         if not self._template.booted:
             self._process.state.clock_origin_ns = time.monotonic_ns()
-        self._phase = _Phase.FRESH
+        self._phase = _FRESH
 
     def close(self) -> None:
         """Give everything back. Idempotent."""
-        self._phase = _Phase.DEAD
+        self._phase = _DEAD
         self._vcpu.close()
         self._memory.close()
 
@@ -246,17 +249,17 @@ class Vm:
 
     def _act(self, action: Action) -> Event | _Over:
         match action:
-            case Ask(kind, data, value):
-                self._pending, self._phase = action, _Phase.WAITING
-                return HostCall(kind, data, value)
-            case NextRequest(address, length) if self._phase is _Phase.BOOTING:
+            case NextRequest(address, length) if self._phase is _BOOTING:
                 self._process.state.request_buffer = (address, length)
-                self._phase = _Phase.BOOTED
+                self._phase = _BOOTED
                 return Booted()
             case NextRequest():
                 if self._process.exchange.output_bytes:
                     return self._end(End.FINISHED)
                 return self._end(End.NO_ANSWER, "it asked for the next request without having answered this one")
+            case Ask(kind, data, value):
+                self._pending, self._phase = action, _WAITING
+                return HostCall(kind, data, value)
             case Exit(status, signal):
                 return self._exit(status, signal)
 
@@ -283,8 +286,8 @@ class Vm:
         if refused and end in (End.FAULT, End.EXIT_STATUS, End.NO_ANSWER):
             available = self._memory.layout.window_bytes
             end, detail = End.MEMORY_LIMIT, f"{refused} bytes more were refused within {available}; then: {detail}"
-        if self._phase is _Phase.BOOTING:
+        if self._phase is _BOOTING:
             end, detail = End.BOOT_FAILED, f"{end}: {detail}" if detail else str(end)
         self._written, self._pages_written = self._memory.written(), self._memory.pages_written
-        self._phase = _Phase.FINISHED if end is End.FINISHED else _Phase.DEAD
+        self._phase = _FINISHED if end is End.FINISHED else _DEAD
         return _Over(end, detail)

@@ -22,6 +22,9 @@ class SlicedVcpu(ABC):
         self._entered = False
         """Whether an instruction of the guest has run."""
         self._loaded: CpuState | None = None
+        self._thread = 0
+        self._clock = 0
+        """CPU time of `_thread`, which ran last."""
 
     def interrupt(self) -> None:
         """See `base.Vcpu`."""
@@ -40,8 +43,10 @@ class SlicedVcpu(ABC):
 
     def _begin(self, slice_ns: int, stop: Callable[[], None]) -> Alarm:
         """Have `stop` called when this thread has used `slice_ns` more of CPU time, until `_finish`."""
-        clock = time.pthread_getcpuclockid(threading.get_ident())
-        self._alarm = alarm = watchdog().arm(clock, time.clock_gettime_ns(clock) + slice_ns, stop)
+        thread = threading.get_ident()
+        if thread != self._thread:
+            self._thread, self._clock = thread, time.pthread_getcpuclockid(thread)
+        self._alarm = alarm = watchdog().arm(self._clock, time.thread_time_ns() + slice_ns, stop)
         return alarm
 
     def _finish(self, alarm: Alarm) -> None:

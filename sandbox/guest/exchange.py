@@ -59,9 +59,11 @@ class Exchange:
 
     def take(self) -> tuple[bytes, bytes]:
         """Output and log since the last time."""
-        output, log = bytes(self.output), bytes(self.log)
+        output, log = bytes(self.output), b""
         self.output.clear()
-        self.log.clear()
+        if self.log:
+            log = bytes(self.log)
+            self.log.clear()
         return output, log
 
     def log_room(self, length: int) -> int:

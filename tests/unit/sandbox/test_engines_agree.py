@@ -121,6 +121,39 @@ def test_nothing_is_left_in_the_processor(name: str, engine: str) -> None:
         template.close()
 
 
+@pytest.mark.parametrize(
+    "leave", [b"\x8e\xe0", b"\x8e\xe8", b"\xf3\x48\x0f\xae\xd0", b"\xf3\x48\x0f\xae\xd8", call(158, 0x1002, DATA)]
+)
+@pytest.mark.parametrize("value", [0, 3, 0x2B, 0x33, DATA + 0x2000, DATA + 0x3000])
+def test_thread_pointers_are_the_templates_at_every_request(leave: bytes, value: int, engine: str) -> None:
+    """Whatever a request does to FS and GS: by selector, by instruction where there is one, by system call."""
+    words = b"".join(mov(RAX, n) + b"\x48\xa3" + struct.pack("<Q", DATA + 0x2000 * n) for n in (1, 2))
+    look = (
+        b"\x64\x48\x8b\x04\x25"
+        + bytes(4)
+        + _STORE
+        + b"\x65\x48\x8b\x04\x25"
+        + bytes(4)
+        + b"\x48\xa3"
+        + struct.pack("<Q", DATA + 8)
+    )
+    work = look + mov(RAX, value) + leave + call(RESPOND, DATA, 16)
+    bases = call(158, 0x1002, DATA + 0x2000) + call(158, 0x1001, DATA + 0x4000)
+    template = boot(bases + words + serve(work), engine=engine)
+    vms = [Vm(template, engine) for _ in range(2)]
+    try:
+        for vm in (vms[0], vms[0], vms[1], vms[0], vms[1]):
+            result = serve_once(vm)
+            if result.end == "fault":
+                assert result.outcome.detail.startswith(("invalid-instruction", "protection")), "the processor does not have it"
+                return
+            assert result.output == struct.pack("<QQ", 1, 2)
+    finally:
+        for vm in vms:
+            vm.close()
+        template.close()
+
+
 def test_rights_taken_away_are_gone_at_once_and_back_after_a_reset(engine: str) -> None:
     """mprotect to read-only must hold against a translation that the processor has cached; a reset brings the right back."""
     store = b"\xc6\x04\x25" + struct.pack("<I", DATA + 0x2000) + b"\x01"

@@ -96,7 +96,9 @@ def test_page_tables_that_were_changed_back_need_no_forgetting(memory: GuestMemo
 
 
 STEPS = st.lists(
-    st.one_of(st.integers(0, 2047), st.sampled_from(["look", "reset", "tables", "far", "another thread"])), min_size=1, max_size=60
+    st.one_of(st.integers(0, 2047), st.sampled_from(["look", "reset", "tables", "far", "thread"])),
+    min_size=1,
+    max_size=60,
 )
 
 
@@ -116,7 +118,7 @@ def test_what_was_written_is_known_at_any_time(steps: list[int | str]) -> None:
                 fork.set_pages(BASE + 64 * PAGE, BASE + 70 * PAGE, DATA)
             elif step == "far":
                 write(fork, 400)
-            elif step == "another thread":
+            elif step == "thread":
                 thread = threading.Thread(target=fork.window.__setitem__, args=(1999 * PAGE, 1))
                 thread.start()
                 thread.join()
