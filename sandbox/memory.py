@@ -260,8 +260,8 @@ class GuestMemory:
         self.tables_changed = False
         return any(end > self.layout.window_bytes for _, end in written)
 
-    def freeze(self) -> FrozenMemory:
-        """A template of its own with this very content, so that forks share what was written so far."""
+    def freeze(self, *more: tuple[int, bytes]) -> FrozenMemory:
+        """A template of its own with this very content, so that forks share what was written so far; `more` over it."""
         block, template = self.block, self.template
         full = bytearray(template.data)
         for start, end in self.written():
@@ -274,7 +274,7 @@ class GuestMemory:
             pieces.append((at * PAGE, block[at * PAGE : stop * PAGE]))
             at = stop
         try:
-            return FrozenMemory(self.layout, pieces, self.text)
+            return FrozenMemory(self.layout, [*pieces, *more], self.text)
         finally:
             for _, piece in pieces:
                 if isinstance(piece, memoryview):

@@ -12,7 +12,7 @@ import time
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from sandbox.engines import create
+from sandbox.engines import create, restoring
 from sandbox.engines.base import Preempted, SystemCall
 from sandbox.events import Booted, Ended, Event, HostCall, OutputFull, Slice
 from sandbox.guest.access import CallError
@@ -155,7 +155,8 @@ class Vm:
             raise RuntimeError(f"freeze in phase {self._phase.name}")
         self._phase = _DEAD
         cpu = self._vcpu.save()
-        return Template(self._template.loaded, self._memory.freeze(), cpu, self._process.state.copy(), booted=True)
+        memory = self._memory.freeze(restoring.piece(self._memory.layout, cpu))
+        return Template(self._template.loaded, memory, cpu, self._process.state.copy(), booted=True)
 
     def reset(self) -> None:
         """Undo a FINISHED request: memory, registers and the monitor's state are the template's again."""

@@ -11,9 +11,11 @@ import errno
 import signal
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from sandbox.engines import kvm_api as api
+from sandbox.engines import restoring
 from sandbox.engines.base import CpuState, Preempted, Stop, SystemCall
 from sandbox.engines.cpuid import LEAVES
 from sandbox.engines.processor import CR0, CR4, EFER, EXCEPTIONS, PAGE_FAULT, RFLAGS_FIXED, RFLAGS_KEPT
@@ -22,6 +24,7 @@ from sandbox.engines.sliced import SlicedVcpu
 from sandbox.errors import EngineUnavailable
 from sandbox.memory import GuestMemory
 from sandbox.outcome import Fault, FaultKind
+from sandbox.paging import USER_TOP
 from sandbox.supervisor import (
     EXCEPTION_PORT,
     GDT_ADDRESS,
@@ -57,6 +60,7 @@ _STATE: Final = struct.Struct("<18Q")
 _WORD: Final = struct.Struct("<Q")
 _RETURN: Final = struct.Struct("<QQ")
 _RAX_OFFSET: Final = api.REGS_OFFSET
+_RSP_OFFSET: Final = api.REGS_OFFSET + 8 * _RSP
 _RIP_OFFSET: Final = api.REGS_OFFSET + 16 * 8
 _STATE_AREA: Final = slice(api.REGS_OFFSET, api.SREGS_OFFSET)
 _SPECIAL_AREA: Final = slice(api.SREGS_OFFSET, api.SREGS_OFFSET + api.SREGS_BYTES)
@@ -80,6 +84,7 @@ _SCRUB_TRIES: Final = 1000
 _MASK: Final = (1 << 64) - 1
 
 _opened: list[tuple[api.Kvm, Callable[[], int]]] = []
+_proofs: list[bool] = []
 
 
 def prepare() -> tuple[api.Kvm, Callable[[], int]]:
@@ -88,6 +93,8 @@ def prepare() -> tuple[api.Kvm, Callable[[], int]]:
     The device, and what reads the thread's own selectors.
     """
     if not _opened:
+        import sandbox.engines.kvm_trial  # noqa: PLC0415, F401 -- it runs this engine; a jailed process cannot load it any more
+
         device = api.Kvm()
         try:
             if signal.getsignal(api.KICK) in (signal.SIG_DFL, signal.SIG_IGN, None):
@@ -98,6 +105,16 @@ def prepare() -> tuple[api.Kvm, Callable[[], int]]:
     return _opened[0]
 
 
+def proven() -> bool:
+    """Whether ring 3 may load its own floating-point state here: tried once, at the first template that could use it."""
+    if not _proofs:
+        from sandbox.engines.kvm_trial import restores  # noqa: PLC0415 -- as above
+
+        _proofs.append(False)  # while it is tried
+        _proofs[0] = restores()
+    return _proofs[0]
+
+
 def _ignore(_number: int, _frame: object) -> None:
     """The signal has done its work when KVM_RUN has ended."""
 
@@ -105,8 +122,10 @@ def _ignore(_number: int, _frame: object) -> None:
 class KvmVcpu(SlicedVcpu):
     """One virtual CPU over one guest's memory. After a Fault it is good for nothing but `close`."""
 
-    def __init__(self, memory: GuestMemory) -> None:
+    def __init__(self, memory: GuestMemory, *, may_restore: bool = False) -> None:
+        """`may_restore`: take for granted what `proven` finds out, as its trial must."""
         super().__init__()
+        self._may_restore = may_restore
         self._memory = memory
         self._layout = memory.layout
         self._closed = False
@@ -126,6 +145,10 @@ class KvmVcpu(SlicedVcpu):
         """Registers and special registers of the state that was loaded last, as they stand in struct kvm_run."""
         self._fpu = bytearray(api.XSAVE_BYTES)
         """Its struct kvm_xsave."""
+        self._entrance = b""
+        """Registers that have ring 3 itself arrive at that state; empty where it may not: see `restoring`."""
+        self._restores = False
+        """The registers are those: the result of a system call belongs where RSP stands."""
 
     def run(self, slice_ns: int) -> Stop:
         """See `base.Vcpu`. Raises EngineUnavailable when what another guest left in this thread cannot be removed."""
@@ -133,6 +156,7 @@ class KvmVcpu(SlicedVcpu):
         if self._selectors():
             self._scrub()
         page[api.IMMEDIATE_OFFSET] = 0
+        self._restores = False
         alarm = self._begin(slice_ns, self._stop)
         self._entered = True
         try:
@@ -152,7 +176,11 @@ class KvmVcpu(SlicedVcpu):
         return self._told(port if reason == api.EXIT_IO else _NO_PORT, gprs, rip, rflags)
 
     def complete(self, result: int) -> None:
-        _WORD.pack_into(self._page, _RAX_OFFSET, result & _MASK)
+        if self._restores and not 0 <= result < USER_TOP:  # kvm_pvm enters ring 3 otherwise with such an RSP
+            self._put(self._general)
+            self._machine.transfer(api.SET_XSAVE, self._fpu)
+            self._restores = False
+        _WORD.pack_into(self._page, _RSP_OFFSET if self._restores else _RAX_OFFSET, result & _MASK)
         self._page[api.DIRTY_OFFSET] |= api.REGS
 
     def read_bases(self) -> tuple[int, int]:
@@ -167,21 +195,17 @@ class KvmVcpu(SlicedVcpu):
     def load(self, state: CpuState) -> None:
         """Take on `state`. Raises OSError when KVM refuses it."""
         if state is not self._loaded:
-            self._loaded = state
-            self._fpu[:] = (state.fpu + _X87_SSE).ljust(api.XSAVE_BYTES, b"\0")
-            rflags = state.rflags & RFLAGS_KEPT | RFLAGS_FIXED
-            sregs = api.SpecialRegisters.from_buffer_copy(self._fresh)
-            sregs.fs.base, sregs.gs.base = state.fs_base, state.gs_base
-            self._general = _STATE.pack(*(state.gprs[i] for i in _ORDER), state.rip, rflags)
-            self._special = bytes(sregs)
-        page = self._page
-        known = self._entered and not page[api.DIRTY_OFFSET] & api.SREGS
-        if known and bytes(page[_SPECIAL_AREA]) == self._special:  # as KVM told them at the last exit
-            page[_STATE_AREA], page[api.DIRTY_OFFSET] = self._general, api.REGS
-        else:
-            page[_STATE_AREA], page[_SPECIAL_AREA] = self._general, self._special
-            page[api.DIRTY_OFFSET] = api.REGS | api.SREGS
-        self._machine.transfer(api.SET_XSAVE, self._fpu)
+            self._prepare(state)
+        self._restores = bool(self._entrance)
+        self._put(self._entrance or self._general)
+        if not self._restores:
+            self._machine.transfer(api.SET_XSAVE, self._fpu)
+
+    def extended_state(self) -> bytes:
+        """Its struct kvm_xsave, as of the last stop."""
+        fpu = bytearray(api.XSAVE_BYTES)
+        self._machine.transfer(api.GET_XSAVE, fpu)
+        return bytes(fpu)
 
     def memory_changed(self) -> None:
         self._machine.remap()
@@ -194,10 +218,36 @@ class KvmVcpu(SlicedVcpu):
             del self._run, self._page
             self._machine.close()
 
+    def _put(self, general: bytes) -> None:
+        page = self._page
+        known = self._entered and not page[api.DIRTY_OFFSET] & api.SREGS
+        if known and bytes(page[_SPECIAL_AREA]) == self._special:  # as KVM told them at the last exit
+            page[_STATE_AREA], page[api.DIRTY_OFFSET] = general, api.REGS
+        else:
+            page[_STATE_AREA], page[_SPECIAL_AREA] = general, self._special
+            page[api.DIRTY_OFFSET] = api.REGS | api.SREGS
+
+    def _prepare(self, state: CpuState) -> None:
+        self._loaded = state
+        self._fpu[:] = (state.fpu + _X87_SSE).ljust(api.XSAVE_BYTES, b"\0")
+        rflags = state.rflags & RFLAGS_KEPT | RFLAGS_FIXED
+        sregs = api.SpecialRegisters.from_buffer_copy(self._fresh)
+        sregs.fs.base, sregs.gs.base = state.fs_base, state.gs_base
+        self._special = bytes(sregs)
+        self._general = _registers(state.gprs, state.rip, rflags)
+        entrance = restoring.entrance(state)
+        usable = entrance is not None and self._holds(state) and (self._may_restore or proven())
+        self._entrance = _registers(*entrance, rflags) if entrance is not None and usable else b""
+
+    def _holds(self, state: CpuState) -> bool:
+        at, content = restoring.piece(self._layout, state)
+        return bytes(self._memory.block[at : at + len(content)]) == content
+
     def _state(self) -> CpuState:
+        if self._restores and self._loaded is not None:
+            result = _WORD.unpack_from(self._page, _RSP_OFFSET)
+            return replace(self._loaded, gprs=(*result, *self._loaded.gprs[1:]))
         fs_base, gs_base = self.read_bases()
-        fpu = bytearray(api.XSAVE_BYTES)
-        self._machine.transfer(api.GET_XSAVE, fpu)
         *gprs, rip, rflags = _STATE.unpack_from(self._page, api.REGS_OFFSET)
         return CpuState(
             gprs=tuple(gprs[i] for i in _ORDER),
@@ -205,7 +255,7 @@ class KvmVcpu(SlicedVcpu):
             rflags=rflags & RFLAGS_KEPT,
             fs_base=fs_base,
             gs_base=gs_base,
-            fpu=bytes(fpu[:_FXSAVE_BYTES]),
+            fpu=self.extended_state()[:_FXSAVE_BYTES],
         )
 
     def _scrub(self) -> None:
@@ -267,6 +317,10 @@ class KvmVcpu(SlicedVcpu):
         if vector == _PROTECTION and code & _BY_GATE:
             return Fault(FaultKind.INTERRUPT, rip)
         return Fault(EXCEPTIONS.get(vector, FaultKind.INTERRUPT), rip)
+
+
+def _registers(gprs: tuple[int, ...], rip: int, rflags: int) -> bytes:
+    return _STATE.pack(*(gprs[i] for i in _ORDER), rip, rflags)
 
 
 def _segment(selector: int, kind: int, *, ring: int, long_mode: bool) -> api.Segment:

@@ -135,7 +135,8 @@ class UnicornVcpu(SlicedVcpu):
 
     def complete(self, result: int) -> None:
         """Return from the pending call as `sysret` does: RCX holds the return address, R11 the flags."""
-        self._registers.write(_RETURN, (result & _MASK, self._rip, self._rflags))
+        rip = self._loaded.rip if self._rip == STUB_ADDRESS and self._loaded is not None else self._rip
+        self._registers.write(_RETURN, (result & _MASK, rip, self._rflags))
 
     def read_bases(self) -> tuple[int, int]:
         fs_base, gs_base = self._registers.read(_BASES)
