@@ -216,7 +216,7 @@ class Vm:
         end_ns = min(slice_ns, self._cpu_limit_ns - self._cpu_ns)
         used = 0
         while used < end_ns:
-            stop = self._vcpu.run(end_ns - used)
+            stop = self._vcpu.run(end_ns - used, started + used)
             if isinstance(stop, SystemCall):
                 self._process.cpu_ns = self._cpu_ns + used
                 event = self._system_call(stop)

@@ -150,14 +150,14 @@ class KvmVcpu(SlicedVcpu):
         self._restores = False
         """The registers are those: the result of a system call belongs where RSP stands."""
 
-    def run(self, slice_ns: int) -> Stop:
+    def run(self, slice_ns: int, now_ns: int | None = None) -> Stop:
         """See `base.Vcpu`. Raises EngineUnavailable when what another guest left in this thread cannot be removed."""
         page, enter = self._page, self._machine.enter
         if self._selectors():
             self._scrub()
         page[api.IMMEDIATE_OFFSET] = 0
         self._restores = False
-        alarm = self._begin(slice_ns, self._stop)
+        alarm = self._begin(slice_ns, now_ns, self._stop)
         self._entered = True
         try:
             while True:

@@ -114,10 +114,10 @@ class UnicornVcpu(SlicedVcpu):
         self._hook()
         self._enable_paging()
 
-    def run(self, slice_ns: int) -> Stop:
+    def run(self, slice_ns: int, now_ns: int | None = None) -> Stop:
         """See `base.Vcpu`. Raises nothing for anything that a guest does."""
         self._event = None
-        alarm = self._begin(slice_ns, self._stop)
+        alarm = self._begin(slice_ns, now_ns, self._stop)
         try:
             while True:
                 status = uclib.uc_emu_start(self._handle, self._rip, _NO_EXIT, 0, 0)
