@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class End(enum.StrEnum):
@@ -68,8 +69,7 @@ class Fault:
         return f"{self.kind}{touched} at {self.rip:#x}"
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """What a request has used so far. Times in nanoseconds, sizes in bytes."""
 
     cpu_ns: int = 0
@@ -85,8 +85,7 @@ class Usage:
     pages_written: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """The end of one request."""
 
     end: End

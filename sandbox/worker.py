@@ -12,7 +12,7 @@ import threading
 import time
 from typing import NoReturn, assert_never
 
-from sandbox import events, jail, vm, wire
+from sandbox import events, faults, jail, vm, wire
 from sandbox.cgroup import CgroupParent
 from sandbox.engines import kvm
 from sandbox.engines.watchdog import watchdog
@@ -230,6 +230,7 @@ def main(sock: socket.socket, policy: JailPolicy, parent: int, cgroup: CgroupPar
 def _open_files(policy: JailPolicy) -> None:
     """What a jailed process cannot open any more. Raises EngineUnavailable."""
     open_pagemap()
+    faults.prepare()
     if policy.engine == "kvm":
         kvm.prepare()
 

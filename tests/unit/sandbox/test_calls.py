@@ -147,6 +147,7 @@ def test_edge_calls_of_a_resident() -> None:
     guest = Guest(template)
     assert guest("next_request", DATA, 100) == NextRequest(DATA, 100)
     assert guest("respond", DATA, 4) == -errno.EINVAL
+    assert guest("finish", DATA, 4, DATA, 100) == -errno.EINVAL
     assert guest("kv_get", DATA, 4, DATA, 4) == -errno.EAGAIN
     guest.close()
     template.close()
