@@ -91,6 +91,7 @@ class GuestCall:
         """For the edge call that the guest waits for."""
         self.edge_task: asyncio.Task[None] | None = None
         self.wall_timer: asyncio.TimerHandle | None = None
+        """While its deadline is put off."""
         self.stalled_since = self.stalled_s = 0.0
         self.on_read: Callable[[GuestCall], None] | None = None
         self.on_close: Callable[[GuestCall], None] | None = None

@@ -116,7 +116,7 @@ class Vm:
         exchange.output.clear()
         exchange.log.clear()
         if isinstance(event, Ended):
-            event = Ended(replace(event.outcome, usage=self.usage))
+            event = Ended(Outcome(event.outcome.end, self.usage, event.outcome.detail))
         return Slice(event, output, log, cpu_ns)
 
     def answer(self, result: int | bytes) -> None:

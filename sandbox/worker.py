@@ -17,6 +17,7 @@ from sandbox.cgroup import CgroupParent
 from sandbox.engines import kvm
 from sandbox.engines.watchdog import watchdog
 from sandbox.errors import EngineUnavailable, ImageError, JailError
+from sandbox.frames import BlockingChannel
 from sandbox.jail import JailPolicy
 from sandbox.limits import SECOND_NS, Limits
 from sandbox.outcome import End, Outcome, Usage
@@ -48,7 +49,7 @@ class _Resident:
 class Worker:
     """The loop over a channel to the monitor."""
 
-    def __init__(self, channel: wire.BlockingChannel[wire.ToWorker]) -> None:
+    def __init__(self, channel: BlockingChannel[wire.ToWorker]) -> None:
         self._channel = channel
         self._programs: dict[int, _Resident] = {}
         self._calls: dict[int, _Resident] = {}
@@ -208,7 +209,7 @@ def main(sock: socket.socket, policy: JailPolicy, parent: int, cgroup: CgroupPar
     """Enter a control group and the jail and serve; never returns, and runs none of the forking process's exit handlers."""
     status = 70
     try:
-        channel = wire.BlockingChannel(sock, wire.TO_WORKER, wire.TO_WORKER_BYTES)
+        channel = BlockingChannel(sock, wire.TO_WORKER, wire.TO_WORKER_BYTES)
         try:
             report = jail.enter(
                 policy,
