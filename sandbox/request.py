@@ -5,11 +5,10 @@ Values and pure functions only. The monitor makes a `GuestRequest`; `vm.py` hand
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class GuestRequest:
+class GuestRequest(msgspec.Struct, frozen=True, array_like=True):
     """CGI variables (RFC 3875 section 4.1) and the request's body."""
 
     environ: tuple[tuple[bytes, bytes], ...]
