@@ -221,7 +221,7 @@ def _option(name: str, value: str) -> Node:
 def _control(node: Node | None, base: ControlSettings, directory: Path, problems: Problems) -> ControlSettings:
     if node is None or node.null:
         return base
-    known = ("listen", "tls", *configwords.CONTROL, "bundles", "logs", "values")
+    known = ("listen", "tls", "metrics", *configwords.CONTROL, "bundles", "logs", "values")
     problems.check(lambda: node.mapping(known))
     parts = node.value if isinstance(node.value, Mapping) else {}
     address = Address(base.host, base.port)
@@ -229,7 +229,7 @@ def _control(node: Node | None, base: ControlSettings, directory: Path, problems
         address = problems.attempt(lambda: read_address(parts["listen"]), address)
     tls = problems.attempt(lambda: _tls(parts["tls"], directory), _NO_TLS) if "tls" in parts else _NO_TLS
     return dataclasses.replace(
-        fill_part(node, base, configwords.CONTROL, problems),
+        fill_part(node, fill(parts.get("metrics"), base, configwords.METRICS, problems), configwords.CONTROL, problems),
         host=address.host,
         port=address.port,
         tls_certificate=tls[0],

@@ -15,7 +15,7 @@ from edgecache.store import AdmissionPolicy
 from edgecache.store.disk.settings import MIN_BYTES
 from edgecache.yamlform import FormError, Node, Problems
 from sandbox.jail import Layer
-from sandbox.lane import Isolation
+from sandbox.policies import Isolation
 
 S = TypeVar("S")
 Reader = Callable[[Node], Any]
@@ -200,6 +200,7 @@ TRACES: Final[Table] = {
     "queue": ("queue", _count(100, 1_000_000)),
     "timeout": ("timeout_seconds", _time(0.1, 60)),
 }
+METRICS: Final[Table] = {"public": ("metrics_public", lambda node: node.boolean())}
 CONTROL: Final[Table] = {
     "body": ("body_bytes", _size(_KIB, 16 * _MIB)),
     "body_timeout": ("body_seconds", _time(1, 3600)),

@@ -10,7 +10,7 @@ import enum
 import fnmatch
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from edgecache.policy.access import OPEN, AccessRule
@@ -101,10 +101,12 @@ class Route:
 
     site: Site
     generator: GeneratorRoutes | None
+    behind: CacheRule | None = None
+    """The rule of what a generator asks its origin for under a URL that it answers itself."""
 
     @property
     def rule(self) -> CacheRule:
-        return self.generator.rule if self.generator else self.site.rule
+        return self.generator.rule if self.generator else self.behind or self.site.rule
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,13 @@ class SiteSnapshot:
         if not self._below:
             return self._any
         return next((site for suffix, site in self._below if host.endswith(suffix)), self._any)
+
+    def sub_route(self, site: Site, authority: str, path: str) -> Route:
+        """To the site's origins, for a sub-request of one of its generators."""
+        public = self.route(authority, path)
+        if public is None or public.generator is None:
+            return Route(site, None)
+        return Route(site, None, behind=replace(site.rule, behind=True))
 
     def route(self, authority: str, path: str) -> Route | None:
         """Site and generator for a request; the longest matching glob wins. None: no site has this host."""

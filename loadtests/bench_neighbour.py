@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
+from sandbox import GuestCall
 from sandbox.bench.guests import REQUEST, build
-from sandbox.call import GuestCall
 from sandbox.errors import GuestFailed
 from sandbox.limits import DEFAULT_LIMITS, SECOND_NS
 from sandbox.monitor import Monitor, NoEdge

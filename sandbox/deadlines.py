@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from sandbox.call import GuestCall
+from sandbox.lane import Job
 from sandbox.limits import SECOND_NS
 
 
@@ -18,19 +18,19 @@ class _Row:
 
     def __init__(self, limit_ns: int) -> None:
         self.limit_s = limit_ns / SECOND_NS
-        self.calls: dict[int, GuestCall] = {}
+        self.calls: dict[int, Job] = {}
         self.timer: asyncio.TimerHandle | None = None
 
 
 class Deadlines:
     """`late` is told once of each request that has not been dropped within its limit of the time at which it started."""
 
-    def __init__(self, late: Callable[[GuestCall], None]) -> None:
+    def __init__(self, late: Callable[[Job], None]) -> None:
         self._late = late
         self._loop = asyncio.get_running_loop()
         self._rows: dict[int, _Row] = {}
 
-    def add(self, call: GuestCall, limit_ns: int) -> None:
+    def add(self, call: Job, limit_ns: int) -> None:
         """`call` has just started."""
         row = self._rows.get(limit_ns)
         if row is None:
@@ -39,7 +39,7 @@ class Deadlines:
         if row.timer is None:
             self._wind(limit_ns, row)
 
-    def drop(self, call: GuestCall, limit_ns: int) -> None:
+    def drop(self, call: Job, limit_ns: int) -> None:
         """Harmless when it has been late, or is unknown. The timer stays: it finds the next one, or nobody."""
         row = self._rows.get(limit_ns)
         if row is not None:
@@ -65,7 +65,7 @@ class Deadlines:
         if row is None:
             return
         latest = self._loop.time() - row.limit_s
-        late: list[GuestCall] = []
+        late: list[Job] = []
         for call in row.calls.values():
             if call.started > latest:
                 break

@@ -12,9 +12,8 @@ from collections.abc import Callable
 from typing import assert_never
 
 from sandbox import claims, wire
-from sandbox.call import GuestCall, State
 from sandbox.fleet import Fleet
-from sandbox.lane import Generator, Lane, Running, Stage
+from sandbox.lane import Generator, Job, Lane, Running, Stage, State
 from sandbox.limits import SECOND_NS
 from sandbox.nodes import Path
 from sandbox.outcome import End, Outcome, Usage
@@ -215,7 +214,7 @@ class Dispatcher:
                 else:
                     self.requests.unusable(generator, Outcome(End.BOOT_FAILED, outcome.usage, outcome.detail))
 
-    def _call_slice(self, generator: Generator, call: GuestCall, message: wire.CallSlice) -> None:
+    def _call_slice(self, generator: Generator, call: Job, message: wire.CallSlice) -> None:
         event = message.event
         done = isinstance(event, wire.Done)
         if call.outcome is not None:
@@ -266,7 +265,7 @@ class Dispatcher:
         lane.detach()
         died = Outcome(End.WORKER_DIED, Usage(), why)
         for call in calls:
-            generator = call.owner
+            generator = call.generator
             generator.active.discard(call)
             if call.edge_task is not None:
                 call.edge_task.cancel()

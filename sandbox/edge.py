@@ -1,6 +1,6 @@
 """Serving one edge call of a guest: bounded in time, and an errno for everything that goes wrong.
 
-Knows the three calls that leave the sandbox, nothing of queues and workers. Called by `dispatcher.py`.
+Knows the three calls that leave the sandbox, nothing of queues and workers. Called by `requests.py`.
 """
 
 from __future__ import annotations

@@ -180,8 +180,7 @@ class Monitor:
         """Begin a request. Raises nothing for a request that cannot be: iterating it raises GuestFailed with the reason."""
         generator = self._generators.get(key)
         if generator is None or self._dispatcher is None:
-            now = asyncio.get_running_loop().time()
-            return refused(End.UNKNOWN_GENERATOR, key, request, edge=edge, log=log, now=now)
+            return refused(key, End.UNKNOWN_GENERATOR, key)
         return self._dispatcher.requests.call(generator, request, edge, log)
 
     async def verify(self, program: Program, limits: Limits, sample: GuestRequest) -> Verification:

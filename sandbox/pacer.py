@@ -9,31 +9,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from sandbox.call import GuestCall
-from sandbox.lane import Generator
-from sandbox.limits import DEFAULT_RATES, KIB, SECOND_NS, Rates
-from sandbox.pacing import Flow, Gate, Line, bucket
+from sandbox.keeper import Keeper, Way
+from sandbox.lane import Generator, Job
+from sandbox.limits import DEFAULT_RATES, KIB, Rates
+from sandbox.pacing import Flow, Line, bucket
 
 _PIECE_BYTES = 64 * KIB
 _LEAST_PIECE_BYTES = KIB
 _PIECES_A_SECOND = 20
 """Output that waits flows in pieces, some 50 ms apart, rather than in the bursts that a bucket would allow."""
-_TIMER_SLACK_S = 0.000_1
-
-
-Way = tuple["Keeper", Line]
-"""A site's gate, and a generator's line through it."""
 
 
 class Pacer:
     """All gates of all sites. `drained` is told when the output of a request that waited has all passed."""
 
-    def __init__(self, drained: Callable[[GuestCall], None]) -> None:
+    def __init__(self, drained: Callable[[Job], None]) -> None:
         self._drained = drained
         self._rates: dict[str, Rates] = {}
         self._gates: dict[tuple[str, Flow], Keeper] = {}
         """Made when something first flows."""
-        self.waiting: set[GuestCall] = set()
+        self.waiting: set[Job] = set()
         """Requests whose output waits."""
 
     def set_rates(self, site: str, rates: Rates) -> None:
@@ -49,19 +44,19 @@ class Pacer:
         for flow in Flow:
             self._gates.pop((site, flow), None)
 
-    def output(self, call: GuestCall, data: bytes) -> None:
+    def output(self, call: Job, data: bytes) -> None:
         """Deliver what the guest has sent: now, or as its rate allows."""
-        keeper, line = self._way(call.owner, Flow.OUTPUT)
+        keeper, line = self._way(call.generator, Flow.OUTPUT)
         if not call.held and keeper.gate.take(line, len(data), keeper.now_ns()):
             call.deliver(data)
             return
         call.held.append(memoryview(data))
         if call.ticket is None:
-            call.owner.delayed += 1
+            call.generator.delayed += 1
             self.waiting.add(call)
             self._next_piece(call)
 
-    def drop(self, call: GuestCall) -> None:
+    def drop(self, call: Job) -> None:
         """The request is over: what waits of it never passes."""
         if call not in self.waiting:
             return
@@ -69,13 +64,13 @@ class Pacer:
         call.held.clear()
         if (ticket := call.ticket) is not None:
             call.ticket = None
-            keeper, _ = self._way(call.owner, Flow.OUTPUT)
+            keeper, _ = self._way(call.generator, Flow.OUTPUT)
             keeper.gate.leave(ticket)
             keeper.wind()
 
-    def log(self, call: GuestCall, data: bytes) -> None:
+    def log(self, call: Job, data: bytes) -> None:
         """Hand on as much of the log as the rate allows; count the rest, and say so in the log as soon as there is room."""
-        generator = call.owner
+        generator = call.generator
         self.own_up(call)
         keeper, line = self._way(generator, Flow.LOG)
         kept = keeper.gate.take_some(line, len(data), keeper.now_ns())
@@ -86,9 +81,9 @@ class Pacer:
         if kept:
             call.tell(data[:kept])
 
-    def own_up(self, call: GuestCall) -> None:
+    def own_up(self, call: Job) -> None:
         """Say in the log what was dropped of it, if its rate has room for that."""
-        generator = call.owner
+        generator = call.generator
         if not generator.log_untold_bytes:
             return
         keeper, line = self._way(generator, Flow.LOG)
@@ -120,15 +115,15 @@ class Pacer:
         for keeper in self._gates.values():
             keeper.close()
 
-    def _next_piece(self, call: GuestCall) -> None:
-        keeper, line = self._way(call.owner, Flow.OUTPUT)
+    def _next_piece(self, call: Job) -> None:
+        keeper, line = self._way(call.generator, Flow.OUTPUT)
         rate = min(line.bucket.rate, keeper.gate.bucket.rate)
         smooth = max(_LEAST_PIECE_BYTES, rate // _PIECES_A_SECOND)
         size = min(len(call.held[0]), keeper.gate.most(line), smooth, _PIECE_BYTES)
         call.ticket = keeper.gate.wait(line, size, lambda: self._piece_passed(call, size), keeper.now_ns())
         keeper.wind()
 
-    def _piece_passed(self, call: GuestCall, size: int) -> None:
+    def _piece_passed(self, call: Job, size: int) -> None:
         if call.ticket is None:
             return  # it ended while others passed
         call.ticket = None
@@ -152,50 +147,6 @@ class Pacer:
                 keeper = self._gates[site, flow] = Keeper(self._rates.get(site, DEFAULT_RATES), flow)
             found = generator.ways[flow] = keeper, Line(bucket(generator.limits.rates, flow, keeper.now_ns()))
         return found
-
-
-class Keeper:
-    """A gate and its timer."""
-
-    __slots__ = ("_loop", "_running", "_timer", "gate")
-
-    def __init__(self, rates: Rates, flow: Flow) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._running = False
-        self.gate = Gate(bucket(rates, flow, self.now_ns()))
-
-    def now_ns(self) -> int:
-        return int(self._loop.time() * SECOND_NS)
-
-    def retune(self, rates: Rates, flow: Flow) -> None:
-        self.gate.retune(rates, flow, self.now_ns())
-        self.wind()
-
-    def wind(self) -> None:
-        """Somebody came or left: see to it that the gate is looked at in time. Nobody passes within this call."""
-        if self._running:
-            return
-        self.close()
-        now_ns = self.now_ns()
-        if (next_ns := self.gate.next_ns(now_ns)) is not None:
-            self._timer = self._loop.call_at(max(now_ns, next_ns) / SECOND_NS + _TIMER_SLACK_S, self._run)
-
-    def _run(self) -> None:
-        """Let pass whatever may; those who pass may come back at once."""
-        self._running = True
-        try:
-            while passed := self.gate.advance(self.now_ns()):
-                for ticket in passed:
-                    ticket.passed()
-        finally:
-            self._running = False
-        self.wind()
-
-    def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
 
 def _settle(here: asyncio.Future[None]) -> None:

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Protocol, assert_never
 
 from sandbox import wire
-from sandbox.call import EdgeCalls, GuestCall, State, refused
+from sandbox.call import EdgeCalls, GuestCall, refused
 from sandbox.deadlines import Deadlines
 from sandbox.edge import answer_edge_call
-from sandbox.lane import Generator, Lane
+from sandbox.lane import Generator, Job, Lane, State
 from sandbox.limits import SECOND_NS
 from sandbox.outcome import End, Outcome, Usage
 from sandbox.pacer import Pacer
@@ -63,10 +63,10 @@ class Requests:
             refusal = End.QUEUE_FULL, f"{generator.limits.queue} requests wait"
         if refusal is not None:
             generator.ends[refusal[0]] += 1
-            return refused(*refusal, request, edge=edge, log=log, now=self._loop.time())
+            return refused(generator.key, *refusal)
         self._serial += 1
         started = self._loop.time()
-        call = GuestCall(self._serial, generator, request, edge=edge, log=log, now=started)
+        call = Job(self._serial, generator, request, edge=edge, log=log, now=started)
         call.on_read, call.on_close = self._on_read, self._on_close
         call.on_output, call.on_log = self._on_output, self._on_log
         self._deadlines.add(call, generator.limits.wall_ns)
@@ -78,9 +78,9 @@ class Requests:
         self._mover.pump()
         return call
 
-    def end(self, call: GuestCall, outcome: Outcome) -> None:
+    def end(self, call: Job, outcome: Outcome) -> None:
         """End a request from this side, wherever it is; its VM is discarded."""
-        generator = call.owner
+        generator = call.generator
         was = call.state
         self.finish(call, outcome)
         match was:
@@ -100,11 +100,11 @@ class Requests:
         self._mover.settle(generator.lane)
         self._mover.pump()
 
-    def finish(self, call: GuestCall, outcome: Outcome) -> None:
+    def finish(self, call: Job, outcome: Outcome) -> None:
         """The one place where a request ends."""
         if call.outcome is not None:
             return
-        generator = call.owner
+        generator = call.generator
         self._deadlines.drop(call, generator.limits.wall_ns)
         self.pacer.drop(call)
         self.pacer.own_up(call)
@@ -117,21 +117,21 @@ class Requests:
             call.edge_task.cancel()
             call.edge_task = None
 
-    def _give_up(self, generator: Generator, call: GuestCall) -> None:
+    def _give_up(self, generator: Generator, call: Job) -> None:
         generator.active.discard(call)
         generator.lane.tell(wire.Abort(call.number))
 
-    def _read(self, call: GuestCall) -> None:
+    def _read(self, call: Job) -> None:
         if call.state is State.STALLED and call.undelivered <= self._policy.undelivered_bytes // 2:
             call.stalled_s += self._loop.time() - call.stalled_since
             self._make_ready(call)
 
-    def _closed_by_reader(self, call: GuestCall) -> None:
+    def _closed_by_reader(self, call: Job) -> None:
         self.end(call, Outcome(End.CANCELLED, call.usage))
 
-    def _wall(self, call: GuestCall) -> None:
+    def _wall(self, call: Job) -> None:
         """The deadline, put off by as long as the reader kept us waiting."""
-        limit_ns = call.owner.limits.wall_ns
+        limit_ns = call.generator.limits.wall_ns
         now = self._loop.time()
         stalled_s = call.stalled_s + (now - call.stalled_since if call.state is State.STALLED else 0.0)
         left_s = call.started + limit_ns / SECOND_NS + stalled_s - now
@@ -140,21 +140,21 @@ class Requests:
             return
         self.end(call, Outcome(_late(call), call.usage, f"{limit_ns / SECOND_NS:g} s"))
 
-    def _drained(self, call: GuestCall) -> None:
+    def _drained(self, call: Job) -> None:
         """Its output has passed at its rate."""
         if call.closing is not None:
             self.finish(call, call.closing)
         elif call.state is State.PACED:
             self._make_ready(call)
 
-    def _make_ready(self, call: GuestCall) -> None:
+    def _make_ready(self, call: Job) -> None:
         """It wants its next slice, unless its output is still on its way, or nobody reads it."""
-        generator = call.owner
+        generator = call.generator
         self.wait_or_ready(call)
         self._mover.refresh(generator)
         self._mover.pump()
 
-    def wait_or_ready(self, call: GuestCall) -> None:
+    def wait_or_ready(self, call: Job) -> None:
         if call.held:
             call.state = State.PACED
         elif call.undelivered > self._policy.undelivered_bytes:
@@ -162,7 +162,7 @@ class Requests:
             call.stalled_since = self._loop.time()
         else:
             call.state = State.READY
-            call.owner.ready.append(call)
+            call.generator.ready.append(call)
 
     def unusable(self, generator: Generator, outcome: Outcome) -> None:
         """It cannot take requests: those that wait learn why."""
@@ -180,7 +180,7 @@ class Requests:
         while generator.queue:
             self.finish(generator.queue.popleft(), outcome)
 
-    def ask_edge(self, call: GuestCall, wanted: wire.WantsAnswer) -> None:
+    def ask_edge(self, call: Job, wanted: wire.WantsAnswer) -> None:
         """The guest waits for an edge call."""
         call.state = State.CALLING
         call.edge_task = self._tasks.start(self._answer(call, wanted))
@@ -192,10 +192,10 @@ class Requests:
         self.pacer.close()
         self._deadlines.close()
 
-    async def _answer(self, call: GuestCall, wanted: wire.WantsAnswer) -> None:
+    async def _answer(self, call: Job, wanted: wire.WantsAnswer) -> None:
         flow = Flow.SUB_REQUESTS if wanted.kind == "fetch" else Flow.EDGE_CALLS
-        if not self.pacer.takes_turn(call.owner, flow):
-            await self.pacer.turn(call.owner, flow)
+        if not self.pacer.takes_turn(call.generator, flow):
+            await self.pacer.turn(call.generator, flow)
         answer = await answer_edge_call(call.edge, wanted, self._policy.edge_call_s)
         call.edge_task = None
         if call.state is State.CALLING:
@@ -203,8 +203,8 @@ class Requests:
             self._make_ready(call)
 
 
-def _late(call: GuestCall) -> End:
+def _late(call: Job) -> End:
     """Why a request has not been answered within its time."""
-    lane = call.owner.lane
+    lane = call.generator.lane
     waits_for_worker = call.state is State.QUEUED and lane.worker is None
     return End.NO_MEMORY if waits_for_worker and lane.short_of_memory else End.WALL_LIMIT

@@ -27,7 +27,7 @@ def _verbs(_ctx: click.Context, _param: click.Parameter, value: str | None) -> l
 
 
 @token.command()
-@click.option("--site", metavar="SITE", help="The one site it is for")
+@click.option("--site", metavar="SITE", help="The one site it is for; without it, --verbs read is for all")
 @click.option("--verbs", callback=_verbs, metavar="VERB,…", help=f"What it may do there: {', '.join(VERBS)}")
 @click.option("--operator", is_flag=True, help="A token that may do everything")
 @click.option("--expires-in", metavar="DURATION", help="Such as 12h or 30d; without it, never")
@@ -45,10 +45,11 @@ def create(
     as_json: bool,
 ) -> None:
     """Create a token and print it: the only time it is shown."""
-    if operator == bool(site) or bool(site) != bool(verbs):
-        raise click.UsageError("give either --site SITE with --verbs VERB,…, or --operator")
-    asked: Json = {"operator": True} if operator else {"site": site, "verbs": verbs}
-    asked |= {key: value for key, value in (("expires_in", expires_in), ("note", note)) if value}
+    wrong = bool(site or verbs) if operator else not (verbs and (site or verbs == ["read"]))
+    if wrong:
+        raise click.UsageError("give either --site SITE with --verbs VERB,…, or --verbs read alone, or --operator")
+    asked: Json = {"operator": True} if operator else {"verbs": verbs}
+    asked |= {key: value for key, value in (("site", site), ("expires_in", expires_in), ("note", note)) if value}
     found = client.post("tokens", body=asked)
     if as_json:
         print_json(found)
@@ -73,7 +74,7 @@ def list_tokens(client: ControlClient, site: str | None, as_json: bool) -> None:
         (
             (
                 t["id"],
-                "(operator)" if t["operator"] else t["site"],
+                "(operator)" if t["operator"] else t["site"] or "(all)",
                 "all" if t["operator"] else t["verbs"],
                 t["created"],
                 t["expires"],

@@ -12,13 +12,17 @@ from edgecache.control.manifest import Manifest
 
 
 class Verb(enum.StrEnum):
-    """What a site's token may do on its site."""
+    """What a token may do on its site, or, where it is for reading every site, on all."""
 
     PUSH = "push"
     ACTIVATE = "activate"
     PURGE = "purge"
     LOGS = "logs"
     READ = "read"
+
+
+READER = frozenset({Verb.READ})
+"""The verbs of a token that reads every site, for those who watch the edge."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +32,7 @@ class Token:
     id: str
     sha256: bytes
     site: str | None
-    """None: the operator's, which may do everything."""
+    """None: every site. Such a token has the verb read alone, or is the operator's."""
     verbs: frozenset[Verb]
     created: float
     expires: float | None = None
@@ -36,10 +40,14 @@ class Token:
 
     @property
     def operator(self) -> bool:
-        return self.site is None
+        """Whether it may do everything."""
+        return self.site is None and self.verbs != READER
 
     def allows(self, verb: Verb, site: str) -> bool:
-        return self.operator or (self.site == site and verb in self.verbs)
+        return self.allows_everywhere(verb) or (self.site == site and verb in self.verbs)
+
+    def allows_everywhere(self, verb: Verb) -> bool:
+        return self.operator or (self.site is None and verb in self.verbs)
 
     def expired(self, now: float) -> bool:
         return self.expires is not None and now >= self.expires

@@ -54,6 +54,8 @@ class ControlSettings:
     tls_certificate: Path | None = None
     """PEM chain; needed, with the key, to listen elsewhere than on loopback."""
     tls_key: Path | None = None
+    metrics_public: bool = False
+    """Whether /metrics needs no token also elsewhere than on loopback."""
     config_file: Path | None = None
     """Where the sites with `from_config` are declared; named in errors."""
     body_bytes: int = 256 * KIB

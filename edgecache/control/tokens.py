@@ -39,7 +39,7 @@ class Minted:
 
 
 def mint(*, site: str | None, verbs: frozenset[Verb], now: float, expires: float | None = None, note: str = "") -> Minted:
-    """A token of 256 random bits. `site` None: the operator's."""
+    """A token of 256 random bits. `site` None: the operator's, or with `READER` one that reads every site."""
     token_id = secrets.token_hex(_ID_BYTES)
     text = f"ec_{token_id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
     token = Token(id=token_id, sha256=_sha256(text), site=site, verbs=verbs, created=now, expires=expires, note=note)

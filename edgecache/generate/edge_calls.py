@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from edgecache.policy.fields import OWS
 from edgecache.policy.message import Headers, Request, Response
 from edgecache.source import Culprit, SourceError
 
@@ -19,7 +20,7 @@ MAX_FETCH_BYTES: Final = 8 << 20
 """A sub-request's answer is held whole for the guest; a larger one is refused."""
 
 _REQUEST_LINE: Final = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) (/[\x21-\x7e]{0,8191})")
-_FIELD: Final = re.compile("([!#$%&'*+\\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\U0010ffff]*?)[ \t]*")
+_FIELD: Final = re.compile("([!#$%&'*+\\-.^_`|~0-9A-Za-z]+):([\t\x20-\x7e\x80-\U0010ffff]*)")
 _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
 _MAX_FIELDS: Final = 64
 
@@ -83,7 +84,7 @@ def parse_fetch(data: bytes, scheme: str, authority: str) -> tuple[Request, byte
         if field is None:
             raise SourceError(Culprit.GENERATOR, "bad-fetch", f"not a field line: {text[:60]!a}", status=400)
         if field[1].lower() not in {"host", "content-length", "transfer-encoding"}:
-            headers.add(field[1], field[2])
+            headers.add(field[1], field[2].strip(OWS))
     headers.add("Host", authority)
     if body:
         headers.add("Content-Length", str(len(body)))

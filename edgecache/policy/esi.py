@@ -50,8 +50,8 @@ _MARKER_OR_END = re.compile(rb"</?esi:|<!--|<!\[CDATA\[|-->")
 _ESI_COMMENT: Final = b"<!--esi"
 _REMOVE_END: Final = b"</esi:remove"
 _QUOTE_OR_END = re.compile(rb"[\"'>]")
-_NAME = re.compile(rb"[a-zA-Z][a-zA-Z0-9_-]*+")
-_ATTRIBUTE = re.compile(rb"\s++([a-zA-Z][a-zA-Z0-9_-]*+)\s*+=\s*+(?:\"([^\"]*+)\"|'([^']*+)')")
+_NAME = re.compile(rb"[a-zA-Z][a-zA-Z0-9_-]*")
+_ATTRIBUTE = re.compile(rb"\s+([a-zA-Z][a-zA-Z0-9_-]*)\s*=\s*(?:\"([^\"]*)\"|'([^']*)')")
 _ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|#[0-9]{1,7}|#x[0-9a-fA-F]{1,6});")
 """Of XML alone: in `?a=1&copy=2` nothing is an entity."""
 

@@ -21,9 +21,33 @@ CONDITIONAL_FIELDS: Final = frozenset(
 )
 """What asks for less than the whole current representation."""
 
+REWRITING_FIELDS: Final = frozenset(
+    {
+        "front-end-https",
+        "x-forwarded-path",
+        "x-forwarded-port",
+        "x-forwarded-prefix",
+        "x-forwarded-protocol",
+        "x-forwarded-scheme",
+        "x-forwarded-server",
+        "x-forwarded-ssl",
+        "x-forwarded-uri",
+        "x-host",
+        "x-http-method",
+        "x-http-method-override",
+        "x-method-override",
+        "x-original-host",
+        "x-original-url",
+        "x-rewrite-url",
+        "x-url-scheme",
+    }
+)
+"""By these, many origins let who stands before them say what is really asked for: another answer than that of the cache key."""
+
 _HANDLED_HERE: Final = frozenset(
     {"expect", "forwarded", "max-forwards", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"}
 )
+_OF_THE_ANSWER: Final = frozenset({"x-request-id"})
 _MEMO_LIMIT_CHARS: Final = 256
 """Longer names are quoted each time, so that a hostile client cannot fill the memo with them."""
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -85,11 +109,11 @@ def to_source(
 
 
 def to_client(response: Response, *, edge_id: str, received: float | None = None) -> Headers:
-    """The header section to send down: end-to-end fields, with Via appended.
+    """The header section to send down: end-to-end fields, with Via appended. A source's request ID is of another request.
 
     `received` (seconds since the epoch) becomes the Date of a response that has none (RFC 9110 section 6.6.1).
     """
-    sent = without(response.headers, hop_by_hop(response.headers))
+    sent = without(response.headers, hop_by_hop(response.headers) | _OF_THE_ANSWER)
     if received is not None and "Date" not in response.headers:
         sent.append(("Date", format_date(received)))
     sent.append(("Via", f"1.1 {edge_id}"))

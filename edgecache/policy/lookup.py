@@ -143,7 +143,8 @@ def _without_stored(request: Request, asked: RequestDirectives, rule: CacheRule)
 def _has_content(request: Request) -> bool:
     """Content in a GET has no defined meaning (RFC 9110 section 9.3.1) and is no part of the key: such requests are not answered
     from the cache, nor do they fill it."""
-    return request.headers.get("Content-Length", "0").strip() != "0" or "Transfer-Encoding" in request.headers
+    headers = request.headers
+    return request.unsized or headers.get("Content-Length", "0").strip() != "0" or "Transfer-Encoding" in headers
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ class Request:
     headers: Headers
     version: str = "1.1"
     """Of HTTP, as it was received here: what Via says (RFC 9110 section 7.6.3)."""
+    unsized: bool = False
+    """Content follows, and no field says so, as in HTTP/2 (RFC 9113 section 8.1)."""
 
     @property
     def uri(self) -> str:

@@ -54,6 +54,9 @@ class CacheRule:
     esi_undeclared: bool = False
     """Whether all HTML and XML is taken for templates, where `esi` is on."""
 
+    behind: bool = False
+    """Whether a generator that answers these URLs asks what its origin has under them: that is stored apart from its answers."""
+
     compress: tuple[Coding, ...] = ()
     """Codings that this edge applies to what comes uncoded, the one it likes best first; none: bytes pass as they come."""
 

@@ -45,6 +45,7 @@ class NoStoreReason(enum.StrEnum):
     AUTHORIZATION = "authorization"
     SET_COOKIE = "set-cookie"
     VARY_STAR = "vary-star"
+    VARY_CLIENT = "vary-client"
     VARY_LIMIT = "vary-limit"
     TAG_LIMIT = "tag-limit"
     TOO_LARGE = "too-large"
@@ -76,6 +77,9 @@ class NoStore:
 NEVER_STORED: Final = frozenset({304, 407, 412, 416, 417, 428, 429, 431, 511})
 """Answers to one request's conditions, ranges or proxy rather than about the resource; those of RFC 6585, which forbids it."""
 
+IDENTIFYING_FIELDS: Final = frozenset({"forwarded", "x-forwarded-for", "x-request-id"})
+"""What sources get in these this edge writes, and it is another's for each client: no key tells the clients apart."""
+
 UNDERSTOOD: Final = frozenset(
     {200, 203, 204, 206, 300, 301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 406, 409, 410, 414, 415, 421, 422, 451}
     | {500, 501, 502, 503, 504, 505}
@@ -98,6 +102,8 @@ def admit(request: Request, timed: Timed, rule: CacheRule) -> Store | NoStore:
     vary = vary_names(response)
     if vary is None:
         return NoStore(NoStoreReason.VARY_STAR)
+    if not IDENTIFYING_FIELDS.isdisjoint(vary):
+        return NoStore(NoStoreReason.VARY_CLIENT)
     store = Store(selecting_names(vary, rule), found, tags(response, rule))
     refusal = _refused_by_limits(store, response, rule)
     return store if refusal is None else NoStore(refusal)

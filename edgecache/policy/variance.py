@@ -24,6 +24,9 @@ _KEY_LIMIT_CHARS = 256
 _MEMO_LIMIT_CHARS = 256
 """Longer values are normalised each time, so that a hostile client cannot fill the memo with them."""
 
+_BEHIND: Final = "behind a generator,"
+"""Begins the keys of what generators get of their own URLs: no name of a field holds a space."""
+
 _CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization"})
 
 _Reader = Callable[[tuple[str, ...]], str]
@@ -45,19 +48,24 @@ def selecting_names(vary_names: tuple[str, ...], rule: CacheRule) -> tuple[str, 
 def variant_key(request: Request, vary_names: tuple[str, ...], rule: CacheRule) -> str:
     """Equal for two requests if and only if the fields that `vary_names` and the rule name are equal after normalisation."""
     if not vary_names and not rule.vary:
-        return ""
+        return _BEHIND if rule.behind else ""
     selecting = selecting_names(tuple(sorted({name.lower() for name in vary_names})), rule)
     key = ",".join(f"{name}={_selecting_value(request, name, rule)}" for name in selecting)
+    if rule.behind:
+        key = _BEHIND + key
     if len(key) <= _KEY_LIMIT_CHARS:
         return key
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def selected_fields(key: str) -> tuple[tuple[str, str], ...] | None:
-    """The fields of a request that has this key, if the key tells: not where it is a digest or holds a client's credentials.
+    """The fields of a request that has this key, if the key tells: not where it is a digest or holds a client's credentials, nor
+    where it is a generator that asks.
 
     Whoever uses them compares the key of the request that they make: some normalised values do not read as what they stand for.
     """
+    if key.startswith(_BEHIND):
+        return None
     found: list[tuple[str, str]] = []
     while key:
         name, equals, rest = key.partition("=")

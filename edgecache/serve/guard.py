@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from lru import LRU
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from edgecache.policy.connection import HOP_BY_HOP, hop_by_hop
+from edgecache.policy.fields import freeze, without
 from edgecache.policy.message import Headers, Request
 from edgecache.serve.settings import ServeSettings
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21\x22\x24-\x7e]+) HTTP/1\.([01])")
 """RFC 9112 section 3: single spaces, visible ASCII, no fragment."""
-_FIELDS = re.compile(rb"(?:\r\n" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+)*+")
+_FIELDS = re.compile(rb"(?:\r\n" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*)*")
 """RFC 9112 section 5: no space before the colon, no folding, no control characters (RFC 9110 section 5.5)."""
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _LOOSE_LINE_END = re.compile(rb"(?<!\r)\n|\r(?![\n]|\Z)")
@@ -179,6 +181,9 @@ def assemble(
     if authority != authority_of(host, scheme):
         # RFC 9112 section 3.2.2: what is sent on has the Host of the absolute form.
         fields = CIMultiDictProxy(CIMultiDict([*((k, v) for k, v in fields.items() if k.lower() != "host"), ("Host", authority)]))
+    if "Connection" in fields and (listed := hop_by_hop(fields) - HOP_BY_HOP):
+        # RFC 9110 section 7.6.1. The source does not get them: they must not select what is stored either.
+        fields = freeze(without(fields, listed))
     expect = fields.get("Expect")
     if expect is not None and expect.lower() != "100-continue":
         raise Violation(Fault.EXPECTATION, "only 100-continue is known")

@@ -228,7 +228,7 @@ class Pipeline:
             body=body,
             client_ip="",
             request_id=request_id,
-            route=Route(site, None),
+            route=self._sites.snapshot.sub_route(site, request.authority, request.target.partition("?")[0]),
             prepared=False,
             trace=trace,
         )

@@ -154,7 +154,8 @@ class BodilessExchanges:
         deadline = asyncio.get_running_loop().call_later(first_byte, protocol.give_up)
         try:
             while True:
-                message, content = await protocol.read()
+                # Any: aiohttp's two parsers each have a message of their own.
+                message, content = await cast(Any, protocol).read()
                 if message.code >= 200 or message.code == _SWITCHING_PROTOCOLS:
                     return BodilessResponse(message.code, message.reason, message.headers, content, connection)
         finally:

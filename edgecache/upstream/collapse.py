@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Any, assert_never
 
 from edgecache.policy.message import Response
 from edgecache.source import Body, Culprit, Reply, SourceError
@@ -25,7 +25,7 @@ class Shareable:
     body: Body
     limit_bytes: int
     commit: Callable[[bytes], object]
-    token: object
+    token: Any
     """Whatever the boarders need to tell whether it is theirs."""
     length: int | None
     """Content-Length, where known."""
@@ -55,7 +55,7 @@ class Private:
 class Settled:
     """An answer without a body of its own: a stored entry that was validated."""
 
-    value: object
+    value: Any
     since: int = 0
     """Whatever the boarders need to tell whether it came too early for them."""
     joinable: bool = True
@@ -70,10 +70,10 @@ class Stream:
 
     response: Response
     body: Body
-    token: object
+    token: Any
     late: bool
     """Boarded after the head had arrived."""
-    kept: object = None
+    kept: Any = None
     """What `commit` has said, where the body has ended already."""
 
 

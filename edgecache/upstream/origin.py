@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -31,17 +30,18 @@ from edgecache.upstream.health import expected
 from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol, Preface, preface
 from edgecache.upstream.proxy_header import ProxyHeader, encode, socket_address
 from edgecache.upstream.resolving import Clock, Lookup, Resolver
-from edgecache.upstream.response import OriginResponse
+from edgecache.upstream.response import OriginResponse, unusable_field
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.upstream.trailers import TrailerReader
 from edgecache.upstream.trust import Trust, TrustError
+from edgecache.upstream.uploading import HeadDeadline, upload
 
 _RETIRE_SECONDS = 0.5
 _WAYS = 1024
 _SKIPPED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 """What aiohttp would add by itself."""
 _BAD_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-"""RFC 9110 section 5.5: never forwarded, whoever let it in."""
+"""As in `response`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class _Exact:
     raw_path_qs: str
     method: str
     on_interim: Interim | None
-    deadline: _HeadDeadline
+    deadline: HeadDeadline
     trailers: TrailerReader | None
 
 
@@ -147,14 +147,12 @@ class OriginClient:
         A 101 is usable where the request asks for an upgrade.
         """
         response = await self._exchange(endpoint, request, waits, body=body, on_interim=on_interim, trailers=trailers)
-        bad = None
-        if _BAD_VALUE.search("\t".join(response.headers.values())):
-            bad = next(name for name, value in response.headers.items() if _BAD_VALUE.search(value))
+        bad = unusable_field(response.headers)
         least = 101 if "Upgrade" in request.headers else 200
         if bad is not None or _BAD_VALUE.search(response.reason or "") or not least <= response.status <= 599:
             response.close()
             raise SourceError(
-                Culprit.ORIGIN, "protocol", f"unusable field {bad}" if bad else f"unusable status {response.status}"
+                Culprit.ORIGIN, "protocol", f"unusable field {bad!a}" if bad else f"unusable status {response.status}"
             )
         return response
 
@@ -197,13 +195,13 @@ class OriginClient:
             session = self._probing if probing else self._introduced if version else self._pooled
             preface.set(_introduction(version, "" if probing else _client(request)) if version else None)
             async with asyncio.timeout(waits.connect + waits.first_byte) as clock:
-                deadline = _HeadDeadline(clock, waits.first_byte)
+                deadline = HeadDeadline(clock, waits.first_byte)
                 _exact.set(_Exact(request.target, request.method, on_interim, deadline, trailers))
                 response = await session.request(
                     request.method,
                     URL(endpoint.url.rstrip("/") + request.target, encoded=True),
                     headers=request.headers,
-                    data=None if body is None else _upload(body, deadline),
+                    data=None if body is None else upload(body, deadline),
                     allow_redirects=False,
                     timeout=_connecting(waits.connect),
                     ssl=context,
@@ -224,8 +222,8 @@ class OriginClient:
         except (aiohttp.ClientResponseError, HttpProcessingError, ValueError) as error:
             raise SourceError(Culprit.ORIGIN, "protocol", _first_line(error)) from error
         except (aiohttp.ClientError, OSError) as error:
-            if isinstance(upload := _upload_error(error), SourceError):
-                raise upload from error
+            if isinstance(cause := _upload_error(error), SourceError):
+                raise cause from error
             raise SourceError(Culprit.ORIGIN, "reset", _first_line(error)) from error
 
     def _way(self, endpoint: Endpoint, context: ssl.SSLContext | bool) -> Way:
@@ -255,26 +253,6 @@ def _introduction(version: int, client: str) -> Preface:
 def _client(request: Request) -> str:
     """Whom this edge has put at the end of X-Forwarded-For; no address where it asks for itself."""
     return ",".join(request.headers.getall("X-Forwarded-For", ())).rpartition(",")[2]
-
-
-class _HeadDeadline:
-    """The response head is due some time after the last byte of the request, not after its first, nor after a slow connection."""
-
-    def __init__(self, clock: asyncio.Timeout, allowance: float) -> None:
-        self._clock = clock
-        self._allowance = allowance
-        self.met = False
-
-    def extend(self) -> None:
-        if not self.met and not self._clock.expired():
-            self._clock.reschedule(asyncio.get_running_loop().time() + self._allowance)
-
-
-async def _upload(body: Body, deadline: _HeadDeadline) -> AsyncIterator[bytes]:
-    """The request body; it may go on after the response head has come."""
-    async for chunk in body:
-        deadline.extend()
-        yield chunk
 
 
 def _upload_error(error: BaseException) -> BaseException | None:

@@ -22,6 +22,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from edgecache.policy.message import Response
 from edgecache.source import Interim
+from edgecache.upstream.response import unusable_field
 from edgecache.upstream.trailers import TrailerReader
 
 _HEAD_END: Final = b"\r\n\r\n"
@@ -159,7 +160,7 @@ class OriginProtocol(ResponseHandler):
 
     def _interim(self, response: Response) -> None:
         self._interim_count += 1
-        if self.on_interim is not None and self._interim_count <= MAX_INTERIM:
+        if self.on_interim is not None and self._interim_count <= MAX_INTERIM and unusable_field(response.headers) is None:
             self.on_interim(response)
 
 

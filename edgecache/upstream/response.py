@@ -6,11 +6,16 @@ them.
 
 from __future__ import annotations
 
-from typing import Protocol
+import re
+from typing import Final, Protocol
 
 from aiohttp.connector import Connection
 from aiohttp.streams import StreamReader
 from multidict import CIMultiDictProxy
+
+_BAD_VALUE: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+"""RFC 9110 section 5.5: never forwarded, whoever let it in."""
+_NOT_OF_A_NAME: Final = re.compile(r"[^!#$%&'*+\-.^_`|~0-9A-Za-z]")
 
 
 class OriginResponse(Protocol):
@@ -37,3 +42,19 @@ class OriginResponse(Protocol):
 
     def release(self) -> object:
         """Give the connection back where nothing is to come on it any more, else drop it. Idempotent."""
+
+
+def unusable_field(headers: CIMultiDictProxy[str]) -> str | None:
+    """The name of a field that is not fit to be passed on, or that makes the message's end doubtful; None: there is none.
+
+    The parser reads `Name : value` as a field with a space in its name, which others take for `Name` (RFC 9112 section 5.1). Of
+    transfer codings it undoes `chunked` alone, wherever that stands.
+    """
+    if _NOT_OF_A_NAME.search("".join(headers)):
+        return next(name for name in headers if _NOT_OF_A_NAME.search(name))
+    if _BAD_VALUE.search("\t".join(headers.values())):
+        return next(name for name, value in headers.items() if _BAD_VALUE.search(value))
+    codings = headers.getall("Transfer-Encoding", None)
+    if codings is not None and (len(codings) != 1 or codings[0].strip(" \t").lower() != "chunked"):
+        return "Transfer-Encoding"
+    return None

@@ -13,7 +13,7 @@ from typing import Final
 from edgecache.policy.trailing import passable
 
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
-_FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*\r\n")
+_FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t\x20-\x7e\x80-\xff]*)\r\n")
 _MAX_LINE_BYTES: Final = 4096
 _MAX_FIELDS: Final = 64
 
@@ -80,5 +80,5 @@ class TrailerReader:
         field = _FIELD.fullmatch(line)
         if field is None or len(self._fields) >= _MAX_FIELDS:
             return _At.LOST
-        self._fields.append((field[1].decode("ascii"), field[2].decode("utf-8", "surrogateescape")))
+        self._fields.append((field[1].decode("ascii"), field[2].strip(b" \t").decode("utf-8", "surrogateescape")))
         return _At.TRAILER

@@ -99,6 +99,19 @@ async def test_tokens_are_listed_and_revoked(tmp_path: Path) -> None:
         assert told.startswith("edgecache: ")
 
 
+async def test_a_token_for_reading_every_site_needs_no_site(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        operator = shell(api)
+        await operator.run("site", "add", "shop", "--host", "shop.test")
+        reader = shell(api, (await operator.json("token", "create", "--verbs", "read"))["token"])
+        assert [site["name"] for site in (await reader.json("site", "list"))["sites"]] == ["shop"]
+        await reader.run("site", "remove", "shop", "--yes", code=1)
+        listed, _ = await operator.run("token", "list")
+        assert "(all)\tread" in listed
+        for wrong in (("--verbs", "purge"), ("--verbs", "read,purge"), ("--operator", "--verbs", "read"), ("--site", "shop"), ()):
+            await operator.run("token", "create", *wrong, code=2)
+
+
 async def test_a_site_is_changed_and_shown(tmp_path: Path) -> None:
     async with running(tmp_path) as api:
         operator = shell(api)

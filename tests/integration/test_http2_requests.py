@@ -369,3 +369,20 @@ async def test_bodies_and_fields_are_those_of_http_1(tmp_path: Path) -> None:
                 assert body_1 == got.body
 
         await asyncio.to_thread(same)
+
+
+async def test_content_of_a_get_fills_no_cache_and_is_not_answered_from_it(tmp_path: Path) -> None:
+    """RFC 9110 section 9.3.1: it is no part of the key. In HTTP/2 no field has to announce it."""
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        return web.Response(body=b"for " + await request.read(), headers={"Cache-Control": "max-age=60"})
+
+    async with origin_of(answer) as origin, secure_edge(tmp_path, origin.url) as serving:
+        client = await serving.connect()
+        assert (await client.fetch("/", body=b"evil")).got.body == b"for evil"
+        assert (await client.fetch("/")).got.body == b"for "
+        assert (await client.fetch("/", body=b"me")).got.body == b"for me"
+        together = [client.begin(client.head("GET", "/new"), end=False), client.begin(client.head("GET", "/new"))]
+        await until(lambda: origin.count > 3)
+        await client.send(together[0], b"evil", end=True)
+        assert [(await client.finish(each)).got.body for each in together] == [b"for evil", b"for "]

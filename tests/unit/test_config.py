@@ -16,7 +16,7 @@ from edgecache.policy.upstream import HedgeRule, Origin
 from edgecache.sites import Cluster
 from edgecache.yamlform import FormError, Node
 from sandbox.jail import Layer
-from sandbox.lane import Isolation
+from sandbox.policies import Isolation
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -49,7 +49,8 @@ def test_every_section_is_read(tmp_path: Path) -> None:
             """
 listen: "[::1]:0"
 state: state
-control: {listen: 127.0.0.1:9000, body: 1MiB, verify_timeout: 10s, bundles: {files: 20}, logs: {memory: 1MiB}, values: {key: 64B}}
+control: {listen: 127.0.0.1:9000, metrics: {public: true}, body: 1MiB, verify_timeout: 10s, bundles: {files: 20},
+          logs: {memory: 1MiB}, values: {key: 64B}}
 cache: {memory: 1GiB, max_variants: 8, max_entry_share: 0.25}
 sandbox:
   {engine: unicorn, workers: 2, max_workers: 4, slice: 2ms, isolation: generator, require_jail: [seccomp, landlock],
@@ -73,6 +74,7 @@ sites:
     assert str(loaded.listen) == "[::1]:0"
     assert loaded.state_dir == loaded.control.state_dir == tmp_path / "state"
     assert (loaded.control.port, loaded.control.body_bytes, loaded.control.verify_seconds) == (9000, 1 << 20, 10.0)
+    assert loaded.control.metrics_public
     assert (loaded.control.bundles.files, loaded.control.logs.bytes, loaded.control.values.key_bytes) == (20, 1 << 20, 64)
     assert (loaded.cache.memory_bytes, loaded.cache.max_variants, loaded.cache.max_entry_share) == (1 << 30, 8, 0.25)
     sandbox = loaded.sandbox
@@ -156,6 +158,8 @@ sites:
         ("listen: a:99999", ":1:9: listen: must be HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080; the port"),
         ("listen: 127.0.0.1:8081", ":1:1: listens on 127.0.0.1:8081, as the edge itself does"),
         ("cache: 3", ":1:8: cache: must be a mapping (key: value), not '3'"),
+        ("control: {metrics: {public: 1}}", ":1:29: control.metrics.public: "),
+        ("control: {metrics: public}", ":1:20: control.metrics: "),
         ("control: {listen: 0.0.0.0:8081}", ":1:10: control: 0.0.0.0 is not a loopback address"),
         ("control: {tls: {certificate: no.pem, key: no.key}}", ":1:30: control.tls.certificate: "),
         ("control: {tls: {certificate: no.pem}}", ":1:16: control.tls: needs the key key"),

@@ -77,7 +77,7 @@ class Call:
     def may(self, verb: Verb, site: str) -> None:
         """Raises Problem unless the caller may `verb` on `site`: 404 for another's site, 403 for its own."""
         token = self.caller
-        if not token.operator and token.site != site:
+        if token.site not in (None, site):
             raise not_found("such site")
         if not token.allows(verb, site):
             raise forbidden(f"needs the verb {verb}, and this token has {', '.join(sorted(token.verbs)) or 'none'}")
@@ -103,7 +103,7 @@ class Endpoint:
         if isinstance(self.access, Verb):
             call.may(self.access, call.request.match_info["site"])
         elif self.access is Known.OPERATOR and token is not None and not token.operator:
-            if request.match_info.get("site", token.site) != token.site:
+            if token.site is not None and request.match_info.get("site", token.site) != token.site:
                 raise not_found("such site")
             raise forbidden("is for the operator")
         return await self.work(call)

@@ -7,7 +7,7 @@ from typing import Final
 from aiohttp import web
 from msgspec import Struct
 
-from edgecache.control.api.endpoint import Call, Endpoint, Known
+from edgecache.control.api.endpoint import Call, Endpoint, Known, forbidden
 from edgecache.control.api.messages import answer, parameters, read_json
 from edgecache.control.problems import Code, Problem, not_found
 from edgecache.control.records import Verb
@@ -60,11 +60,14 @@ async def purge(call: Call) -> web.Response:
 def _site(call: Call, form: PurgeRequest) -> str | None:
     """The site that confines the purge: a token's own, always. Raises Problem."""
     token = call.caller
-    site = form.site if token.operator or form.site is not None else token.site
-    if site is not None:
-        call.may(Verb.PURGE, site)
-        if call.services.publisher.site(site) is None:
-            raise not_found("such site")
+    site = form.site if form.site is not None else token.site
+    if site is None:
+        if not token.operator:
+            raise forbidden("is for the operator where it names no site")
+        return None
+    call.may(Verb.PURGE, site)
+    if call.services.publisher.site(site) is None:
+        raise not_found("such site")
     return site
 
 

@@ -9,6 +9,7 @@ from aiohttp import web
 from edgecache.control.api import clusters, generators, purge, sites, status, tokens
 from edgecache.control.api.endpoint import SERVICES, Endpoint
 from edgecache.control.api.messages import errors
+from edgecache.control.api.metrics import metrics
 from edgecache.control.api.services import Services
 
 ENDPOINTS: Final[tuple[Endpoint, ...]] = (
@@ -29,5 +30,5 @@ def build_control(services: Services) -> web.Application:
     for endpoint in ENDPOINTS:
         app.router.add_route(endpoint.method, endpoint.path, endpoint.handle)
     if services.metrics is not None:
-        app.router.add_get("/metrics", services.metrics)
+        app.router.add_get("/metrics", metrics)
     return app

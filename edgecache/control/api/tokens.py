@@ -12,7 +12,7 @@ from edgecache.control.api import shapes
 from edgecache.control.api.endpoint import Call, Endpoint, Known
 from edgecache.control.api.messages import answer, no_content, parameters, read_json
 from edgecache.control.problems import Code, Problem, not_found
-from edgecache.control.records import Verb
+from edgecache.control.records import READER, Verb
 from edgecache.control.state import Missing, TooMany
 
 _LEAST_NS: Final = 10**9
@@ -21,7 +21,7 @@ _MAX_NOTE: Final = 200
 
 
 class TokenCreate(Struct, forbid_unknown_fields=True):
-    """A new token: the operator's, or verbs on one site."""
+    """A new token: the operator's, verbs on one site, or the verb read on all of them."""
 
     operator: bool = False
     site: str | None = None
@@ -70,12 +70,14 @@ def _scope(call: Call, form: TokenCreate) -> tuple[str | None, frozenset[Verb]]:
         if form.site is not None or form.verbs is not None:
             raise _wrong("$.operator", "an operator's token may do everything; leave out site and verbs")
         return None, frozenset(Verb)
-    if form.site is None:
-        raise _wrong("$.site", "is missing: name the site, or set operator")
     if not form.verbs:
         raise _wrong("$.verbs", f"is missing or empty; choose from {', '.join(Verb)}")
     if len(set(form.verbs)) < len(form.verbs):
         raise _wrong("$.verbs", "names a verb twice")
+    if form.site is None:
+        if frozenset(form.verbs) != READER:
+            raise _wrong("$.site", f"is missing: name the site, set operator, or ask for the verb {Verb.READ} alone")
+        return None, READER
     if call.services.publisher.site(form.site) is None:
         raise not_found("such site")
     return form.site, frozenset(form.verbs)

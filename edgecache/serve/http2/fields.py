@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
@@ -98,7 +99,8 @@ def request_head(fields: Fields, settings: ServeSettings, scheme: str, *, ended:
         raise
     if ended and head.content_length:
         raise Malformed("Content-Length promises a body, and none follows")
-    return head
+    unsized = not ended and "Content-Length" not in headers
+    return replace(head, request=replace(head.request, unsized=True)) if unsized else head
 
 
 def trailer_fields(fields: Fields) -> list[tuple[str, str]]:

@@ -43,6 +43,12 @@ def test_a_malformed_fetch_is_refused(data: bytes) -> None:
     assert caught.value.status == 400
 
 
+@pytest.mark.parametrize("line", [b"X:" + b" " * 500_000 + b"\x01", b"X: y" + b" \t" * 250_000 + b"\x01"])
+def test_whitespace_before_what_is_refused_costs_no_more_than_it_is_long(line: bytes) -> None:
+    with pytest.raises(SourceError):
+        parse_fetch(b"GET /\n" + line + b"\n\n", "http", "a")
+
+
 @given(st.binary(max_size=200))
 def test_no_bytes_reach_another_authority(data: bytes) -> None:
     try:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from edgecache.policy import fields
 from tests.unit.policy.values import FIELD_TEXT, LIST_LIKE, headers
@@ -63,6 +64,47 @@ def test_names_are_lower_case_once_each_over_all_lines() -> None:
 def test_many_unclosed_quotes_cost_linear_time() -> None:
     assert len(list(fields.split_list('"\\' * 40_000 + ",x"))) == 2
     assert len(list(fields.split_list("x," * 40_000 + '"'))) == 40_001
+
+
+def test_a_long_text_that_is_almost_a_quoted_string_is_none() -> None:
+    assert fields.unquote('"' + "\\a" * 40_000) is None
+    assert fields.unquote('"' + 'a\\"' * 40_000 + '"x') is None
+
+
+QUOTES = st.text(alphabet='a,"\\ ', max_size=40)
+
+
+def closing_quote(line: str, opening: int) -> int:
+    """Where the quoted-string that begins at `opening` has its closing quote; -1: nowhere."""
+    position = opening + 1
+    while position < len(line) and line[position] != '"':
+        position += 2 if line[position] == "\\" else 1
+    return position if position < len(line) else -1
+
+
+def listed(line: str) -> list[str]:
+    """RFC 9110 section 5.6.1, a character at a time; from a member with an unclosed quote on, quotes mean nothing."""
+    parts, start, position = [], 0, 0
+    while position < len(line):
+        if line[position] == '"' and (position := closing_quote(line, position)) == -1:
+            break
+        if line[position] == ",":
+            parts.append(line[start:position])
+            start = position + 1
+        position += 1
+    parts += [line[start:]] if position != -1 else line[start:].split(",")
+    return [member for part in parts if (member := part.strip(" \t"))]
+
+
+@given(LIST_LIKE | FIELD_TEXT | QUOTES)
+def test_lists_are_split_as_a_reader_of_single_characters_splits_them(line: str) -> None:
+    assert list(fields.split_list(line)) == listed(line)
+
+
+@given(QUOTES | QUOTES.map('"{}"'.format))
+def test_quoted_strings_are_those_that_end_with_their_closing_quote(text: str) -> None:
+    whole = text.startswith('"') and closing_quote(text, 0) == len(text) - 1
+    assert (fields.unquote(text) is not None) is whole
 
 
 @given(LIST_LIKE | FIELD_TEXT)

@@ -1,19 +1,32 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import Any
 
-from sandbox.call import EdgeCalls, GuestCall
 from sandbox.deadlines import Deadlines
-from sandbox.limits import MILLISECOND_NS
+from sandbox.lane import Generator, Job, Lane
+from sandbox.limits import DEFAULT_LIMITS, MILLISECOND_NS
+from sandbox.monitor import NoEdge
+from sandbox.program import Convention, Program
+from sandbox.quarantine import QuarantinePolicy, Record
 from sandbox.request import GuestRequest
 
 SHORT, LONG = 20 * MILLISECOND_NS, 10_000 * MILLISECOND_NS
+GENERATOR = Generator(
+    "page",
+    1,
+    Program(b"\x7fELF", Convention.CGI, "page"),
+    DEFAULT_LIMITS,
+    path=("site", "page"),
+    weight=100,
+    lane=Lane("site", "site"),
+    record=Record(QuarantinePolicy()),
+)
 
 
-def begun(number: int) -> GuestCall:
+def begun(number: int) -> Job:
     now = asyncio.get_running_loop().time()
-    return GuestCall(number, None, GuestRequest(()), edge=cast(EdgeCalls, None), log=lambda _: None, now=now)
+    return Job(number, GENERATOR, GuestRequest(()), edge=NoEdge(), log=lambda _: None, now=now)
 
 
 class Clock:
@@ -73,7 +86,7 @@ async def test_one_that_drops_another_spares_it() -> None:
     late: list[int] = []
     first, second = begun(1), begun(2)
 
-    def ends(call: GuestCall) -> None:
+    def ends(call: Job) -> None:
         late.append(call.number)
         deadlines.drop(second, SHORT)
 

@@ -69,6 +69,38 @@ def test_any_bytes_are_a_head_a_violation_or_unfinished(data: bytes) -> None:
         pass
 
 
+TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+VALUE = frozenset({0x09, *range(0x20, 0x7F), *range(0x80, 0x100)})
+
+
+def is_field_line(line: bytes) -> bool:
+    """RFC 9112 section 5, a byte at a time."""
+    name, colon, value = line.partition(b":")
+    return bool(name) and set(name) <= TOKEN and colon == b":" and set(value) <= VALUE
+
+
+@given(
+    st.lists(st.sampled_from([b"X", b":", b" ", b"\t", b"\r", b"\n", b"\r\n", b"\0", b"\xff", b"X: y"]), max_size=16).map(
+        b"".join
+    )
+)
+def test_heads_whose_lines_are_no_fields_are_refused(text: bytes) -> None:
+    lines = text.split(b"\r\n")
+    whole = b"GET / HTTP/1.1\r\nHost: a\r\n" + text + b"\r\n\r\n"
+    if all(map(is_field_line, lines)):
+        assert len(parse_head(whole, SETTINGS).request.headers) == 1 + len(lines)
+    else:
+        with pytest.raises(Violation) as caught:
+            parse_head(whole, SETTINGS)
+        assert caught.value.fault is Fault.FIELD
+
+
+@pytest.mark.parametrize("text", [b"X:" + b" " * 200_000 + b"\n", b"X:y\r\n" * 40_000 + b"X", b"X" * 200_000])
+def test_a_long_head_is_refused_at_its_last_byte(text: bytes) -> None:
+    with pytest.raises(Violation):
+        parse_head(b"GET / HTTP/1.1\r\n" + text + b"\r\n\r\n", SETTINGS)
+
+
 @given(
     st.lists(st.binary(min_size=1, max_size=40), max_size=8), st.binary(max_size=20), st.lists(st.integers(1, 30), max_size=40)
 )

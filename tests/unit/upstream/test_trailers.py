@@ -49,6 +49,7 @@ def test_any_bytes_are_survived(data: bytes) -> None:
         b"0\r\nX : y\r\n\r\n",
         b"0\r\nX: y\r\n z\r\n\r\n",
         b"0\r\nX: \x01\r\n\r\n",
+        b"0\r\nX:" + b" " * 4000 + b"\x01\r\n\r\n",
         b"0\r\n" + b"X: y\r\n" * 65 + b"\r\n",
         b"0\r\nX: " + b"y" * 5000 + b"\r\n\r\n",
         b"z\r\n",

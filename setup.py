@@ -1,0 +1,55 @@
+"""What pyproject.toml cannot say: the modules on a request's path are compiled by mypyc, where there is a C compiler.
+
+They are ordinary Python and run uncompiled as well, only slower: where a compiler or Python's headers are missing, or with
+EDGECACHE_COMPILE=0.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sysconfig
+from pathlib import Path
+from typing import Final
+
+from setuptools import Extension, setup
+
+COMPILED: Final = {
+    "edgecache": "sites source",
+    "edgecache/policy": """
+        access cache_control cache_status coding connection dates etag fields forwarding freshness lookup message partial prefetch
+        purging ranges rule storing trailing upgrading upstream validation variance
+    """,
+    "edgecache/store": "entry eviction frequency groups memory",
+    "edgecache/observe": "figures recorder sampling",
+    "edgecache/serve": """
+        answer asking call elsewhere exchange fast_lane fetching flying guard interim keeping parts pipeline renewing request_id
+        respond settings shape wire writer
+    """,
+    "edgecache/upstream": """
+        balancing bodiless body breaker collapse ejection endpoint figures member origin origins pool response retrying
+        shared_body trailers
+    """,
+}
+"""By package. Left out is what mypyc does not take: async generators, msgspec's values, and classes whose interpreted base has
+`__slots__`, as aiohttp's protocols do. Modules of one package call each other directly; each takes a second or two to compile."""
+
+
+def compiled() -> list[Extension]:
+    """The extension modules; none where they cannot be made, or are not wanted."""
+    wanted = os.environ.get("EDGECACHE_COMPILE", "auto")
+    compiler = shutil.which((sysconfig.get_config_var("CC") or "cc").split()[0])
+    headers = Path(sysconfig.get_path("include"), "Python.h").exists()
+    if wanted == "0" or (wanted == "auto" and not (compiler and headers)):
+        return []
+    from mypyc.build import mypycify  # noqa: PLC0415 (not needed where nothing is compiled)
+
+    groups = [
+        ([f"{folder}/{name}.py" for name in names.split()], f"{folder.replace('/', '.')}.native")
+        for folder, names in COMPILED.items()
+    ]
+    paths = [path for group, _ in groups for path in group]
+    return mypycify(paths, opt_level="2", debug_level="0", separate=groups)
+
+
+setup(ext_modules=compiled(), options={"build_ext": {"parallel": os.cpu_count()}})

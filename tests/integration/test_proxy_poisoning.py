@@ -1,0 +1,134 @@
+"""Clients who try to have others served what is not theirs: inputs that the source sees and the key does not, or the reverse."""
+
+from __future__ import annotations
+
+import pytest
+from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from edgecache.policy.message import Request, Response
+from edgecache.policy.rule import CacheRule
+from edgecache.sites import ActiveVersion, GeneratorRoutes
+from edgecache.source import Body, Interim, Reply
+from edgecache.upstream.body import BytesBody
+from tests.integration.proxy_support import Edge, edge_for, origin_of, plain
+
+ROUTES = GeneratorRoutes(name="g", routes=("/g/*",), active=(ActiveVersion(1, 100, "site/g@1"),), rule=CacheRule())
+
+
+class Transformer:
+    """A generator that fetches its own URL from the origin and makes another page of it."""
+
+    def __init__(self, cache_control: str) -> None:
+        self.edge: Edge | None = None
+        self._cache_control = cache_control
+
+    async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply:
+        assert self.edge is not None
+        site = self.edge.sites.snapshot.sites[0]
+        host = CIMultiDictProxy(CIMultiDict(Host=request.authority))
+        answer = await self.edge.pipeline.fetch_through(
+            site, Request("GET", request.scheme, request.authority, request.target, host)
+        )
+        content = await answer.read(1 << 20)
+        await answer.close()
+        fields = CIMultiDictProxy(CIMultiDict({"Cache-Control": self._cache_control, "Content-Type": "text/plain"}))
+        return Reply(Response(200, "OK", fields), BytesBody(b"made of " + content))
+
+
+@pytest.mark.parametrize("cache_control", ["no-store", "max-age=60"])
+async def test_what_a_generator_fetches_of_its_own_url_is_not_what_clients_get(cache_control: str) -> None:
+    generator = Transformer(cache_control)
+    async with (
+        origin_of(plain(b"paid content", cache_control="max-age=3600")) as origin,
+        edge_for(origin.url, generators={"g": generator}, routes=(ROUTES,)) as edge,
+    ):
+        generator.edge = edge
+        bodies = {(await edge.fetch("/g/page")).body for _ in range(3)}
+        edge.clock.advance(120)
+        bodies.add((await edge.fetch("/g/page")).body)
+        assert bodies == {b"made of paid content"}
+        assert origin.count == 1, "the sub-request is cached, apart from the page"
+        edge.pipeline.invalidate(edge.uri("/g/page"))
+        assert (await edge.fetch("/g/page")).body == b"made of paid content"
+        assert origin.count == 2, "what is invalidated is the URL, however it is asked for"
+
+
+async def test_what_a_generator_fetches_of_other_urls_is_shared_with_clients() -> None:
+    generator = Transformer("no-store")
+    async with origin_of(plain(b"x", cache_control="max-age=60")) as origin, edge_for(origin.url) as edge:
+        generator.edge = edge
+        assert (await edge.fetch("/page")).body == b"x"
+        await generator.fetch(Request("GET", "http", edge.uri("").removeprefix("http://"), "/page", _NONE), None, "")
+        assert origin.count == 1
+
+
+_NONE = CIMultiDictProxy(CIMultiDict[str]())
+
+
+async def by_language(request: web.BaseRequest) -> web.Response:
+    language = request.headers.get("Accept-Language", "none")
+    return web.Response(text=language, headers={"Cache-Control": "max-age=60", "Vary": "Accept-Language"})
+
+
+@pytest.mark.parametrize("listed", ["Accept-Language", "close, accept-language", "keep-alive,,ACCEPT-LANGUAGE"])
+async def test_a_field_that_the_source_does_not_get_does_not_select_a_variant(listed: str) -> None:
+    async with origin_of(by_language) as origin, edge_for(origin.url) as edge:
+        poison = await edge.fetch("/", headers={"Accept-Language": "de", "Connection": listed})
+        assert poison.body == b"none", "Connection says that the field ends at this hop"
+        assert (await edge.fetch("/", headers={"Accept-Language": "de"})).body == b"de"
+        assert (await edge.fetch("/")).body == b"none"
+        assert origin.count == 2
+
+
+async def by_client(request: web.BaseRequest) -> web.Response:
+    field = request.path.removeprefix("/")
+    return web.Response(text=request.headers.get(field, ""), headers={"Cache-Control": "max-age=60", "Vary": field})
+
+
+@pytest.mark.parametrize("field", ["X-Forwarded-For", "Forwarded", "X-Request-Id"])
+async def test_a_response_that_varies_on_who_asks_is_not_shared(field: str) -> None:
+    """The edge itself says who asks: to the key, all clients who say nothing of it would look the same."""
+    async with origin_of(by_client) as origin, edge_for(origin.url) as edge:
+        for _ in range(2):
+            got = await edge.fetch(f"/{field}")
+            assert got.body
+            assert "stored" not in got.cache
+        assert origin.count == 2
+
+
+REWRITING = [
+    "X-Forwarded-Port",
+    "X-Forwarded-Prefix",
+    "X-Forwarded-Scheme",
+    "X-Host",
+    "X-HTTP-Method-Override",
+    "X-Original-URL",
+    "X-Rewrite-URL",
+]
+
+
+async def echoing(request: web.BaseRequest) -> web.Response:
+    """As frameworks do that believe whoever stands before them."""
+    told = ",".join(request.headers[name] for name in REWRITING if name in request.headers)
+    return web.Response(text=told, headers={"Cache-Control": "max-age=60"})
+
+
+@pytest.mark.parametrize("name", REWRITING)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_client_cannot_have_another_url_or_method_answered_under_a_key(name: str, method: str) -> None:
+    async with origin_of(echoing) as origin, edge_for(origin.url) as edge:
+        await edge.fetch("/", method, headers={name: "/evil"})
+        assert name not in origin.seen[0].headers
+        assert (await edge.fetch("/")).body == b""
+
+
+async def test_what_the_key_holds_is_passed_on() -> None:
+    async with origin_of(echoing) as origin, edge_for(origin.url, rule=CacheRule(vary=("x-forwarded-port",))) as edge:
+        assert (await edge.fetch("/", headers={"X-Forwarded-Port": "444"})).body == b"444"
+        assert (await edge.fetch("/")).body == b""
+
+
+async def test_what_is_never_shared_may_override_its_method() -> None:
+    async with origin_of(echoing) as origin, edge_for(origin.url) as edge:
+        assert (await edge.fetch("/", "POST", headers={"X-HTTP-Method-Override": "PATCH"})).body == b"PATCH"
