@@ -30,6 +30,10 @@ COMPILED: Final = {
         balancing bodiless body breaker collapse ejection endpoint figures member origin origins pool response retrying
         shared_body trailers
     """,
+    "sandbox": """
+        bucket call claims cpuclock deadlines dispatcher frames handle keeper lane ledger pacer pacing promise quarantine requests
+        scheduler serving sharenode
+    """,
 }
 """By package. Left out is what mypyc does not take: async generators, msgspec's values, and classes whose interpreted base has
 `__slots__`, as aiohttp's protocols do. Modules of one package call each other directly; each takes a second or two to compile."""
