@@ -23,6 +23,9 @@ COMPILED: Final = {
     "edgecache/observe": "recorder sampling",
     "edgecache/serve": "call fast_lane guard interim parts request_id respond shape wire",
     "edgecache/upstream": "balancing breaker ejection endpoint pool response retrying trailers",
+    "sandbox": """
+        bucket claims cpuclock deadlines frames handle keeper lane ledger pacing promise quarantine scheduler serving sharenode
+    """,
 }
 """By package; modules of one package call each other directly. `tests/unit/test_compiled.py` holds what is left out:
 

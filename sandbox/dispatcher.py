@@ -64,8 +64,9 @@ class Dispatcher:
 
     def settle(self, lane: Lane) -> None:
         """Something in this lane ended: drop what only waited for that."""
-        for generator in [generator for generator in lane.retired if generator.idle]:
-            self._drop(generator)
+        if lane.retired:
+            for generator in [generator for generator in lane.retired if generator.idle]:
+                self._drop(generator)
         self.fleet.settle(lane)
 
     def _drop(self, generator: Generator) -> None:
@@ -79,7 +80,7 @@ class Dispatcher:
         if not lane.generators:
             self.fleet.forget(lane)
         elif lane.worker is not None and lane.stages.pop(generator.number, None) is not None:
-            lane.worker.send(wire.Unload(generator.number))
+            lane.tell(wire.Unload(generator.number))
 
     # Who runs.
 
@@ -131,7 +132,7 @@ class Dispatcher:
             raise AssertionError("picked a generator that has no worker")
         self._free -= 1
         now = self._loop.time()
-        running = lane.running = Running(generator, None, now, worker.cpu_ns(), slice_ns)
+        running = lane.running = Running(generator, None, now, lane.clock(generator), slice_ns)
         lane.last_used = now
         match lane.stages.get(generator.number):
             case None:
@@ -158,7 +159,6 @@ class Dispatcher:
         running = lane.running
         if running is None or lane.worker is None:
             raise wire.WireError("a report that nobody asked for")
-        claims.check(message)
         generator, call = running.generator, running.call
         match message:
             case wire.CallSlice() | wire.Piece():
@@ -167,11 +167,13 @@ class Dispatcher:
                 if isinstance(message, wire.Piece):
                     call.admit_piece(message.output)
                     return
+                if isinstance(message.event, wire.Done):
+                    claims.check_end(message.event.outcome.end)
                 call.admit(message)
                 if isinstance(message.event, wire.WantsMore) and call.output_bytes - running.output_bytes < OUTPUT_PENDING_BYTES:
                     call.slices_ns += running.slice_ns
                     claims.check_slices(call.slices_ns, generator.limits.cpu_ns)
-                used_ns = self._slice_over(lane, running)
+                used_ns = self._slice_over(lane)
                 self._call_slice(generator, call, message)
             case wire.BootSlice() | wire.Loaded() | wire.Rejected():
                 if call is not None or message.program != generator.number:
@@ -179,7 +181,7 @@ class Dispatcher:
                 if isinstance(message, wire.BootSlice):
                     generator.boot_slices_ns += running.slice_ns
                     claims.check_slices(generator.boot_slices_ns, generator.limits.boot_cpu_ns)
-                used_ns = self._slice_over(lane, running)
+                used_ns = self._slice_over(lane)
                 self._program_slice(generator, message)
             case _:
                 raise wire.WireError(f"{type(message).__name__} out of turn")
@@ -188,11 +190,10 @@ class Dispatcher:
         self.settle(lane)
         self.pump()
 
-    def _slice_over(self, lane: Lane, running: Running) -> int:
-        """The worker is free again. Nanoseconds of CPU time since it got the slice."""
-        lane.running = None
+    def _slice_over(self, lane: Lane) -> int:
+        """The worker is free again. Nanoseconds of CPU time to charge."""
         self._free += 1
-        return max(0, lane.worker.cpu_ns() - running.cpu_ns) if lane.worker is not None else 0
+        return lane.slice_over()
 
     def _charge(self, generator: Generator, used_ns: int) -> None:
         """After the generator's wish has been brought up to date: who sleeps is charged in half the time."""
@@ -218,8 +219,8 @@ class Dispatcher:
         done = isinstance(event, wire.Done)
         if call.outcome is not None:
             generator.active.discard(call)
-            if not done and generator.lane.worker is not None:
-                generator.lane.worker.send(wire.Abort(call.number))
+            if not done:
+                generator.lane.tell(wire.Abort(call.number))
             return
         match event:
             case wire.Done(outcome=outcome):
@@ -259,7 +260,7 @@ class Dispatcher:
         """One request is to blame at most; the others begin again elsewhere, once, if nothing of them has been sent."""
         running = lane.running
         if running is not None:
-            self._charge(running.generator, self._slice_over(lane, running))
+            self._charge(running.generator, self._slice_over(lane))
         calls = sorted(lane.active_calls(), key=lambda call: call.number, reverse=True)
         lane.detach()
         died = Outcome(End.WORKER_DIED, Usage(), why)

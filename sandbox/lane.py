@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from sandbox import wire
 from sandbox.call import EdgeCalls, GuestCall
+from sandbox.handle import WorkerHandle
 from sandbox.keeper import Way
 from sandbox.limits import Limits
 from sandbox.nodes import Path
@@ -22,7 +23,6 @@ from sandbox.pacing import Flow, Ticket
 from sandbox.program import Program
 from sandbox.quarantine import Record
 from sandbox.request import GuestRequest
-from sandbox.spawner import WorkerHandle
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Running:
     """None while loading and booting."""
     since: float
     cpu_ns: int
-    """The worker's CPU clock when the slice began."""
+    """The worker's CPU clock from where on its time is for the generator's account."""
     slice_ns: int
     output_bytes: int = 0
     """What its request had sent before."""
@@ -92,6 +92,7 @@ class Job(GuestCall):
         """For the edge call that the guest waits for."""
         self.edge_task: asyncio.Task[None] | None = None
         self.wall_timer: asyncio.TimerHandle | None = None
+        """While its deadline is put off."""
         self.stalled_since = self.stalled_s = 0.0
         self.on_read: Callable[[Job], None] | None = None
         """Told when a stalled request's reader takes something."""
@@ -263,6 +264,10 @@ class Lane:
         """Waits for a worker because the memory budget has no room."""
         self.stages: dict[int, Stage] = {}
         self.running: Running | None = None
+        self.last: Generator | None = None
+        """Who had the last slice, if the worker has done nothing since but to reset its VM: that, too, is for its account."""
+        self.clock_ns = 0
+        """The worker's CPU clock at the end of that slice."""
         self.last_used = self.held_since = 0.0
         self.hot_bytes = 0
         """What its worker takes: expected while it starts, measured afterwards."""
@@ -294,11 +299,31 @@ class Lane:
             return 0
         return max(0, self.worker.cpu_ns() - self.running.cpu_ns)
 
+    def clock(self, generator: Generator) -> int:
+        """From where on the worker's CPU time is for the generator's account, which gets the next slice."""
+        if self.last is generator or self.worker is None:
+            return self.clock_ns
+        return self.worker.cpu_ns()
+
+    def slice_over(self) -> int:
+        """The worker is free again. Nanoseconds of its CPU time that are for the account of who had the slice."""
+        running, self.running = self.running, None
+        if running is None or self.worker is None:
+            return 0
+        self.last, self.clock_ns = running.generator, self.worker.cpu_ns()
+        return max(0, self.clock_ns - running.cpu_ns)
+
+    def tell(self, message: wire.Abort | wire.Unload) -> None:
+        """Something that the worker does beside slices: nobody pays for it."""
+        if self.worker is not None:
+            self.last = None
+            self.worker.send(message)
+
     def detach(self) -> WorkerHandle | None:
         """Forget the worker and everything that was in it."""
         worker, self.worker = self.worker, None
         self.stages.clear()
-        self.running = None
+        self.running = self.last = None
         self.draining = False
         self.hot_bytes = 0
         for generator in self.generators.values():

@@ -1,10 +1,22 @@
-"""How a request to a guest ends, in the words that logs, metrics, `Cache-Status` and tests share."""
+"""How a request to a guest ends, in the words that logs, metrics, `Cache-Status` and tests share.
+
+`Usage` and `Outcome` are msgspec structs, several of each for every request: made and sent in a tenth of a dataclass's time.
+"""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, Final
+
+import msgspec
+
+MAX_NUMBER: Final = 1 << 50
+"""More nanoseconds, bytes or calls than a request can take: its limits end it long before."""
+MAX_UNKNOWN: Final = 16
+"""Numbers of unknown system calls that are kept."""
+Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
+"""What a worker tells is hostile: a number outside is refused as it is decoded."""
 
 
 class End(enum.StrEnum):
@@ -34,6 +46,8 @@ class End(enum.StrEnum):
     """The program ended or failed before it asked for its first request."""
     UNKNOWN_GENERATOR = "unknown-generator"
     CANCELLED = "cancelled"
+
+    __hash__ = str.__hash__  # Enum's own is written in Python, and ends are counted for every request
 
 
 class FaultKind(enum.StrEnum):
@@ -69,23 +83,23 @@ class Fault:
         return f"{self.kind}{touched} at {self.rip:#x}"
 
 
-class Usage(NamedTuple):
+class Usage(msgspec.Struct, frozen=True, array_like=True):
     """What a request has used so far. Times in nanoseconds, sizes in bytes."""
 
-    cpu_ns: int = 0
-    wall_ns: int = 0
-    output_bytes: int = 0
-    log_bytes: int = 0
-    log_dropped_bytes: int = 0
-    edge_calls: int = 0
-    sub_requests: int = 0
-    system_calls: int = 0
-    unknown_calls: tuple[int, ...] = ()
-    """Numbers of the system calls answered with ENOSYS, each once, at most 16."""
-    pages_written: int = 0
+    cpu_ns: Count = 0
+    wall_ns: Count = 0
+    output_bytes: Count = 0
+    log_bytes: Count = 0
+    log_dropped_bytes: Count = 0
+    edge_calls: Count = 0
+    sub_requests: Count = 0
+    system_calls: Count = 0
+    unknown_calls: Annotated[tuple[int, ...], msgspec.Meta(max_length=MAX_UNKNOWN)] = ()
+    """Numbers of the system calls answered with ENOSYS, each once."""
+    pages_written: Count = 0
 
 
-class Outcome(NamedTuple):
+class Outcome(msgspec.Struct, frozen=True, array_like=True):
     """The end of one request."""
 
     end: End

@@ -46,6 +46,8 @@ class Record:
 
     def note(self, end: End, now: float) -> bool:
         """Count an end of a request or boot that was this generator's own doing; True when that puts it into quarantine."""
+        if end is End.FINISHED and not self._score:
+            return False
         policy = self._policy
         self._score = max(0, self._score + STRIKES.get(end, 0))
         if self._score < policy.threshold or self.holds(now):

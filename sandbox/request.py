@@ -5,11 +5,10 @@ Values and pure functions only. The monitor makes a `GuestRequest`; `vm.py` hand
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class GuestRequest:
+class GuestRequest(msgspec.Struct, frozen=True, array_like=True):
     """CGI variables (RFC 3875 section 4.1) and the request's body."""
 
     environ: tuple[tuple[bytes, bytes], ...]
@@ -17,6 +16,12 @@ class GuestRequest:
     body: bytes = b""
 
     def __post_init__(self) -> None:
+        if not self.environ:
+            return
+        names, values = zip(*self.environ, strict=True)
+        together = b"".join(names)
+        if all(names) and b"=" not in together and b"\0" not in together and b"\0" not in b"".join(values):
+            return
         for name, value in self.environ:
             if not name or b"=" in name or b"\0" in name or b"\0" in value:
                 raise ValueError(f"not an environment variable: {name!r}")

@@ -13,6 +13,7 @@ from typing import Protocol, assert_never
 
 from sandbox import wire
 from sandbox.call import EdgeCalls, GuestCall, refused
+from sandbox.deadlines import Deadlines
 from sandbox.edge import answer_edge_call
 from sandbox.lane import Generator, Job, Lane, State
 from sandbox.limits import SECOND_NS
@@ -48,6 +49,9 @@ class Requests:
         self._loop = asyncio.get_running_loop()
         self._serial = 0
         self.pacer = Pacer(self._drained)
+        self._deadlines = Deadlines(self._wall)
+        self._on_read, self._on_close = self._read, self._closed_by_reader
+        self._on_output, self._on_log = self.pacer.output, self.pacer.log
 
     def call(self, generator: Generator, request: GuestRequest, edge: EdgeCalls, log: Callable[[bytes], None]) -> GuestCall:
         now = self._clock()
@@ -61,13 +65,15 @@ class Requests:
             generator.ends[refusal[0]] += 1
             return refused(generator.key, *refusal)
         self._serial += 1
-        call = Job(self._serial, generator, request, edge=edge, log=log, now=self._loop.time())
-        call.on_read, call.on_close = self._read, self._closed_by_reader
-        call.on_output, call.on_log = self.pacer.output, self.pacer.log
-        call.wall_timer = self._loop.call_at(call.started + generator.limits.wall_ns / SECOND_NS, self._wall, call)
+        started = self._loop.time()
+        call = Job(self._serial, generator, request, edge=edge, log=log, now=started)
+        call.on_read, call.on_close = self._on_read, self._on_close
+        call.on_output, call.on_log = self._on_output, self._on_log
+        self._deadlines.add(call, generator.limits.wall_ns)
         generator.queue.append(call)
-        generator.lane.astir.add(generator)
-        generator.lane.last_used = self._loop.time()
+        lane = generator.lane
+        lane.astir.add(generator)
+        lane.last_used = started
         self._mover.refresh(generator)
         self._mover.pump()
         return call
@@ -98,10 +104,11 @@ class Requests:
         """The one place where a request ends."""
         if call.outcome is not None:
             return
+        generator = call.generator
+        self._deadlines.drop(call, generator.limits.wall_ns)
         self.pacer.drop(call)
         self.pacer.own_up(call)
         call.finish(outcome, self._loop.time())
-        generator = call.generator
         generator.ends[outcome.end] += 1
         if call.wall_timer is not None:
             call.wall_timer.cancel()
@@ -112,8 +119,7 @@ class Requests:
 
     def _give_up(self, generator: Generator, call: Job) -> None:
         generator.active.discard(call)
-        if generator.lane.worker is not None:
-            generator.lane.worker.send(wire.Abort(call.number))
+        generator.lane.tell(wire.Abort(call.number))
 
     def _read(self, call: Job) -> None:
         if call.state is State.STALLED and call.undelivered <= self._policy.undelivered_bytes // 2:
@@ -184,6 +190,7 @@ class Requests:
         for call in tuple(self.pacer.waiting):
             self.finish(call, Outcome(End.CANCELLED, Usage(), "the monitor is closing"))
         self.pacer.close()
+        self._deadlines.close()
 
     async def _answer(self, call: Job, wanted: wire.WantsAnswer) -> None:
         flow = Flow.SUB_REQUESTS if wanted.kind == "fetch" else Flow.EDGE_CALLS

@@ -1,6 +1,6 @@
-"""The monitor's side of processes: the zygote, and a handle for each worker that it forks.
+"""The monitor's side of processes: the zygote, and how workers come from it.
 
-Starts and ends processes and moves frames; knows nothing of generators and requests. Called by `monitor.py` and `dispatcher.py`.
+Starts and ends processes; knows nothing of generators and requests. Called by `monitor.py` and `fleet.py`.
 """
 
 from __future__ import annotations
@@ -11,141 +11,23 @@ import signal
 import socket
 import subprocess
 import sys
-from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
-
 from sandbox import wire
-from sandbox.cpuclock import CpuClock
 from sandbox.errors import JailError, WorkerLost
+from sandbox.frames import Fds, Receiver, frame
+from sandbox.handle import WorkerHandle
 from sandbox.jail import JailPolicy, JailReport
-from sandbox.limits import Limits
-from sandbox.program import Program
+
+__all__ = ["EXIT_TIMEOUT_S", "SPAWN_TIMEOUT_S", "Spawner", "WorkerHandle"]
 
 SPAWN_TIMEOUT_S = 20.0
 """From asking the zygote until a worker's Hello. A healthy machine takes some 20 ms."""
 EXIT_TIMEOUT_S = 5.0
 """For a zygote whose channel is closed to kill its workers and go; then it is killed."""
 _ROOT = str(Path(__file__).resolve().parent.parent)
-
-
-class WorkerHandle:
-    """One worker: its channel, its process, its CPU clock. `on_message` and `on_lost` are set by whoever uses it."""
-
-    def __init__(self, pid: int, sock: socket.socket, pidfd: int, *, engine: str = "unicorn") -> None:
-        self.pid = pid
-        self.report = JailReport((), ())
-        self.on_message: Callable[[wire.FromWorker], None] = self._unexpected
-        self.on_lost: Callable[[str], None] = lambda _: None
-        self.lost = False
-        self._clock = CpuClock(pid, many_threads=engine == "kvm")
-        self._used_ns = 0
-        self._sock = sock
-        self._pidfd = pidfd
-        self._loop = asyncio.get_running_loop()
-        self._receiver = wire.Receiver(sock, wire.FROM_WORKER, wire.FROM_WORKER_BYTES)
-        self._unsent: deque[memoryview] = deque()
-        sock.setblocking(False)
-        self._loop.add_reader(sock, self._readable)
-
-    def cpu_ns(self) -> int:
-        """CPU time of the whole process as the kernel counts it; of a lost one, what it was. No word of the worker's is taken."""
-        if not self.lost:
-            self._used_ns = self._clock.read_ns()
-        return self._used_ns
-
-    def send(self, message: msgspec.Struct, fds: tuple[int, ...] = ()) -> None:
-        """Send, or keep what does not fit into the socket for later. A lost worker is told by `on_lost`, soon."""
-        if self.lost:
-            return
-        data = memoryview(wire.frame(message))
-        if not self._unsent:
-            try:
-                sent = socket.send_fds(self._sock, [data], list(fds)) if fds else self._sock.send(data)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                return
-            if sent and fds:
-                fds = ()
-            if sent == len(data):
-                return
-            data = data[sent:]
-            self._loop.add_writer(self._sock, self._writable)
-        if fds:
-            self._loop.call_soon(self.lose, "its channel is full")
-            return
-        self._unsent.append(data)
-
-    def load(self, number: int, program: Program, limits: Limits, engine: str) -> None:
-        """Send a Load, and the program in a memfd beside it. Raises OSError: no memory, no descriptors."""
-        data = wire.encode_program(program)
-        fd = os.memfd_create("program", os.MFD_CLOEXEC)
-        try:
-            with open(fd, "wb", closefd=False, buffering=0) as file:
-                view = memoryview(data)
-                while view:
-                    view = view[file.write(view) :]
-            self.send(wire.Load(number, len(data), limits, engine), (fd,))
-        finally:
-            os.close(fd)
-
-    def lose(self, why: str) -> None:
-        """Kill the worker, and tell that it is gone. Idempotent."""
-        if self.lost:
-            return
-        self.kill()
-        self.on_lost(why)
-
-    def kill(self) -> None:
-        """Kill the worker without telling. Idempotent."""
-        if self.lost:
-            return
-        self.cpu_ns()
-        self.lost = True
-        self._loop.remove_reader(self._sock)
-        self._loop.remove_writer(self._sock)
-        self._unsent.clear()
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        os.close(self._pidfd)
-        self._clock.close()
-        self._sock.close()
-
-    def _readable(self) -> None:
-        try:
-            if self._receiver.receive(self._deliver):
-                return
-            why = "its channel is closed"
-        except (OSError, WorkerLost) as error:
-            why = str(error)
-        self.lose(why)
-
-    def _deliver(self, message: wire.FromWorker) -> None:
-        if not self.lost:
-            self.on_message(message)
-
-    def _writable(self) -> None:
-        try:
-            while self._unsent:
-                sent = self._sock.send(self._unsent[0])
-                if sent < len(self._unsent[0]):
-                    self._unsent[0] = self._unsent[0][sent:]
-                    return
-                self._unsent.popleft()
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.lose(str(error))
-            return
-        self._loop.remove_writer(self._sock)
-
-    def _unexpected(self, message: wire.FromWorker) -> None:
-        raise wire.WireError(f"{type(message).__name__} out of turn")
 
 
 class Spawner:
@@ -155,8 +37,8 @@ class Spawner:
         self._policy = policy
         self._zygote: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
-        self._fds = wire.Fds()
-        self._receiver: wire.Receiver[wire.FromZygote] | None = None
+        self._fds = Fds()
+        self._receiver: Receiver[wire.FromZygote] | None = None
         self._spawning: dict[int, asyncio.Future[tuple[int, int, int]]] = {}
         self._starting = asyncio.Lock()
         self._serial = 0
@@ -200,7 +82,7 @@ class Spawner:
         try:
             if self._sock is None:
                 raise WorkerLost("the zygote is gone")
-            self._sock.sendall(wire.frame(wire.Spawn(serial, self._policy)))
+            self._sock.sendall(frame(wire.Spawn(serial, self._policy)))
             return await future
         except OSError as error:
             raise WorkerLost(f"the zygote is gone: {error}") from error
@@ -251,8 +133,8 @@ class Spawner:
                 raise WorkerLost(f"no zygote: {error}") from error
         ours.setblocking(False)
         self._sock = ours
-        self._fds = wire.Fds()
-        self._receiver = wire.Receiver(ours, wire.FROM_ZYGOTE, wire.ZYGOTE_BYTES, fds=self._fds)
+        self._fds = Fds()
+        self._receiver = Receiver(ours, wire.FROM_ZYGOTE, wire.ZYGOTE_BYTES, fds=self._fds)
         asyncio.get_running_loop().add_reader(ours, self._readable)
 
     def _readable(self) -> None:

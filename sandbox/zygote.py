@@ -16,6 +16,7 @@ from contextlib import suppress
 
 import sandbox.engines.unicorn  # noqa: F401  for the workers: they cannot import any more
 from sandbox import cgroup, jail, wire, worker
+from sandbox.frames import BlockingChannel
 
 MAX_WORKERS = 4096
 """A monitor that asks for more has gone mad."""
@@ -24,7 +25,7 @@ MAX_WORKERS = 4096
 class Zygote:
     """Forks, reaps, reports. One thread; forking is only safe while that is so."""
 
-    def __init__(self, channel: wire.BlockingChannel[wire.ToZygote], group: cgroup.CgroupParent) -> None:
+    def __init__(self, channel: BlockingChannel[wire.ToZygote], group: cgroup.CgroupParent) -> None:
         self._channel = channel
         self._group = group
         self._workers: dict[int, int] = {}
@@ -98,7 +99,7 @@ def main(arguments: list[str]) -> int:
     """Serve on the inherited channel. Returns the exit status."""
     fd, parent = (int(argument) for argument in arguments)
     jail.die_with(parent)
-    channel = wire.BlockingChannel(socket.socket(fileno=fd), wire.TO_ZYGOTE, wire.ZYGOTE_BYTES)
+    channel = BlockingChannel(socket.socket(fileno=fd), wire.TO_ZYGOTE, wire.ZYGOTE_BYTES)
     zygote = Zygote(channel, cgroup.prepare([parent]))
     gc.collect()
     gc.freeze()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sandbox.bench import crowd, fairness, guests, machine, neighbour
+from sandbox.bench import crowd, fairness, guests, machine, neighbour, roundtrip
 from sandbox.bench import peers as others
 from sandbox.engines import ENGINES
 from sandbox.errors import EngineUnavailable
@@ -57,6 +57,8 @@ class Figures:
     many: tuple[int, ...]
     """The crowds that the figures name; others are for the plot."""
     neighbourhood: neighbour.Neighbourhood
+    trips: Mapping[str, roundtrip.RoundTrip]
+    """The way to a worker and back, by engine."""
     peers: tuple[others.Peer, ...] = ()
     """Where they were asked for."""
     changing: fairness.Shares | None = None
@@ -68,7 +70,11 @@ class Figures:
 
     def as_json(self) -> dict[str, object]:
         return {
-            "engines": {engine: {key: getattr(found, key) for key in _ENGINE_KEYS} for engine, found in self.engines.items()},
+            "engines": {
+                engine: {key: getattr(found, key) for key in _ENGINE_KEYS}
+                | {"worker_round_trip_us": round(self.trips[engine].added_us, 1)}
+                for engine, found in self.engines.items()
+            },
             "parked_kib": round(self.parked_kib, 2),
             **{f"throughput_ratio_{count}": round(self.ratio(count), 3) for count in self.many},
             "fairness_error": round(self.shares.error, 4),
@@ -78,9 +84,12 @@ class Figures:
     def as_text(self) -> str:
         lines = []
         for name, found in self.engines.items():
+            trip = self.trips[name]
             lines += [
                 f"engine {name}, a page of {found.page_bytes} bytes, {found.vms} warm VMs at once",
                 f"  resident call with reset  {found.resident_call_us:8.0f} us   p99 {found.resident_call_p99_us:.0f} us",
+                f"  a worker's way adds       {trip.added_us:8.0f} us   ({trip.monitor_call_us:.0f} in a worker,"
+                f" {trip.resident_call_us:.0f} here, in turn)",
                 f"  first call of a new VM    {found.first_call_us:8.0f} us",
                 f"  fork                      {found.fork_us:8.0f} us",
                 f"  create and boot           {found.create_and_boot_ms:8.2f} ms",
@@ -118,11 +127,14 @@ def run(
     """
     say("building the guests")
     page, burner = guests.build("page"), guests.build("burner")
-    engines = {}
+    engines: dict[str, machine.Figures] = {}
+    trips: dict[str, roundtrip.RoundTrip] = {}
     for name in ENGINES[1:] if engine == "auto" else (engine,):
         say(f"one VM on {name}")
         try:
             engines[name] = machine.measure(page, name, vms, effort.calls)
+            say(f"the way to a worker and back on {name}")
+            trips[name] = roundtrip.measure(page, name, effort.calls)
         except EngineUnavailable as unavailable:
             if engine != "auto":
                 raise
@@ -142,7 +154,7 @@ def run(
     counts = tuple(sorted({_FEW, *effort.many, *(_PLOT_COUNTS if plots else ())}))
     say(f"throughput of {', '.join(map(str, counts))} generators: booting them takes a minute")
     throughputs = asyncio.run(crowd.throughputs(page, counts, engine=engine, seconds=effort.load_s))
-    return Figures(engines, parked, throughputs, shares, effort.many, near, asked, changing)
+    return Figures(engines, parked, throughputs, shares, effort.many, near, trips, asked, changing)
 
 
 async def _fairness(burner: Program, engine: str, effort: Effort) -> fairness.Shares:

@@ -81,6 +81,25 @@ def measure(program: Program, engine: str, vms: int, calls: int = CALLS) -> Figu
     )
 
 
+class Warm:
+    """One VM of a `resident` program, booted and warm. Raises as `measure`."""
+
+    def __init__(self, program: Program, engine: str) -> None:
+        self._template = _boot(program, engine)
+        self._vm = Vm(self._template, engine)
+
+    def call(self) -> float:
+        """Seconds that one request takes, reset included."""
+        return _timed_call(self._vm)
+
+    def __enter__(self) -> Warm:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._vm.close()
+        self._template.close()
+
+
 def cgi_calls(program: Program, engine: str, calls: int) -> list[float]:
     """Seconds that each request to one VM of a `cgi` program takes, reset included. Raises as `measure`."""
     template = load(program, _LIMITS)

@@ -6,10 +6,8 @@ Made at `Vm.begin`, thrown away at the end: nothing of it is part of a snapshot.
 from __future__ import annotations
 
 from sandbox.limits import Limits
-from sandbox.outcome import End, Usage
+from sandbox.outcome import MAX_UNKNOWN, End, Usage
 from sandbox.request import GuestRequest
-
-MAX_UNKNOWN = 16
 
 
 class RequestEnded(Exception):

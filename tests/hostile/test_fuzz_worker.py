@@ -13,6 +13,7 @@ from collections.abc import Callable
 import pytest
 
 from sandbox import End, Monitor, MonitorPolicy, Outcome, Usage, wire
+from sandbox.frames import frame
 from sandbox.jail import JailReport
 from sandbox.spawner import Spawner, WorkerHandle
 from tests.integration.monitor_support import ask, begin, ending, limits, resident
@@ -41,7 +42,7 @@ def report(chance: random.Random, call: int) -> bytes:
         lambda: wire.Hello(JailReport((), ())),
         lambda: wire.Refused("\n" * 1000),
     ]
-    data = bytes(wire.frame(chance.choice(sayings)()))
+    data = bytes(frame(chance.choice(sayings)()))
     match chance.randrange(12):
         case 0:
             return data[: chance.randrange(len(data))]

@@ -44,7 +44,7 @@ KINDS = {
 
 @dataclass
 class Accounts:
-    """What the scheduler has charged, and to whom, while the neighbour had a request waiting."""
+    """What has been charged, and to whom, while the neighbour had a request waiting."""
 
     waiting: bool = False
     charges: dict[str, list[int]] = field(default_factory=lambda: {"neighbour": [], "stranger": []})
@@ -57,14 +57,14 @@ class Accounts:
 def watched(monitor: Monitor) -> Accounts:
     """Accounts that are kept from here on."""
     assert monitor._dispatcher is not None
-    scheduler, accounts = monitor._dispatcher.scheduler, Accounts()
-    charge = scheduler.charge
+    shares, accounts = monitor._dispatcher.shares, Accounts()
+    charge = shares.charge
 
-    def noted(path: SharePath, used_ns: int, now_ns: int) -> object:
+    def noted(path: SharePath, used_ns: int, now_ns: int) -> None:
         accounts.note(path, used_ns)
-        return charge(path, used_ns, now_ns)
+        charge(path, used_ns, now_ns)
 
-    scheduler.charge = noted  # type: ignore[method-assign, assignment]
+    shares.charge = noted  # type: ignore[method-assign]
     return accounts
 
 

@@ -8,12 +8,12 @@ import socket
 import struct
 import subprocess
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 
 import pytest
 
 from sandbox import End, GuestCall, JailPolicy, Monitor, Outcome, Usage, WorkerLost, edge, wire
 from sandbox.errors import JailError
+from sandbox.frames import BlockingChannel, send_frame
 from sandbox.jail import JailReport
 from sandbox.limits import MILLISECOND_NS
 from sandbox.spawner import Spawner, WorkerHandle
@@ -30,10 +30,10 @@ class Impostor:
         self.sock.settimeout(30)
         self.process = subprocess.Popen(["sleep", "60"])
         self.handle = WorkerHandle(self.process.pid, ours, os.pidfd_open(self.process.pid))
-        self._channel = wire.BlockingChannel(self.sock, wire.TO_WORKER, wire.TO_WORKER_BYTES)
+        self._channel = BlockingChannel(self.sock, wire.TO_WORKER, wire.TO_WORKER_BYTES)
 
     def say(self, message: wire.FromWorker) -> None:
-        wire.send_frame(self.sock, message)
+        send_frame(self.sock, message)
 
     async def hear(self) -> wire.ToWorker:
         message = await asyncio.to_thread(self._channel.receive)
@@ -263,7 +263,7 @@ async def test_a_worker_may_die_while_it_loads_and_its_program_is_blamed(stage: 
 
 async def test_usage_that_a_worker_invents_does_not_change_whose_cpu_it_was(stage: Stage) -> None:
     call, number = await stage.started()
-    lie = Outcome(End.FINISHED, replace(Usage(), cpu_ns=10**14))
+    lie = Outcome(End.FINISHED, Usage(cpu_ns=10**14))
     stage.worker.say(wire.CallSlice(number, wire.Done(lie), b"ok"))
     assert (await ending(call)).end is End.FINISHED
     assert stage.monitor.status().generators[0].cpu_ns < 10**9

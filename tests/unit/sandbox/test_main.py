@@ -120,8 +120,10 @@ def test_bench_prints_measured_figures(capfd: pytest.CaptureFixture[str], monkey
         "fork_us",
         "warm_vm_kib",
         "create_and_boot_ms",
+        "worker_round_trip_us",
     }
-    assert all(value > 0 for value in found["engines"]["unicorn"].values())
+    assert all(value > 0 for key, value in found["engines"]["unicorn"].items() if key != "worker_round_trip_us")
+    assert isinstance(found["engines"]["unicorn"]["worker_round_trip_us"], float)  # a difference: on a busy machine of any sign
     assert all(found[f"throughput_ratio_{count}"] > 0 for count in (12, 15))
     assert 0 <= found["fairness_error"] < 2
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sandbox import frames as framing
 from sandbox import wire
 from sandbox.jail import JailPolicy, JailReport, Layer, Missing
 from sandbox.limits import DEFAULT_LIMITS
@@ -45,30 +46,30 @@ FROM_WORKER: list[wire.FromWorker] = [
 ZYGOTE: list[msgspec.Struct] = [wire.Spawned(1, 2), wire.SpawnFailed(1, "no"), wire.Died(2, -9)]
 
 
-def frames(limit_bytes: int = wire.FROM_WORKER_BYTES) -> wire.Frames[wire.FromWorker]:
-    return wire.Frames(wire.FROM_WORKER, limit_bytes)
+def frames(limit_bytes: int = wire.FROM_WORKER_BYTES) -> framing.Frames[wire.FromWorker]:
+    return framing.Frames(wire.FROM_WORKER, limit_bytes)
 
 
 @pytest.mark.parametrize("message", TO_WORKER, ids=lambda message: type(message).__name__)
 def test_what_the_monitor_says_arrives(message: wire.ToWorker) -> None:
-    assert list(wire.Frames(wire.TO_WORKER, 1000).feed(bytes(wire.frame(message)))) == [message]
+    assert list(framing.Frames(wire.TO_WORKER, 1000).feed(bytes(framing.frame(message)))) == [message]
 
 
 @pytest.mark.parametrize("message", FROM_WORKER, ids=lambda message: type(message).__name__)
 def test_what_a_worker_says_arrives(message: wire.FromWorker) -> None:
-    assert list(frames().feed(bytes(wire.frame(message)))) == [message]
+    assert list(frames().feed(bytes(framing.frame(message)))) == [message]
 
 
 def test_what_is_said_to_and_by_the_zygote_arrives() -> None:
     spawn = wire.Spawn(3, JailPolicy())
-    assert list(wire.Frames(wire.TO_ZYGOTE, 4000).feed(bytes(wire.frame(spawn)))) == [spawn]
-    data = b"".join(wire.frame(message) for message in ZYGOTE)
-    assert list(wire.Frames(wire.FROM_ZYGOTE, 1000).feed(data)) == ZYGOTE
+    assert list(framing.Frames(wire.TO_ZYGOTE, 4000).feed(bytes(framing.frame(spawn)))) == [spawn]
+    data = b"".join(framing.frame(message) for message in ZYGOTE)
+    assert list(framing.Frames(wire.FROM_ZYGOTE, 1000).feed(data)) == ZYGOTE
 
 
 @given(st.lists(st.sampled_from(FROM_WORKER), max_size=8), st.data())
 def test_any_pieces_make_the_same_messages(messages: list[wire.FromWorker], data: st.DataObject) -> None:
-    stream = b"".join(wire.frame(message) for message in messages)
+    stream = b"".join(framing.frame(message) for message in messages)
     receiver = frames()
     got: list[wire.FromWorker] = []
     while stream:
@@ -91,7 +92,7 @@ def test_a_frame_that_is_no_message_is_refused_whole(payload: bytes) -> None:
         (message,) = frames().feed(struct.pack("<I", len(payload)) + payload)
     except wire.WireError:
         return
-    assert bytes(wire.frame(message))
+    assert bytes(framing.frame(message))
 
 
 def test_a_frame_over_the_bound_is_refused_before_it_is_received() -> None:
@@ -101,7 +102,7 @@ def test_a_frame_over_the_bound_is_refused_before_it_is_received() -> None:
 
 def test_a_message_meant_for_the_other_side_is_refused() -> None:
     with pytest.raises(wire.WireError):
-        list(frames().feed(bytes(wire.frame(wire.Abort(1)))))
+        list(frames().feed(bytes(framing.frame(wire.Abort(1)))))
 
 
 def test_deep_nesting_is_refused() -> None:
@@ -121,12 +122,12 @@ class TestChannels:
     def test_descriptors_travel_with_their_frame(self) -> None:
         ours, theirs = socket.socketpair()
         with ours:
-            channel = wire.BlockingChannel(theirs, wire.TO_WORKER, 1000)
+            channel = framing.BlockingChannel(theirs, wire.TO_WORKER, 1000)
             fd = os.memfd_create("program")
             os.write(fd, b"text")
-            wire.send_frame(ours, wire.Load(1, 4, DEFAULT_LIMITS, "auto"), (fd,))
+            framing.send_frame(ours, wire.Load(1, 4, DEFAULT_LIMITS, "auto"), (fd,))
             os.close(fd)
-            wire.send_frame(ours, wire.Abort(9))
+            framing.send_frame(ours, wire.Abort(9))
             assert isinstance(channel.receive(), wire.Load)
             (received,) = channel.fds.claim(1)
             assert os.pread(received, 10, 0) == b"text"
@@ -143,7 +144,7 @@ class TestChannels:
 
     def test_a_peer_that_ends_with_messages_unread_has_ended_all_the_same(self) -> None:
         ours, theirs = socket.socketpair()
-        channel = wire.BlockingChannel(theirs, wire.TO_WORKER, 1000)
+        channel = framing.BlockingChannel(theirs, wire.TO_WORKER, 1000)
         channel.send(wire.Abort(1))
         ours.close()
         assert channel.receive() is None
@@ -153,7 +154,7 @@ class TestChannels:
         ours, theirs = socket.socketpair()
         before = len(os.listdir("/proc/self/fd"))
         with ours:
-            channel = wire.BlockingChannel(theirs, wire.TO_WORKER, 1000)
+            channel = framing.BlockingChannel(theirs, wire.TO_WORKER, 1000)
             socket.send_fds(ours, [b"x"], [0] * 20)
             with pytest.raises(wire.WireError, match="descriptors"):
                 channel.receive()
@@ -165,9 +166,9 @@ class TestChannels:
         before = len(os.listdir("/proc/self/fd"))
         with ours, theirs:
             ours.setblocking(False)
-            receiver = wire.Receiver(ours, wire.FROM_WORKER, 1000)
+            receiver = framing.Receiver(ours, wire.FROM_WORKER, 1000)
             assert receiver.receive(print)
-            wire.send_frame(theirs, wire.Refused("hello"), (0, 1, 2))
+            framing.send_frame(theirs, wire.Refused("hello"), (0, 1, 2))
             got: list[wire.FromWorker] = []
             assert receiver.receive(got.append)
             assert got == [wire.Refused("hello")]

@@ -16,6 +16,7 @@ import pytest
 from sandbox import jail, wire
 from sandbox import worker as worker_module
 from sandbox.cgroup import NO_CGROUP
+from sandbox.frames import BlockingChannel, send_frame
 from sandbox.jail import JailPolicy, Layer
 from sandbox.limits import MILLISECOND_NS, SECOND_NS, Limits
 from sandbox.outcome import End
@@ -32,7 +33,7 @@ class Peer:
     """The monitor's side of the channel, one question at a time."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._channel = wire.BlockingChannel(sock, wire.FROM_WORKER, wire.FROM_WORKER_BYTES)
+        self._channel = BlockingChannel(sock, wire.FROM_WORKER, wire.FROM_WORKER_BYTES)
 
     def ask(self, message: wire.ToWorker, kind: type[T], fd: int | None = None) -> T:
         self.tell(message, fd)
@@ -76,7 +77,7 @@ class Peer:
 def worker() -> Iterator[Worker]:
     """Not served by a thread: for what ends a worker."""
     ours, theirs = socket.socketpair()
-    worker = Worker(wire.BlockingChannel(theirs, wire.TO_WORKER, wire.TO_WORKER_BYTES))
+    worker = Worker(BlockingChannel(theirs, wire.TO_WORKER, wire.TO_WORKER_BYTES))
     with ours, theirs:
         yield worker
 
@@ -85,7 +86,7 @@ def worker() -> Iterator[Worker]:
 def peer() -> Iterator[Peer]:
     ours, theirs = socket.socketpair()
     ours.settimeout(60)
-    channel = wire.BlockingChannel(theirs, wire.TO_WORKER, wire.TO_WORKER_BYTES)
+    channel = BlockingChannel(theirs, wire.TO_WORKER, wire.TO_WORKER_BYTES)
     worker = Worker(channel)
     thread = threading.Thread(target=worker.serve)
     thread.start()
@@ -221,7 +222,7 @@ class TestMain:
     def life(self, policy: JailPolicy, *messages: wire.ToWorker) -> tuple[object, wire.FromWorker | None]:
         ours, theirs = socket.socketpair()
         for message in messages:
-            wire.send_frame(ours, message)
+            send_frame(ours, message)
         ours.shutdown(socket.SHUT_WR)
         pid = os.getpid()
 
@@ -238,7 +239,7 @@ class TestMain:
         with ours:
             with theirs:
                 status = run_forked(child)
-            return status, wire.BlockingChannel(ours, wire.FROM_WORKER, 100_000).receive()
+            return status, BlockingChannel(ours, wire.FROM_WORKER, 100_000).receive()
 
     def test_it_greets_serves_and_ends_with_the_monitor(self) -> None:
         status, said = self.life(JailPolicy(), wire.Abort(1))

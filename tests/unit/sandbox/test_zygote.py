@@ -12,6 +12,7 @@ import pytest
 
 from sandbox import jail, wire, zygote
 from sandbox.cgroup import NO_CGROUP
+from sandbox.frames import BlockingChannel, send_frame
 from sandbox.jail import JailPolicy, Layer
 from tests.integration.monitor_support import alive
 from tests.unit.sandbox.forked import run_forked
@@ -33,7 +34,7 @@ def conversation() -> list[object]:
     if monitor == 0:
         try:
             theirs.close()
-            _talk(wire.BlockingChannel(ours, wire.FROM_ZYGOTE, wire.ZYGOTE_BYTES), writing)
+            _talk(BlockingChannel(ours, wire.FROM_ZYGOTE, wire.ZYGOTE_BYTES), writing)
         finally:
             os._exit(0)
     os.close(writing)
@@ -44,7 +45,7 @@ def conversation() -> list[object]:
         return [status, pipe.read()]
 
 
-def _talk(channel: wire.BlockingChannel[wire.FromZygote], report: int) -> None:
+def _talk(channel: BlockingChannel[wire.FromZygote], report: int) -> None:
     for serial in (1, 2):
         channel.send(wire.Spawn(serial, JailPolicy()))
     said, pids = [], []
@@ -52,7 +53,7 @@ def _talk(channel: wire.BlockingChannel[wire.FromZygote], report: int) -> None:
         message = channel.receive()
         assert isinstance(message, wire.Spawned)
         sock, pidfd = channel.fds.claim(2)
-        worker = wire.BlockingChannel(socket.socket(fileno=sock), wire.FROM_WORKER, 100_000)
+        worker = BlockingChannel(socket.socket(fileno=sock), wire.FROM_WORKER, 100_000)
         hello = worker.receive()
         assert isinstance(hello, wire.Hello)
         said.append(f"hello {Layer.SECCOMP in hello.jail.active}")
@@ -77,12 +78,12 @@ def test_it_forks_reports_and_takes_its_workers_with_it() -> None:
 def test_it_forks_no_more_than_its_bound(monkeypatch: pytest.MonkeyPatch, ends: tuple[socket.socket, socket.socket]) -> None:
     monkeypatch.setattr(zygote, "MAX_WORKERS", 0)
     ours, theirs = ends
-    process = zygote.Zygote(wire.BlockingChannel(theirs, wire.TO_ZYGOTE, wire.ZYGOTE_BYTES), NO_CGROUP)
-    wire.send_frame(ours, wire.Spawn(1, JailPolicy()))
-    wire.send_frame(ours, wire.Spawn(2, JailPolicy()))
+    process = zygote.Zygote(BlockingChannel(theirs, wire.TO_ZYGOTE, wire.ZYGOTE_BYTES), NO_CGROUP)
+    send_frame(ours, wire.Spawn(1, JailPolicy()))
+    send_frame(ours, wire.Spawn(2, JailPolicy()))
     ours.shutdown(socket.SHUT_WR)
     process.serve()
-    channel = wire.BlockingChannel(ours, wire.FROM_ZYGOTE, wire.ZYGOTE_BYTES)
+    channel = BlockingChannel(ours, wire.FROM_ZYGOTE, wire.ZYGOTE_BYTES)
     assert [type(channel.receive()) for _ in range(2)] == [wire.SpawnFailed] * 2
     process.close()
 
@@ -95,9 +96,9 @@ def test_what_it_cannot_do_it_says(name: str, monkeypatch: pytest.MonkeyPatch, e
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(zygote.socket if name == "socketpair" else zygote.os, name, fail)
-    process = zygote.Zygote(wire.BlockingChannel(theirs, wire.TO_ZYGOTE, wire.ZYGOTE_BYTES), NO_CGROUP)
+    process = zygote.Zygote(BlockingChannel(theirs, wire.TO_ZYGOTE, wire.ZYGOTE_BYTES), NO_CGROUP)
     process._spawn(wire.Spawn(1, JailPolicy()))
-    message = wire.BlockingChannel(ours, wire.FROM_ZYGOTE, wire.ZYGOTE_BYTES).receive()
+    message = BlockingChannel(ours, wire.FROM_ZYGOTE, wire.ZYGOTE_BYTES).receive()
     assert isinstance(message, wire.SpawnFailed)
     assert "Too many" in message.detail
     process.close()
