@@ -42,7 +42,9 @@ class Dispatcher:
         self._closed = False
         self.fleet = Fleet(spawner, policy.fleet, self._tasks, self)
         floor_ns = min(policy.least_charge_ns, policy.slice_ns)
-        self.scheduler = Scheduler(quantum_ns=policy.slice_ns, credit_ns=policy.credit_ns, floor_ns=floor_ns)
+        self.scheduler = Scheduler(
+            quantum_ns=policy.slice_ns, credit_ns=policy.credit_ns, floor_ns=floor_ns, express_ns=policy.slice_ns
+        )
         self.shares = ShareTree(self.scheduler, policy.slots, policy.express)
         self.requests = Requests(policy, clock, self._tasks, self)
         self.generators: dict[Path, Generator] = {}
@@ -114,7 +116,7 @@ class Dispatcher:
             woken = self.scheduler.pick_express(self.now_ns())
             if woken is None:
                 return
-            self._give_slice(self.generators[woken], self._policy.slice_ns // 2)
+            self._give_slice(self.generators[woken], self._policy.express_slice_ns)
 
     def _pump_later(self) -> None:
         """A worker is free and somebody waits for no more than its cap: look again when that covers a slice."""

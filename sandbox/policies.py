@@ -66,6 +66,10 @@ class DispatchPolicy:
     fleet: FleetPolicy = field(default_factory=FleetPolicy)
     quarantine: QuarantinePolicy = field(default_factory=QuarantinePolicy)
 
+    @property
+    def express_slice_ns(self) -> int:
+        return self.slice_ns // 2
+
     def slice_for(self, competing: int) -> int:
         """Nanoseconds of the next slice while so many generators want CPU. Pure."""
         fair_ns = self.round_ns * self.slots // max(1, competing)

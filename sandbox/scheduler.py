@@ -34,15 +34,17 @@ class Scheduler:
     cost until `charge` tells the truth: it keeps several CPUs from all going to one node that has not been charged yet
     (SFQ(D): Jin, Chase, Kaur, SIGMETRICS 2004), and a capped node from beginning slices that its cap does not cover.
     `floor_ns` is the least that a pick costs, for whoever picks and hears the answer pays for it, too: who gives its CPU back at
-    once, again and again, uses up its share by that.
+    once, again and again, uses up its share by that. `express_ns` is how much unspent credit a leaf must have when it wakes for
+    `pick_express` to find it: what an express slice may cost; more than the whole credit is never asked for.
     """
 
-    def __init__(self, *, quantum_ns: int, credit_ns: int = 0, floor_ns: int = 0) -> None:
-        if quantum_ns <= 0 or credit_ns < 0 or not 0 <= floor_ns <= quantum_ns:
-            raise ValueError("quantum_ns must be positive, credit_ns not negative, and floor_ns lie between 0 and quantum_ns")
+    def __init__(self, *, quantum_ns: int, credit_ns: int = 0, floor_ns: int = 0, express_ns: int = 0) -> None:
+        if quantum_ns <= 0 or min(credit_ns, express_ns) < 0 or not 0 <= floor_ns <= quantum_ns:
+            raise ValueError("quantum_ns must be positive, no time negative, and floor_ns lie between 0 and quantum_ns")
         self._quantum_ns = quantum_ns
         self._floor_ns = floor_ns
         self._credit_ns = credit_ns
+        self._express_ns = min(express_ns, credit_ns)
         self._root = Node(ROOT, None, 1, 1 << 62)
         self._nodes: dict[Path, Node] = {ROOT: self._root}
         self._running: set[Path] = set()
@@ -51,7 +53,7 @@ class Scheduler:
         self._serial = 0
         self._awake: set[Node] = set()
         self._express: set[Node] = set()
-        """Leaves that have woken with their whole credit, and have not been picked since."""
+        """Leaves that have woken with credit for an express slice, and have not been picked since."""
 
     def add(self, path: Path, weight: int, *, parent: Path = ROOT, width: int = 1) -> None:
         """Add a sleeping node. Raises KeyError when its parent is unknown, ValueError when it exists or a number is wrong.
@@ -181,10 +183,10 @@ class Scheduler:
         return picked
 
     def pick_express(self, now_ns: int = 0) -> Path | None:
-        """The leaf to run next if it has woken with its whole credit and not run since: one for whom a CPU more is worth it.
+        """The leaf to run next if it has woken with credit for an express slice and not run since: it is worth a CPU more.
 
         Held as running until `charge`, like one that was picked, and charged like it: it only does not wait for a CPU. Who uses
-        up its slice, or comes back before its share allows, waits like everybody.
+        up its slice, or has used up its credit, waits like everybody.
         """
         if not self._express:
             return None
@@ -296,7 +298,7 @@ class Scheduler:
                     earliest = node.reached - self._credit_ns * _SCALE // node.weight
                     node.start = max(earliest, node.finish)
                     node.parent.wanted += node.weight
-                    express = node.start == earliest
+                    express = node.start + self._express_ns * _SCALE // node.weight <= node.reached
             if not node.entry:
                 self._queue(node)
             node = node.parent

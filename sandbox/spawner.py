@@ -244,7 +244,9 @@ class Spawner:
                     stdout=subprocess.DEVNULL,
                     cwd="/",
                     env={"PYTHONPATH": _ROOT, "LC_ALL": "C.UTF-8"},
-                    start_new_session=True,
+                    # Out of a terminal's reach, but in this session: sched(7), autogroup. Where sessions share out the CPUs, workers
+                    # in one of their own keep the monitor waiting for a tick at each wake-up, and their niceness means nothing to it.
+                    process_group=0,
                 )
             except OSError as error:
                 ours.close()
