@@ -31,6 +31,13 @@ _TIMER_SLACK_S = 0.000_1
 """A timer that fires a rounding error early would find nothing to do."""
 
 
+def scheduler_for(policy: DispatchPolicy) -> Scheduler:
+    """An empty tree. A leaf needs a whole slice's credit for an express one: by less the loops' turns let virtual time jump."""
+    floor_ns = min(policy.least_charge_ns, policy.slice_ns)
+    slice_ns = policy.slice_ns
+    return Scheduler(quantum_ns=slice_ns, credit_ns=policy.credit_ns, floor_ns=floor_ns, express_ns=slice_ns)
+
+
 class Dispatcher:
     def __init__(self, spawner: Spawner, policy: DispatchPolicy, engine: str, clock: Callable[[], float]) -> None:
         self._policy = policy
@@ -41,10 +48,7 @@ class Dispatcher:
         """Negative while express slices run."""
         self._closed = False
         self.fleet = Fleet(spawner, policy.fleet, self._tasks, self)
-        floor_ns = min(policy.least_charge_ns, policy.slice_ns)
-        self.scheduler = Scheduler(
-            quantum_ns=policy.slice_ns, credit_ns=policy.credit_ns, floor_ns=floor_ns, express_ns=policy.slice_ns
-        )
+        self.scheduler = scheduler_for(policy)
         self.shares = ShareTree(self.scheduler, policy.slots, policy.express)
         self.requests = Requests(policy, clock, self._tasks, self)
         self.generators: dict[Path, Generator] = {}

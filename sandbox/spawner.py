@@ -244,8 +244,8 @@ class Spawner:
                     stdout=subprocess.DEVNULL,
                     cwd="/",
                     env={"PYTHONPATH": _ROOT, "LC_ALL": "C.UTF-8"},
-                    # Out of a terminal's reach, but in this session: sched(7), autogroup. Where sessions share out the CPUs, workers
-                    # in one of their own keep the monitor waiting for a tick at each wake-up, and their niceness means nothing to it.
+                    # Out of a terminal's reach, but in this session: where sessions share out the CPUs (sched(7), autogroup), the
+                    # monitor would wait for a tick at each wake-up, and niceness mean nothing between it and the workers.
                     process_group=0,
                 )
             except OSError as error:
