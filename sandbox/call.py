@@ -79,6 +79,8 @@ class GuestCall:
         self.edge = edge
         self.log = log
         self.started = now
+        self.began: float | None = None
+        """When its first slice did, by the event loop's clock."""
         self.state = State.QUEUED
         self.outcome: Outcome | None = None
         """How it ended; None while it runs."""

@@ -152,6 +152,7 @@ class Dispatcher:
                 running.output_bytes = call.output_bytes
                 was, call.state = call.state, State.RUNNING
                 if was is State.QUEUED:
+                    call.began = now
                     worker.send(wire.Start(call.number, generator.number, call.request, slice_ns))
                 else:
                     answer, call.answer = call.answer, None
