@@ -14,7 +14,7 @@ from typing import NoReturn, assert_never
 
 from sandbox import events, faults, jail, vm, wire
 from sandbox.cgroup import CgroupParent
-from sandbox.engines import kvm
+from sandbox.engines import kvm, kvm_trial
 from sandbox.engines.watchdog import watchdog
 from sandbox.errors import EngineUnavailable, ImageError, JailError
 from sandbox.jail import JailPolicy
@@ -215,7 +215,7 @@ def main(sock: socket.socket, policy: JailPolicy, parent: int, cgroup: CgroupPar
                 parent,
                 [sock.fileno()],
                 open_files=lambda: _open_files(policy),
-                start=_start_threads,
+                start=lambda: _start(policy),
                 cgroup=cgroup,
             )
             channel.send(wire.Hello(report))
@@ -235,8 +235,10 @@ def _open_files(policy: JailPolicy) -> None:
         kvm.prepare()
 
 
-def _start_threads() -> None:
-    """The one thread beside the vCPU's must run before threads are forbidden."""
+def _start(policy: JailPolicy) -> None:
+    """The one thread beside the vCPU's must run before threads are forbidden, and a trial before there are guests."""
     clock = time.pthread_getcpuclockid(threading.get_ident())
     dog = watchdog()
     dog.disarm(dog.arm(clock, time.clock_gettime_ns(clock) + SECOND_NS, lambda: None))
+    if policy.engine == "kvm":
+        kvm_trial.proven()
