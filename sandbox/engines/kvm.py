@@ -84,7 +84,6 @@ _SCRUB_TRIES: Final = 1000
 _MASK: Final = (1 << 64) - 1
 
 _opened: list[tuple[api.Kvm, Callable[[], int]]] = []
-_proofs: list[bool] = []
 
 
 def prepare() -> tuple[api.Kvm, Callable[[], int]]:
@@ -93,8 +92,6 @@ def prepare() -> tuple[api.Kvm, Callable[[], int]]:
     The device, and what reads the thread's own selectors.
     """
     if not _opened:
-        import sandbox.engines.kvm_trial  # noqa: PLC0415, F401 -- it runs this engine; a jailed process cannot load it any more
-
         device = api.Kvm()
         try:
             if signal.getsignal(api.KICK) in (signal.SIG_DFL, signal.SIG_IGN, None):
@@ -105,16 +102,6 @@ def prepare() -> tuple[api.Kvm, Callable[[], int]]:
     return _opened[0]
 
 
-def proven() -> bool:
-    """Whether ring 3 may load its own floating-point state here: tried once, at the first template that could use it."""
-    if not _proofs:
-        from sandbox.engines.kvm_trial import restores  # noqa: PLC0415 -- as above
-
-        _proofs.append(False)  # while it is tried
-        _proofs[0] = restores()
-    return _proofs[0]
-
-
 def _ignore(_number: int, _frame: object) -> None:
     """The signal has done its work when KVM_RUN has ended."""
 
@@ -122,8 +109,8 @@ def _ignore(_number: int, _frame: object) -> None:
 class KvmVcpu(SlicedVcpu):
     """One virtual CPU over one guest's memory. After a Fault it is good for nothing but `close`."""
 
-    def __init__(self, memory: GuestMemory, *, may_restore: bool = False) -> None:
-        """`may_restore`: take for granted what `proven` finds out, as its trial must."""
+    def __init__(self, memory: GuestMemory, *, may_restore: Callable[[], bool] = lambda: False) -> None:
+        """`may_restore` is asked at a template that holds what `restoring` needs: whether ring 3 may load it here."""
         super().__init__()
         self._may_restore = may_restore
         self._memory = memory
@@ -236,7 +223,7 @@ class KvmVcpu(SlicedVcpu):
         self._special = bytes(sregs)
         self._general = _registers(state.gprs, state.rip, rflags)
         entrance = restoring.entrance(state)
-        usable = entrance is not None and self._holds(state) and (self._may_restore or proven())
+        usable = entrance is not None and self._holds(state) and self._may_restore()
         self._entrance = _registers(*entrance, rflags) if entrance is not None and usable else b""
 
     def _holds(self, state: CpuState) -> bool:

@@ -26,6 +26,12 @@ class Areas:
     def frozen(self) -> tuple[tuple[int, int], ...]:
         return tuple(self._ranges)
 
+    def copy(self) -> Areas:
+        """Independent of this one."""
+        other = Areas.__new__(Areas)
+        other._ranges = self._ranges.copy()
+        return other
+
     def lowest(self, default: int) -> int:
         """Start of the lowest range."""
         return self._ranges[0][0] if self._ranges else default

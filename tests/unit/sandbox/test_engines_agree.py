@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandbox.engines import choose, create, kvm, kvm_api
+from sandbox.engines import choose, create, kvm, kvm_api, kvm_trial
 from sandbox.engines.base import CpuState, SystemCall
 from sandbox.errors import EngineUnavailable
 from sandbox.limits import SECOND_NS
@@ -144,10 +144,10 @@ _LEAKS = {
 @pytest.fixture(name="way", params=["by ring 3", "by the engine"])
 def way_fixture(request: pytest.FixtureRequest) -> Iterator[str]:
     """How floating-point state is restored: as is best here, and as is possible everywhere."""
-    found = kvm.proven() if request.param == "by ring 3" and os.access(kvm_api.DEVICE, os.W_OK) else False
-    kept, kvm._proofs[:] = list(kvm._proofs), [found]
+    found = kvm_trial.proven() if request.param == "by ring 3" and os.access(kvm_api.DEVICE, os.W_OK) else False
+    kept, kvm_trial._proofs[:] = list(kvm_trial._proofs), [found]
     yield request.param
-    kvm._proofs[:] = kept
+    kvm_trial._proofs[:] = kept
 
 
 @pytest.mark.parametrize("name", _LEAKS)

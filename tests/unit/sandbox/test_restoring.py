@@ -9,8 +9,7 @@ import pytest
 
 from sandbox.engines import restoring
 from sandbox.engines.base import CpuState
-from sandbox.engines.kvm import proven
-from sandbox.engines.kvm_trial import restores
+from sandbox.engines.kvm_trial import proven, restores
 from sandbox.paging import PAGE, USER_TOP, Layout, fixed_pages
 from sandbox.supervisor import LANDING_ADDRESS, RESTORE_ADDRESS, RESTORED_OFFSET
 from sandbox.vm import Vm
