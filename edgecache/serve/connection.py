@@ -130,7 +130,8 @@ class Connection(Sending, Turns):
             framing = self._framing
             if framing is not None:
                 end = framing.advance(data, position)
-                super().data_received(data[position:end])
+                if approved := framing.approved(data, position, end):
+                    super().data_received(approved)
                 position = end
                 if framing.complete:
                     self._framing = None

@@ -287,6 +287,7 @@ class BodyFraming:
         self._budget = max_body_bytes
         self._line = b""
         self._trailer_bytes = 0
+        self._content: list[bytes] | None = [] if head.chunked else None
         self.complete = False
 
     def advance(self, data: bytes, start: int) -> int:
@@ -299,8 +300,20 @@ class BodyFraming:
                     start = self._read_line(data, start)
         return start
 
+    def approved(self, data: bytes, start: int, end: int) -> bytes:
+        """What the next parser is to see in place of these bytes, which `advance` has passed: of a chunked body the content alone,
+        in chunks of our own. Extensions and trailers end here, so that nobody reads them in another way."""
+        if self._content is None:
+            return data[start:end]
+        content = b"".join(self._content)
+        self._content.clear()
+        chunk = b"%x\r\n%b\r\n" % (len(content), content) if content else b""
+        return chunk + b"0\r\n\r\n" if self.complete else chunk
+
     def _take(self, data: bytes, start: int) -> int:
         taken = min(self._left, len(data) - start)
+        if self._content is not None:
+            self._content.append(data[start : start + taken])
         self._left -= taken
         if self._left == 0:
             if self._state is _Await.LENGTH:
