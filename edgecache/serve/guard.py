@@ -301,8 +301,9 @@ class BodyFraming:
         return start
 
     def approved(self, data: bytes, start: int, end: int) -> bytes:
-        """What the next parser is to see in place of these bytes, which `advance` has passed: of a chunked body the content alone,
-        in chunks of our own. Extensions and trailers end here, so that nobody reads them in another way."""
+        """What the next parser is to see in place of these bytes, which `advance` has passed: of a chunked body its content alone,
+        in chunks of our own. Extensions and trailers end here, so that nobody reads them in another way.
+        """
         if self._content is None:
             return data[start:end]
         content = b"".join(self._content)
