@@ -301,7 +301,7 @@ class BodyFraming:
         return start
 
     def approved(self, data: bytes, start: int, end: int) -> bytes:
-        """What the next parser is to see in place of these bytes, which `advance` has passed: of a chunked body its content alone,
+        """What the next parser is to see in place of these bytes that `advance` has passed: of a chunked body its content alone,
         in chunks of our own. Extensions and trailers end here, so that nobody reads them in another way.
         """
         if self._content is None:
