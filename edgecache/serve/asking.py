@@ -13,7 +13,7 @@ from edgecache.policy.coding import IDENTITY, code, negotiated
 from edgecache.policy.dates import format_date
 from edgecache.policy.esi import CAPABILITY, is_template
 from edgecache.policy.fields import freeze
-from edgecache.policy.forwarding import REWRITING_FIELDS, to_source
+from edgecache.policy.forwarding import METHOD_FIELDS, REWRITING_FIELDS, to_source
 from edgecache.policy.message import Headers, Request, Response
 from edgecache.policy.trailing import announced, wants_trailers
 from edgecache.serve.call import Call
@@ -59,8 +59,8 @@ class Asker:
         coding = IDENTITY if rule.esi else negotiated(request, rule.compress)
         # Where this edge compresses, sources see of Accept-Encoding what the variant key holds of it. Templates come uncoded.
         replaced = _REQUEST_ID if coding is None else _REQUEST_ID | _ACCEPT_ENCODING
-        if request.method in _SHARED:
-            replaced |= REWRITING_FIELDS.difference(name.lower() for name in rule.vary)
+        rewriting = REWRITING_FIELDS | METHOD_FIELDS if request.method in _SHARED else REWRITING_FIELDS
+        replaced |= rewriting.difference(map(str.lower, rule.vary)) if rule.vary else rewriting
         if coding is not None:
             own.append(("Accept-Encoding", coding))
         if rule.esi:

@@ -132,15 +132,11 @@ class Connection(Sending, Turns):
         while position < len(data):
             framing = self._framing
             if framing is not None:
-                trailing = framing.trailing
                 end = framing.advance(data, position)
-                if not trailing:
-                    super().data_received(data[position:end])
+                if approved := framing.approved(data, position, end):
+                    super().data_received(approved)
                 position = end
                 if framing.complete:
-                    if framing.chunked:
-                        # The parser is told of no trailers: it gives up at those that look like framing.
-                        super().data_received(b"\r\n")
                     self._framing = None
                 continue
             found = None if self._busy else find_head(data, position, self._client_settings)

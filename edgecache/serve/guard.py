@@ -293,25 +293,16 @@ class BodyFraming:
         self._line = b""
         self._trailer_bytes = 0
         self._trailers: list[tuple[str, str]] = []
-        self.chunked = head.chunked
+        self._content: list[bytes] | None = [] if head.chunked else None
         self.complete = False
 
     def trailers(self) -> tuple[tuple[str, str], ...]:
         """The fields after a chunked body that is complete; else none."""
         return tuple(self._trailers) if self.complete else ()
 
-    @property
-    def trailing(self) -> bool:
-        """Whether the last chunk has come, and trailers may."""
-        return self._state is _Await.TRAILER
-
     def advance(self, data: bytes, start: int) -> int:
-        """The position after the bytes of `data` that belong to this body; it stops where trailers may begin.
-
-        Raises Violation.
-        """
-        trailing = self.trailing
-        while start < len(data) and not self.complete and self.trailing is trailing:
+        """The position after the bytes of `data` that belong to this body. Raises Violation."""
+        while start < len(data) and not self.complete:
             match self._state:
                 case _Await.LENGTH | _Await.DATA:
                     start = self._take(data, start)
@@ -319,8 +310,21 @@ class BodyFraming:
                     start = self._read_line(data, start)
         return start
 
+    def approved(self, data: bytes, start: int, end: int) -> bytes:
+        """What the next parser is to see in place of these bytes that `advance` has passed: of a chunked body its content alone,
+        in chunks of our own. Extensions and trailers end here, so that nobody reads them in another way.
+        """
+        if self._content is None:
+            return data[start:end]
+        content = b"".join(self._content)
+        self._content.clear()
+        chunk = b"%x\r\n%b\r\n" % (len(content), content) if content else b""
+        return chunk + b"0\r\n\r\n" if self.complete else chunk
+
     def _take(self, data: bytes, start: int) -> int:
         taken = min(self._left, len(data) - start)
+        if self._content is not None:
+            self._content.append(data[start : start + taken])
         self._left -= taken
         if self._left == 0:
             if self._state is _Await.LENGTH:

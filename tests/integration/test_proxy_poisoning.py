@@ -133,6 +133,7 @@ async def test_what_the_key_holds_is_passed_on() -> None:
 async def test_what_is_never_shared_may_override_its_method() -> None:
     async with origin_of(echoing) as origin, edge_for(origin.url) as edge:
         assert (await edge.fetch("/", "POST", headers={"X-HTTP-Method-Override": "PATCH"})).body == b"PATCH"
+        assert (await edge.fetch("/", "POST", headers={"X-Original-URL": "/g/page"})).body == b"", "it is routed by what it names"
 
 
 class Guard:
