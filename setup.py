@@ -28,7 +28,7 @@ COMPILED: Final = {
     """,
     "edgecache/upstream": """
         balancing bodiless body breaker collapse ejection endpoint figures member origin origins pool response retrying
-        shared_body trailers
+        shared_body trailers whole
     """,
 }
 """By package. Left out is what mypyc does not take: async generators, msgspec's values, and classes whose interpreted base has
