@@ -281,7 +281,7 @@ class Connection(Sending, Turns):
 
     def _body_of(self, head: Head, payload: StreamReader) -> ClientBody:
         framing = self._followed
-        trailers = framing.trailers if framing is not None and framing.chunked else None
+        trailers = framing.trailers if framing is not None and head.chunked else None
         timeout = self._client_settings.body_timeout
         return ClientBody(self, payload, timeout, expects_continue=head.expect_continue, trailers=trailers)
 

@@ -39,6 +39,7 @@ from edgecache.upstream.trailed_writer import TrailedWriter
 from edgecache.upstream.trailers import TrailerReader
 from edgecache.upstream.trust import Trust, TrustError
 from edgecache.upstream.uploading import HeadDeadline, upload
+from edgecache.upstream.whole import WholeResponse
 
 _RETIRE_SECONDS = 0.5
 _WAYS = 1024
@@ -153,12 +154,14 @@ class OriginClient:
         *,
         on_interim: Interim | None = None,
         trailers: TrailerReader | None = None,
-    ) -> OriginResponse:
+    ) -> OriginResponse | WholeResponse:
         """One attempt at one origin, up to its response head, which is usable. Raises SourceError.
 
         A 101 is usable where the request asks for an upgrade.
         """
         response = await self._exchange(endpoint, request, waits, body=body, on_interim=on_interim, trailers=trailers)
+        if isinstance(response, WholeResponse):
+            return response
         bad = unusable_field(response.headers)
         least = 101 if "Upgrade" in request.headers else 200
         if bad is not None or _BAD_VALUE.search(response.reason or "") or not least <= response.status <= 599:
@@ -192,7 +195,7 @@ class OriginClient:
         on_interim: Interim | None = None,
         trailers: TrailerReader | None = None,
         probing: bool = False,
-    ) -> OriginResponse:
+    ) -> OriginResponse | WholeResponse:
         try:
             context = True if endpoint.tls is NO_TLS_RULE else await self.trust.context(endpoint.tls)
             if body is None and not (probing or endpoint.proxy_protocol) and is_bodiless(request):
