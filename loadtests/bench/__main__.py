@@ -25,6 +25,7 @@ from pathlib import Path
 from demo.processes import DemoError
 from demo.visit import get
 from edgecache.config import load
+from edgecache.policy import freshness
 from edgecache.yamlform import FormError
 from loadtests.bench import peers
 from loadtests.bench.report import EDGE_NAME, Summary, document, summarise, table
@@ -210,13 +211,14 @@ def _prove_origin_use(server: Server, row: Row, number: int, run: Run, reached: 
 
 
 def _write(figures: dict[Row, list[Summary]], plan: Plan, path: Path | None) -> None:
+    python = f"Python {platform.python_version()}, {'compiled' if freshness.__file__.endswith('.so') else 'interpreted'}"
     versions = {peer.name: peer.version() for peer in peers.PEERS if peer.name in plan.servers and peer.installed}
     text = json.dumps(
         {
             "connections": plan.connections,
             "runs": plan.runs,
             "seconds": plan.seconds,
-            "versions": {EDGE_NAME: f"Python {platform.python_version()}", **versions},
+            "versions": {EDGE_NAME: python, **versions},
             "machine": {"processor": _processor(), "cores": os.cpu_count(), "kernel": platform.release()},
             "date": time.strftime("%Y-%m-%d", time.gmtime()),
             "rows": document(figures),
