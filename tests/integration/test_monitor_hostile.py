@@ -8,7 +8,6 @@ import socket
 import struct
 import subprocess
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 
 import pytest
 
@@ -263,7 +262,7 @@ async def test_a_worker_may_die_while_it_loads_and_its_program_is_blamed(stage: 
 
 async def test_usage_that_a_worker_invents_does_not_change_whose_cpu_it_was(stage: Stage) -> None:
     call, number = await stage.started()
-    lie = Outcome(End.FINISHED, replace(Usage(), cpu_ns=10**14))
+    lie = Outcome(End.FINISHED, Usage(cpu_ns=10**14))
     stage.worker.say(wire.CallSlice(number, wire.Done(lie), b"ok"))
     assert (await ending(call)).end is End.FINISHED
     assert stage.monitor.status().generators[0].cpu_ns < 10**9
