@@ -202,7 +202,7 @@ class KvmVcpu(SlicedVcpu):
         if not self._closed:
             self._closed = True
             self._page.release()
-            del self._run, self._page
+            self._run = api.Run()
             self._machine.close()
 
     def _put(self, general: bytes) -> None:
@@ -268,7 +268,7 @@ class KvmVcpu(SlicedVcpu):
     def _stop(self) -> None:
         """Called by other threads: the flag ends a KVM_RUN that is about to begin, the signal one that has."""
         self._run.immediate_exit = 1
-        signal.pthread_kill(self._thread, api.KICK)
+        signal.pthread_kill(self._runner, api.KICK)
 
     def _told(self, port: int, gprs: list[int], rip: int, rflags: int) -> Stop:
         # Ring 3 runs with interrupts enabled and cannot change that: SFMASK and the gates do, on the way to the landing page.

@@ -23,9 +23,9 @@ class SlicedVcpu(ABC):
         self._entered = False
         """Whether an instruction of the guest has run."""
         self._loaded: CpuState | None = None
-        self._thread = 0
+        self._runner = 0
         self._clock = 0
-        """CPU time of `_thread`, which ran last."""
+        """CPU time of `_runner`, which ran last."""
 
     def interrupt(self) -> None:
         """See `base.Vcpu`."""
@@ -45,8 +45,8 @@ class SlicedVcpu(ABC):
     def _begin(self, slice_ns: int, now_ns: int | None, stop: Callable[[], None]) -> Alarm:
         """Have `stop` called when this thread has used `slice_ns` more of CPU time than `now_ns`, until `_finish`."""
         thread = threading.get_ident()
-        if thread != self._thread:
-            self._thread, self._clock = thread, time.pthread_getcpuclockid(thread)
+        if thread != self._runner:
+            self._runner, self._clock = thread, time.pthread_getcpuclockid(thread)
         now = time.thread_time_ns() if now_ns is None else now_ns
         self._alarm = alarm = self._watchdog.arm(self._clock, now + slice_ns, stop)
         return alarm

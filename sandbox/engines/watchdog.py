@@ -41,7 +41,7 @@ class Watchdog:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._asleep = True
-        self._thread: threading.Thread | None = None
+        self._watcher: threading.Thread | None = None
 
     def arm(self, clock: int, deadline_ns: int, stop: Callable[[], None]) -> Alarm:
         """Call `stop` again and again once `clock` has reached the deadline, until `disarm`."""
@@ -57,11 +57,11 @@ class Watchdog:
             self._alarms.remove(alarm)
 
     def _start(self) -> None:
-        if self._thread is None:
+        if self._watcher is None:
             with self._lock:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._watch, name="vcpu-watchdog", daemon=True)
-                    self._thread.start()
+                if self._watcher is None:
+                    self._watcher = threading.Thread(target=self._watch, name="vcpu-watchdog", daemon=True)
+                    self._watcher.start()
         self._asleep = False
         self._wake.set()
 

@@ -15,7 +15,7 @@ from sandbox.limits import MIB, MILLISECOND_NS
 from sandbox.outcome import End
 from sandbox.paging import USER_TOP
 from sandbox.program import Convention
-from sandbox.supervisor import GDT_ADDRESS, STUB_ADDRESS
+from sandbox.supervisor import GDT_ADDRESS, RESTORE_ADDRESS, STUB_ADDRESS
 from tests.unit.sandbox.machine_code import (
     DATA,
     DATA_BYTES,
@@ -285,6 +285,7 @@ ENDS: Final = {
     "a boot that answers": resident(call(RESPOND, DATA, 8) + loop(call(39)), End.BOOT_FAILED, "system-call-limit",
                                     limits={"system_calls": 2000}),
     "a deadline while it computes": code(loop(b""), End.WALL_LIMIT, limits={"wall_ns": 200 * MILLISECOND_NS}),
+    "a jump to where ring 3 restores itself": fault(mov(RAX, RESTORE_ADDRESS) + JUMP, ""),
     "the time stamp counter": code(b"\x0f\x31" + put(b"ticks") + exit_(), End.FINISHED, output=b"ticks"),
     "its processor's name": code(b"\x31\xc0\x0f\xa2" + put(b"name") + exit_(), End.FINISHED, output=b"name"),
 }  # fmt: skip

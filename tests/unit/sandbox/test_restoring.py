@@ -13,7 +13,21 @@ from sandbox.engines.kvm_trial import proven, restores
 from sandbox.paging import PAGE, USER_TOP, Layout, fixed_pages
 from sandbox.supervisor import LANDING_ADDRESS, RESTORE_ADDRESS, RESTORED_OFFSET
 from sandbox.vm import Vm
-from tests.unit.sandbox.machine_code import DATA, GET, LIMITS, NEXT_REQUEST, RESPOND, boot, call, finish, serve, serve_once
+from tests.unit.sandbox.machine_code import (
+    DATA,
+    GET,
+    LIMITS,
+    NEXT_REQUEST,
+    RAX,
+    RDX,
+    RESPOND,
+    boot,
+    call,
+    finish,
+    mov,
+    serve,
+    serve_once,
+)
 
 FPU = bytes(range(256)) * 2
 STATE = CpuState((1, 2, 0x401000, 4, 5, 6, 7, 0x800000, *range(8, 16)), 0x401000, 0x2, 0, 0, FPU)
@@ -83,3 +97,15 @@ def test_a_request_that_cannot_be_delivered_gets_its_errno_every_time(engine: st
         vm.reset()
     vm.close()
     template.close()
+
+
+def test_a_guest_that_goes_there_itself_gets_its_own_templates_registers_at_most(engine: str) -> None:
+    answer = call(RESPOND, DATA, 8) + call(NEXT_REQUEST, DATA + 0x1000, 4096)
+    away = mov(RAX, RESTORE_ADDRESS) + b"\x48\x8d\x0d\x02\0\0\0\xff\xe0"  # lea rcx, [rip + 2]; jmp rax
+    for work in (away + answer, b"\x66\x0f\x76\xc0" + mov(RDX, 0xFFFF_FFFF) + away + answer):
+        template = boot(serve(work), engine=engine)
+        vm = Vm(template, engine)
+        result = serve_once(vm)
+        assert result.end == "finished" or result.outcome.detail.startswith(("invalid-instruction", "protection"))
+        vm.close()
+        template.close()
