@@ -193,7 +193,9 @@ class Dispatcher:
             case _:
                 raise wire.WireError(f"{type(message).__name__} out of turn")
         self.refresh(generator)
-        self._charge(generator, used_ns)
+        self._charge(
+            generator, used_ns, yielded=isinstance(message, wire.CallSlice) and not isinstance(message.event, wire.WantsMore)
+        )
         self.settle(lane)
         self.pump()
 
@@ -202,11 +204,11 @@ class Dispatcher:
         self._free += 1
         return lane.slice_over()
 
-    def _charge(self, generator: Generator, used_ns: int) -> None:
+    def _charge(self, generator: Generator, used_ns: int, *, yielded: bool = False) -> None:
         """After the generator's wish has been brought up to date: who sleeps is charged in half the time."""
         generator.cpu_ns += used_ns
         if generator.path in self.scheduler:
-            self.shares.charge(generator.path, used_ns, self.now_ns())
+            self.shares.charge(generator.path, used_ns, self.now_ns(), yielded=yielded)
 
     def _program_slice(self, generator: Generator, message: wire.BootSlice | wire.Loaded | wire.Rejected) -> None:
         match message:

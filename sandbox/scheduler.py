@@ -43,7 +43,7 @@ class Scheduler:
         self._quantum_ns = quantum_ns
         self._floor_ns = floor_ns
         self._credit_ns = credit_ns
-        self._express = Express(min(express_ns, credit_ns))
+        self._express = Express(min(express_ns, credit_ns), quantum_ns)
         self._root = Node(ROOT, None, 1, 1 << 62)
         self._nodes: dict[Path, Node] = {ROOT: self._root}
         self._running: set[Path] = set()
@@ -180,7 +180,7 @@ class Scheduler:
         return picked
 
     def pick_express(self, now_ns: int = 0) -> Path | None:
-        """A leaf that has woken with credit for an express slice and not run since: it is worth a CPU more.
+        """A leaf that has woken with credit for an express slice and not used up a slice since: it is worth a CPU more.
 
         Held as running until `charge`, like one that was picked, and charged like it: it only does not wait for a CPU. Who uses
         up its slice, or has used up its credit, waits like everybody.
@@ -193,14 +193,18 @@ class Scheduler:
         self._hold(leaf, now_ns)
         return leaf.path
 
-    def charge(self, path: Path, cpu_ns: int, now_ns: int = 0) -> int:
+    def charge(self, path: Path, cpu_ns: int, now_ns: int = 0, *, yielded: bool = False) -> int:
         """The leaf gave its CPU back after `cpu_ns`. It stays awake until `sleep`. Raises KeyError when it was not running.
 
+        `yielded`: not because its slice was over. Who has more to do then is to `pick_express` as if it had just woken.
         What it was charged is returned: `floor_ns` at least.
         """
         self._running.remove(path)
+        leaf = self._nodes[path]
         charged_ns = max(self._floor_ns, cpu_ns)
-        self._release(self._nodes[path], charged_ns, now_ns)
+        self._release(leaf, charged_ns, now_ns)
+        if yielded and leaf.ready and self._express.covers(leaf):
+            self._express.add(leaf)
         return charged_ns
 
     def runnable(self, now_ns: int = 0) -> bool:

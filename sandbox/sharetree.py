@@ -80,9 +80,9 @@ class ShareTree:
         """Raises KeyError, ValueError for a bad number."""
         self._set(path, weight, cap, now_ns)
 
-    def charge(self, path: Path, cpu_ns: int, now_ns: int) -> None:
-        """A generator gave its CPU back after so much. Raises KeyError when it was not running."""
-        self._ledger.charge(path, self.scheduler.charge(path, cpu_ns, now_ns), now_ns)
+    def charge(self, path: Path, cpu_ns: int, now_ns: int, *, yielded: bool = False) -> None:
+        """A generator gave its CPU back after so much; `yielded`: before its slice was over. Raises KeyError."""
+        self._ledger.charge(path, self.scheduler.charge(path, cpu_ns, now_ns, yielded=yielded), now_ns)
 
     def standings(self, now_ns: int) -> Mapping[Path, Standing]:
         """What everybody who competed in the last ten seconds was promised, and what it received."""

@@ -1,6 +1,7 @@
 """A neighbour waits for no more than its share, whatever a stranger does: told in the scheduler's accounts, not in seconds.
 
-One slot, two sites of equal weight: a stranger whose generators are at it all the time, and a neighbour with short requests.
+One slot, no express slices, two sites of equal weight: a stranger whose generators are at it all the time, and a neighbour with
+short requests.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ def watched(monitor: Monitor) -> Accounts:
     shares, accounts = monitor._dispatcher.shares, Accounts()
     charge = shares.charge
 
-    def noted(path: SharePath, used_ns: int, now_ns: int) -> None:
+    def noted(path: SharePath, used_ns: int, now_ns: int, *, yielded: bool) -> object:
         accounts.note(path, used_ns)
-        charge(path, used_ns, now_ns)
+        return charge(path, used_ns, now_ns, yielded=yielded)
 
     shares.charge = noted  # type: ignore[method-assign]
     return accounts
@@ -100,7 +101,7 @@ async def test_a_neighbour_waits_for_no_more_than_its_share(kind: str, engine: s
     if not available(engine):
         pytest.skip(f"no {engine} engine here")
     code, end = KINDS[kind]
-    policy, program, ends = DispatchPolicy(slots=1), Program(image(code), Convention.CGI), set[End]()
+    policy, program, ends = DispatchPolicy(slots=1, express=0), Program(image(code), Convention.CGI), set[End]()
     async with Monitor(MonitorPolicy(engine=engine, dispatch=policy)) as monitor:
         monitor.register("neighbour", NEIGHBOUR, LIMITS, tenant="neighbour")
         assert (await ended(monitor, "neighbour"))[1] == PAGE  # loaded and booted

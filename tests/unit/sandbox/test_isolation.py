@@ -112,7 +112,7 @@ class Machine:
             if self.patient:
                 heapq.heappush(self.coming, (self.now + self.gap, path))
         self.used[path] += self.given[path]
-        self.scheduler.charge(path, self.given[path], self.now)
+        self.scheduler.charge(path, self.given[path], self.now, yielded=path in self.asked)
 
 
 @settings(max_examples=40, deadline=None)

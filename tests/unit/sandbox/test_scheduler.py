@@ -284,6 +284,43 @@ class TestExpress:
             scheduler.wake(path)
         assert [scheduler.pick_express() for _ in range(3)] == [("late",), ("early",), None]
 
+    def test_who_has_more_to_do_after_a_short_slice_goes_on_and_who_used_it_up_waits(self) -> None:
+        scheduler = self.loops(3, express_ns=QUANTUM)
+        run(scheduler, 99)
+        scheduler.wake(("light",))
+        for _ in range(3):
+            assert scheduler.pick_express() == ("light",)
+            scheduler.charge(("light",), MS, yielded=True)
+        assert scheduler.pick_express() == ("light",)
+        scheduler.charge(("light",), MS)
+        assert scheduler.pick_express() is None
+
+    def test_generators_of_one_worker_follow_one_another(self) -> None:
+        """The second waits for the first alone, whose slice is held to cost a quantum until it ends."""
+        scheduler = self.loops(3, express_ns=QUANTUM)
+        scheduler.add(("site",), 1, width=1)
+        for generator in "xy":
+            scheduler.add(("site", generator), 1, parent=("site",))
+            scheduler.wake(("site", generator))
+            while scheduler.pick() != [("site", generator)]:
+                for number in range(3):
+                    if scheduler.share((str(number),)).running:
+                        scheduler.charge((str(number),), QUANTUM)
+            scheduler.sleep(("site", generator))
+            scheduler.charge(("site", generator), 0)
+        run(scheduler, 99)
+        for generator in "xyxy":
+            scheduler.wake(("site", generator))
+            assert scheduler.pick_express() == ("site", generator)
+            other = ("site", "y" if generator == "x" else "x")
+            scheduler.wake(other)
+            assert scheduler.pick_express() is None
+            scheduler.sleep(("site", generator))
+            scheduler.charge(("site", generator), MS, yielded=True)
+            assert scheduler.pick_express() == other
+            scheduler.sleep(other)
+            scheduler.charge(other, 0)
+
     @settings(max_examples=50, deadline=None)
     @given(st.integers(1, 30), st.integers(1, QUANTUM), st.integers(1, 4))
     def test_a_busy_site_gains_nothing_by_the_number_of_its_generators(self, generators: int, cost: int, loops: int) -> None:
