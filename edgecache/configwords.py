@@ -152,6 +152,7 @@ SERVE: Final[Table] = {
     "max_connections": ("max_connections", _count(1, 10_000_000)),
     "backlog": ("backlog", _count(1, 65_535)),
     "read_buffer": ("read_buffer_bytes", _size(4 * _KIB, 64 * _MIB)),
+    "h2c": ("h2c", lambda node: node.boolean()),
     "http2_streams": ("http2_streams", _count(1, 10_000)),
     "http2_window": ("http2_window_bytes", _size(64 * _KIB, _GIB)),
     "tunnels_per_site": ("tunnels_per_site", _count(0, 1_000_000)),

@@ -23,6 +23,7 @@ from edgecache.serve.guard import HeadReader
 from edgecache.serve.http2.connection import Http2Connection
 from edgecache.serve.http2.fields import FieldReader
 from edgecache.serve.pipeline import Pipeline
+from edgecache.serve.prior_knowledge import Undecided
 from edgecache.serve.proxied import ProxiedSockets, listening_sockets
 
 _log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ _OWN = -1
 """The place of what it bound itself."""
 
 
-ClientConnection = Connection | Http2Connection
+ClientConnection = Connection | Http2Connection | Undecided
 
 
 class _Server(web.Server):
@@ -44,6 +45,7 @@ class _Server(web.Server):
         self._scheme = scheme
         self.change()
         self._http2: set[Http2Connection] = set()
+        self._undecided: set[Undecided] = set()
         self.closing = False
         self.fading = False
         self._open = 0
@@ -58,7 +60,12 @@ class _Server(web.Server):
     def __call__(self) -> RequestHandler:
         return Connection(self, self._pipeline, self._heads, loop=self._loop)
 
-    def agreed(self, protocol: str | None, client: str = "") -> ClientConnection:
+    def plain(self, client: str = "") -> ClientConnection:
+        """A connection without TLS, for which nothing has been agreed on."""
+        settings = self._pipeline.settings
+        return Undecided(self, settings, self._loop.time(), client) if settings.h2c else self.agreed(None, client)
+
+    def agreed(self, protocol: str | None, client: str = "") -> Connection | Http2Connection:
         """A connection that speaks what ALPN has agreed on; `client`: its address, where that is not the peer's."""
         if protocol == ALPN_HTTP_2:
             return Http2Connection(self, self._pipeline, self._fields, self._loop, client)
@@ -67,7 +74,7 @@ class _Server(web.Server):
     @property
     def all_connections(self) -> list[ClientConnection]:
         first = [connection for connection in self.connections if isinstance(connection, Connection)]
-        return [*first, *self._http2]
+        return [*first, *self._http2, *self._undecided]
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
@@ -84,6 +91,19 @@ class _Server(web.Server):
 
     def left(self, connection: Http2Connection) -> None:
         self._http2.discard(connection)
+        self._lost()
+
+    def undecided(self, connection: Undecided, transport: asyncio.Transport) -> None:
+        self._undecided.add(connection)
+        self._opened(connection, transport)
+
+    def decided(self, connection: Undecided) -> None:
+        self._undecided.discard(connection)
+        # Whoever waits for the last connection's end goes on waiting.
+        self._open -= 1
+
+    def never_decided(self, connection: Undecided) -> None:
+        self._undecided.discard(connection)
         self._lost()
 
     def _opened(self, connection: ClientConnection, transport: asyncio.Transport) -> None:
@@ -232,7 +252,7 @@ class Listener:
         if self._proxies:
 
             async def serve(accepted: socket.socket, client: str) -> None:
-                factory = partial(server.agreed, None, client) if tls is None else partial(_Handshaken, server, client)
+                factory = partial(server.plain, client) if tls is None else partial(_Handshaken, server, client)
                 await loop.connect_accepted_socket(factory, accepted, ssl=tls, ssl_handshake_timeout=within)
 
             settings = self._settings
@@ -243,7 +263,7 @@ class Listener:
             return ProxiedSockets(
                 sockets, self._proxies, serve, header_seconds=settings.head_timeout, limit=settings.max_connections
             )
-        factory = server if tls is None else partial(_Handshaken, server)
+        factory = server.plain if tls is None else partial(_Handshaken, server)
         create = partial(loop.create_server, factory, backlog=self._settings.backlog, ssl=tls, ssl_handshake_timeout=within)
         return cast(Accepting, await (create(sock=sock) if sock is not None else create(host, port, reuse_address=True)))
 

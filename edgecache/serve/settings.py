@@ -34,6 +34,8 @@ class ServeSettings:
     backlog: int = 1024
     read_buffer_bytes: int = 128 << 10
     """Request body bytes read ahead of the consumer."""
+    h2c: bool = False
+    """Whether clients without TLS may speak HTTP/2, which they must know (RFC 9113 section 3.3)."""
     http2_streams: int = 100
     """Requests under way at once on one HTTP/2 connection; more are refused, to be sent again."""
     http2_window_bytes: int = 1 << 20
