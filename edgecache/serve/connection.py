@@ -19,6 +19,7 @@ from aiohttp.web_protocol import ERROR, RequestPayloadError
 from edgecache.observe.record import HTTP_1
 from edgecache.policy.message import Response
 from edgecache.serve.answer import Answer, Opened
+from edgecache.serve.body_pace import BodyPace
 from edgecache.serve.client_body import ClientBody
 from edgecache.serve.exchange import Exchange, report_hit
 from edgecache.serve.fast_lane import MAX_BODY_BYTES, MAX_HEAD_BYTES
@@ -251,11 +252,10 @@ class Connection(Sending, Turns):
         return await self._exchange(item, payload)
 
     async def _exchange(self, head: Head, payload: StreamReader) -> bool:
-        body = (
-            ClientBody(self, payload, self._client_settings.body_timeout, expects_continue=head.expect_continue)
-            if head.has_body
-            else None
-        )
+        body, settings = None, self._client_settings
+        if head.has_body:
+            pace = BodyPace(settings.body_timeout, settings.body_rate)
+            body = ClientBody(self, payload, pace, expects_continue=head.expect_continue)
 
         def write(answer: Answer) -> Awaitable[Sent]:
             if answer.tunnel is not None:
