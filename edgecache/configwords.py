@@ -145,6 +145,7 @@ SERVE: Final[Table] = {
     "max_body": ("max_body_bytes", _size(0, 16 * _TIB)),
     "head_timeout": ("head_timeout", _time(0.1, 3600)),
     "body_timeout": ("body_timeout", _time(0.1, 3600)),
+    "body_rate": ("body_rate", _size(1, _GIB)),
     "keepalive_timeout": ("keepalive_timeout", _time(0.1, 3600)),
     "write_timeout": ("write_timeout", _time(0.1, 3600)),
     "drain_timeout": ("drain_timeout", _time(0, 3600)),

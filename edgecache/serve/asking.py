@@ -15,6 +15,7 @@ from edgecache.policy.esi import CAPABILITY, is_template
 from edgecache.policy.fields import freeze
 from edgecache.policy.forwarding import METHOD_FIELDS, REWRITING_FIELDS, to_source
 from edgecache.policy.message import Headers, Request, Response
+from edgecache.policy.substitute import briefly
 from edgecache.policy.trailing import announced, wants_trailers
 from edgecache.serve.call import Call
 from edgecache.serve.compressing import CodedBody
@@ -105,7 +106,8 @@ class Asker:
             reply = self._dated(await fetch_from_origin(self._origins(route.site), call, sent, body, call.on_interim))
         except SourceError:
             raise failure from None
-        return replace(reply, detail=f"generator-{failure.reason}")
+        response = briefly(reply.response, route.rule, self._clock())
+        return replace(reply, response=response, detail=f"generator-{failure.reason}")
 
     def _dated(self, reply: Reply) -> Reply:
         """RFC 9110 section 6.6.1: a recipient with a clock adds the Date that is missing."""

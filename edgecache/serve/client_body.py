@@ -12,6 +12,7 @@ from typing import Protocol
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestPayloadError
 
+from edgecache.serve.body_pace import BodyPace
 from edgecache.serve.guard import Fault, Violation
 from edgecache.source import Culprit, SourceError, Trailers
 
@@ -32,13 +33,13 @@ class ClientBody:
     """A request body on its way from the client; the first read says 100 Continue where that was asked for."""
 
     def __init__(
-        self, peer: Peer, payload: StreamReader, timeout: float, *, expects_continue: bool, trailers: Trailers | None = None
+        self, peer: Peer, payload: StreamReader, pace: BodyPace, *, expects_continue: bool, trailers: Trailers | None = None
     ) -> None:
         """`trailers`: of a body whose framing has a place for them."""
         self.trailers = trailers
         self._peer = peer
         self._payload = payload
-        self._timeout = timeout
+        self._pace = pace
         self._expects_continue = expects_continue
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -48,9 +49,12 @@ class ClientBody:
         if self._expects_continue:
             self._expects_continue = False
             self._peer.send(_CONTINUE)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._pace.left):
                 chunk = await self._payload.readany()
+            self._pace.waited(loop.time() - began, len(chunk))
         except TimeoutError:
             raise SourceError(Culprit.CLIENT, "body-timeout", status=408) from None
         except RequestPayloadError as error:

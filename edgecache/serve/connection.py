@@ -19,6 +19,7 @@ from aiohttp.web_protocol import ERROR, RequestPayloadError
 from edgecache.observe.record import HTTP_1
 from edgecache.policy.message import Response
 from edgecache.serve.answer import Answer, Opened
+from edgecache.serve.body_pace import BodyPace
 from edgecache.serve.client_body import ClientBody
 from edgecache.serve.exchange import Exchange, report_hit
 from edgecache.serve.fast_lane import MAX_BODY_BYTES, MAX_HEAD_BYTES
@@ -280,10 +281,14 @@ class Connection(Sending, Turns):
         return True
 
     def _body_of(self, head: Head, payload: StreamReader) -> ClientBody:
-        framing = self._followed
-        trailers = framing.trailers if framing is not None and head.chunked else None
-        timeout = self._client_settings.body_timeout
-        return ClientBody(self, payload, timeout, expects_continue=head.expect_continue, trailers=trailers)
+        settings, framing = self._client_settings, self._followed
+        return ClientBody(
+            self,
+            payload,
+            BodyPace(settings.body_timeout, settings.body_rate),
+            expects_continue=head.expect_continue,
+            trailers=framing.trailers if framing is not None and head.chunked else None,
+        )
 
     async def _switch(self, answer: Answer, tunnel: Opened) -> Sent:
         """Tell the client of its tunnel, and be nothing but one of its ends."""

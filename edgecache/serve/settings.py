@@ -21,6 +21,9 @@ class ServeSettings:
     """From the first byte of a request head to its last."""
     body_timeout: float = 30.0
     """Between two reads of a request body."""
+    body_rate: int = 500
+    """Bytes a second that a client must send of a request body, after `body_timeout`: who sends a byte now and then would hold a
+    connection to the origin for ever."""
     keepalive_timeout: float = 75.0
     """How long a connection may idle between requests, and before the first."""
     write_timeout: float = 30.0

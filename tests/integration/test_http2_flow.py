@@ -175,6 +175,17 @@ async def test_time_limits(tmp_path: Path) -> None:
         writer.transport.abort()
 
 
+async def test_a_body_that_comes_a_byte_at_a_time_is_given_up(tmp_path: Path) -> None:
+    async with big_edge(tmp_path, ServeSettings(body_timeout=0.5, body_rate=1000)) as serving:
+        client = await serving.connect()
+        exchange = client.begin(client.head("POST", "/up"), end=False)
+        async with asyncio.timeout(20):
+            while not exchange.heads and exchange.reset is None:
+                await client.send(exchange, b"x")
+                await asyncio.sleep(0.05)
+        assert (await client.finish(exchange)).status == 408
+
+
 async def test_a_client_that_reads_nothing_is_let_go(tmp_path: Path) -> None:
     async with big_edge(tmp_path, ServeSettings(write_timeout=0.5)) as serving:
         client = await serving.connect({SettingCodes.INITIAL_WINDOW_SIZE: 1 << 30})

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from edgecache.policy.dates import format_date
 from edgecache.policy.fields import freeze
 from edgecache.policy.message import Request, Response
 from edgecache.policy.rule import CacheRule
@@ -320,6 +322,33 @@ async def test_a_failed_generator_falls_back_in_the_route_s_order() -> None:
                     assert "generator-cpu-limit" in got.cache
                 got = await edge.fetch("/gen/post", "POST", data=b"body")
                 assert got.status == (503 if first is None else 200)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"Cache_Control": "max-age=3600"},
+        {"Cache_Control": "no-store", "CDN_Cache_Control": "max-age=3600"},
+        {"Expires": "tomorrow"},
+    ],
+)
+async def test_what_an_origin_says_in_a_generators_place_does_not_outlast_the_failure(fields: dict[str, str]) -> None:
+    """Else who can make it fail once has the origin's page shown for as long as the origin likes."""
+    generator = Generator()
+    fields = {name: format_date(time.time() + 86_400) if value == "tomorrow" else value for name, value in fields.items()}
+    async with (
+        origin_of(plain(b"origin", **fields)) as origin,
+        edge_for(origin.url, generators={"gen": generator}, routes=routes(OnError.STALE, OnError.ORIGIN)) as edge,
+    ):
+        generator.failing = True
+        first = await edge.fetch("/gen/x")
+        assert first.body == b"origin"
+        assert first.headers.get("Cache-Control") == "max-age=10"
+        assert "Expires" not in first.headers
+        assert "hit" in (await edge.fetch("/gen/x")).cache, "a crowd is kept from the origin all the same"
+        generator.failing = False
+        edge.clock.advance(11)
+        assert (await edge.fetch("/gen/x")).body == b""
 
 
 async def test_an_idle_connection_is_ended_before_its_origin_ends_it() -> None:

@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from edgecache.serve.settings import ServeSettings
+from edgecache.upstream.settings import UpstreamSettings
 from tests.integration.proxy_support import edge_for, origin_of, plain, raw_origin, read_head, until
 
 END = b"\r\n\r\n"
@@ -296,6 +297,36 @@ async def test_a_stalled_body_times_out() -> None:
         status, _, body = split(await edge.raw(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhel"))
         assert status == 408
         assert b"did not arrive" in body
+
+
+async def test_bodies_that_come_a_byte_at_a_time_do_not_hold_the_connections_to_an_origin() -> None:
+    settings, upstream = ServeSettings(body_timeout=0.5, body_rate=1000), UpstreamSettings(max_connections_per_origin=1)
+    async with origin_of(echo) as origin, edge_for(origin.url, settings=settings, upstream=upstream) as edge:
+        reader, writer = await edge.connect()
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n")
+
+        async def dribble() -> None:
+            for _ in range(1000):
+                writer.write(b"x")
+                await asyncio.sleep(0.05)
+
+        dribbling = asyncio.create_task(dribble())
+        async with asyncio.timeout(20):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 408")
+        dribbling.cancel()
+        assert (await edge.fetch("/", "POST", data=b"hello")).status == 200
+        assert edge.records[0].reason == "body-timeout"
+
+
+async def test_a_body_that_comes_slowly_enough_is_waited_for() -> None:
+    settings = ServeSettings(body_timeout=2.0, body_rate=1)
+    async with origin_of(echo) as origin, edge_for(origin.url, settings=settings) as edge:
+        reader, writer = await edge.connect()
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 30\r\nConnection: close\r\n\r\n")
+        for _ in range(30):
+            await asyncio.sleep(0.1)
+            writer.write(b"x")
+        assert (await reader.read(-1)).startswith(b"HTTP/1.1 200")
 
 
 async def test_a_loop_is_refused() -> None:

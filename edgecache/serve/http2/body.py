@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from edgecache.policy.fields import freeze
 from edgecache.policy.message import Response
+from edgecache.serve.body_pace import BodyPace
 from edgecache.serve.client_body import CLIENT_GONE
 from edgecache.serve.guard import STATUS, Fault, Head
 from edgecache.source import Culprit, SourceError
@@ -27,13 +28,13 @@ class StreamBody:
         *,
         hint: Callable[[Response], None],
         consumed: Callable[[int], None],
-        timeout: float,
+        pace: BodyPace,
         max_bytes: int,
     ) -> None:
-        """`consumed` hears of flow-controlled bytes (RFC 9113, 6.9.1) that are buffered no longer; `timeout` in seconds."""
+        """`consumed` hears of flow-controlled bytes (RFC 9113, 6.9.1) that are buffered no longer."""
         self._hint = hint
         self._consumed = consumed
-        self._timeout = timeout
+        self._pace = pace
         self._left = max_bytes
         self._due = head.content_length if "Content-Length" in head.request.headers else None
         self._expects_continue = head.expect_continue
@@ -113,10 +114,13 @@ class StreamBody:
         self._wake()
 
     async def _more(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        began = loop.time()
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._pace.left):
                 await self._waiter
+            self._pace.waited(loop.time() - began, sum(len(data) for data, _ in self._chunks))
         except TimeoutError:
             raise SourceError(Culprit.CLIENT, "body-timeout", status=408) from None
         finally:

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from edgecache.observe.record import HTTP_2
 from edgecache.policy.message import Response
+from edgecache.serve.body_pace import BodyPace
 from edgecache.serve.exchange import Exchange
 from edgecache.serve.guard import Head, Violation
 from edgecache.serve.http2.body import StreamBody
@@ -68,7 +69,7 @@ class Stream:
                 said,
                 hint=self.hint,
                 consumed=partial(peer.consumed, stream_id),
-                timeout=settings.body_timeout,
+                pace=BodyPace(settings.body_timeout, settings.body_rate),
                 max_bytes=settings.max_body_bytes,
             )
 

@@ -1,0 +1,27 @@
+"""How long a client is waited for that sends a body: some time for each read, and on the whole no longer than a least rate takes.
+
+Values only. `client_body` and `http2.body` ask; while the body waits for its reader no time passes for the client.
+"""
+
+from __future__ import annotations
+
+
+class BodyPace:
+    """One request body's."""
+
+    __slots__ = ("_allowed", "_rate", "_timeout")
+
+    def __init__(self, timeout: float, rate: int) -> None:
+        """`timeout`: seconds that a read may take, and that the whole may be behind `rate`, in bytes a second."""
+        self._timeout = timeout
+        self._rate = rate
+        self._allowed = timeout
+
+    @property
+    def left(self) -> float:
+        """For how many seconds more bytes may be waited for now; 0: the client is too slow."""
+        return max(0.0, self._allowed)
+
+    def waited(self, seconds: float, size: int) -> None:
+        """So many bytes came after so long."""
+        self._allowed = min(self._timeout, self._allowed - seconds + size / self._rate)
