@@ -23,7 +23,7 @@ MAX_REASONS: Final = 64
 """Reasons told apart for one site. They come from fixed sets; this holds whatever those grow to."""
 ORIGIN_ROUTE: Final = "origin"
 """The route of requests that no generator claims."""
-BUCKETS: Final[tuple[float, ...]] = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+BUCKETS: Final = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds of the durations' histogram, in seconds."""
 HITS: Final = frozenset({"hit", "stale", "revalidated"})
 """The words for answers out of the cache."""

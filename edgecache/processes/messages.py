@@ -16,7 +16,7 @@ from edgecache.policy.purging import Purge
 from edgecache.processes.settings import PathSettings
 from edgecache.sites import Site
 from edgecache.store.disk import DiskStats
-from edgecache.store.memory import StoreStats
+from edgecache.store.stats import StoreStats
 from edgecache.upstream.figures import OriginFigures
 from sandbox.outcome import Outcome
 

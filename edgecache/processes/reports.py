@@ -12,7 +12,7 @@ from typing import TypeVar
 from edgecache.observe.figures import MAX_GENERATORS, MAX_SITES, OTHER, Durations, Figures, GeneratorFigures, SiteFigures
 from edgecache.processes.messages import Report
 from edgecache.store.disk import DiskStats
-from edgecache.store.memory import StoreStats
+from edgecache.store.stats import StoreStats
 from edgecache.upstream.balancing import Condition
 from edgecache.upstream.figures import OriginFigures
 

@@ -3,8 +3,9 @@
 from edgecache.store.contract import Make, Spool, Store
 from edgecache.store.entry import Entry
 from edgecache.store.eviction import AdmissionPolicy
-from edgecache.store.memory import MemoryStore, StoreStats
+from edgecache.store.memory import MemoryStore
 from edgecache.store.purging import Purging
+from edgecache.store.stats import StoreStats
 from edgecache.store.stored_body import CorruptBody, StoredBody
 from edgecache.store.tiered import TieredStore
 

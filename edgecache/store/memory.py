@@ -23,26 +23,11 @@ from edgecache.store.entry import Entry
 from edgecache.store.eviction import AdmissionPolicy, Shelves
 from edgecache.store.groups import GroupIndex
 from edgecache.store.purging import Members, PurgeLog, Purging
+from edgecache.store.stats import StoreStats
 
 _Key = tuple[str, str]
 _Group = TypeVar("_Group", str, tuple[str, str])
 _MAX_PENDING = 64
-
-
-@dataclass(frozen=True, slots=True)
-class StoreStats:
-    """Counters since the start, and what is held now."""
-
-    capacity_bytes: int
-    used_bytes: int
-    entries: int
-    uris: int
-    tags: int
-    stored: int
-    evicted: int
-    refused: int
-    """Entries larger than the whole tier, or than its largest share for one entry."""
-    purged: int
 
 
 @dataclass(slots=True)

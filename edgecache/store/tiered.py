@@ -13,8 +13,9 @@ from edgecache.policy.variance import variant_key
 from edgecache.store.disk import DiskTier
 from edgecache.store.disk.spool import Spool
 from edgecache.store.entry import Entry
-from edgecache.store.memory import MemoryStore, StoreStats
+from edgecache.store.memory import MemoryStore
 from edgecache.store.purging import Purging
+from edgecache.store.stats import StoreStats
 
 _Key = tuple[str, str]
 _PARTIAL = 206
