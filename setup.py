@@ -22,7 +22,7 @@ COMPILED: Final = {
     "edgecache/store": "entry eviction frequency groups memory",
     "edgecache/observe": "recorder sampling",
     "edgecache/serve": "call fast_lane guard interim parts request_id respond shape wire",
-    "edgecache/upstream": "balancing breaker ejection endpoint pool response retrying trailers",
+    "edgecache/upstream": "balancing breaker ejection endpoint pool response retrying trailers whole",
     "sandbox": """
         bucket call claims cpuclock deadlines dispatcher frames handle keeper lane ledger pacer pacing promise quarantine requests
         scheduler serving sharenode

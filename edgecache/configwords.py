@@ -111,12 +111,15 @@ MONITOR: Final[Table] = {
     "isolation": ("isolation", lambda node: node.enum(Isolation)),
     "verifications": ("verifications", _count(1, 64)),
 }
-JAIL: Final[Table] = {"require_jail": ("required", _layers)}
+JAIL: Final[Table] = {"require_jail": ("required", _layers), "worker_nice": ("nice", _count(0, 19))}
 DISPATCH: Final[Table] = {
     "workers": ("slots", _count(1, 1024)),
     "slice": ("slice_ns", _duration(100_000, 10**9)),
     "least_slice": ("least_slice_ns", _duration(100_000, 10**9)),
     "round": ("round_ns", _duration(10**6, 10 * 10**9)),
+    "express": ("express", _count(0, 1024)),
+    "credit": ("credit_ns", _duration(0, 10**9)),
+    "least_charge": ("least_charge_ns", _duration(0, 10**7)),
     "undelivered": ("undelivered_bytes", _size(4 * _KIB, 64 * _MIB)),
     "reader_timeout": ("reader_s", _time(1, 3600)),
     "edge_call_timeout": ("edge_call_s", _time(0.1, 600)),

@@ -81,6 +81,7 @@ class Edge:
                 disk=None if path.disk is None else path.disk.stats,
                 monitor=self._monitor.status,
                 fast_hits=lambda: path.pipeline.fast_hits,
+                clients=path.clients,
                 origins=path.upstreams.figures,
                 traces=path.exporter,
             )
@@ -94,6 +95,7 @@ class Edge:
                 disk=None if config.cache.disk is None else reports.disk,
                 monitor=self._monitor.status,
                 fast_hits=reports.fast_hits,
+                clients=reports.clients,
                 processes=self._fleet.states,
                 origins=reports.origins,
                 traces=None if config.observe.traces is None else reports.traces,

@@ -1,7 +1,8 @@
 """Python's cyclic garbage collector, kept from holding up requests: what has lived long is not looked at again.
 
 A full collection takes half a microsecond an object, and a stored response is ten of them: by itself it would stop an edge with
-200,000 responses for most of a second, again and again while the cache fills. `edge.run` keeps one of these.
+200,000 responses for most of a second, again and again while the cache fills. `lifetime.run` and each serving process keep one of
+these.
 """
 
 from __future__ import annotations

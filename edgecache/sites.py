@@ -7,13 +7,14 @@ from its first byte to its last.
 from __future__ import annotations
 
 import enum
-import fnmatch
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 
 from edgecache.policy.access import OPEN, AccessRule
+from edgecache.policy.globs import GlobIndex
+from edgecache.policy.paths import normal
 from edgecache.policy.rule import DEFAULT_RULE, CacheRule
 from edgecache.policy.upgrading import Upgradable
 from edgecache.policy.upstream import DEFAULT_UPSTREAM, UpstreamRule
@@ -129,8 +130,9 @@ class SiteSnapshot:
         return next((site for site in self.sites if ANY_HOST in site.hosts), None)
 
     @cached_property
-    def _routes(self) -> dict[str, tuple[tuple[re.Pattern[str], GeneratorRoutes], ...]]:
-        return {site.name: _compile(site.generators) for site in self.sites}
+    def _claims(self) -> dict[str, _Claims]:
+        """By name of a site, made when it is first asked for."""
+        return {}
 
     @cached_property
     def _to_origins(self) -> dict[str, Route]:
@@ -145,6 +147,19 @@ class SiteSnapshot:
             return self._any
         return next((site for suffix, site in self._below if host.endswith(suffix)), self._any)
 
+    def _claims_of(self, site: Site) -> GlobIndex[GeneratorRoutes]:
+        claims = self._claims.get(site.name)
+        if claims is None:
+            claims = self._claims[site.name] = _Claims(site.generators, _index(site.generators))
+        return claims.globs
+
+    def succeed(self, earlier: SiteSnapshot) -> None:
+        """Take over what `earlier` has worked out for sites whose generators are still the same."""
+        for site in self.sites:
+            claims = earlier._claims.get(site.name)
+            if claims is not None and claims.generators is site.generators:
+                self._claims[site.name] = claims
+
     def sub_route(self, site: Site, authority: str, path: str) -> Route:
         """To the site's origins, for a sub-request of one of its generators."""
         public = self.route(authority, path)
@@ -153,12 +168,19 @@ class SiteSnapshot:
         return Route(site, None, behind=replace(site.rule, behind=True))
 
     def route(self, authority: str, path: str) -> Route | None:
-        """Site and generator for a request; the longest matching glob wins. None: no site has this host."""
+        """Site and generator for a request; the longest matching glob wins. None: no site has this host.
+
+        What counts is what the path means: else the origin would answer in a generator's place, asked for it in other words.
+        """
         site = self.site_of(authority)
         if site is None:
             return None
-        routes = self._routes[site.name]
-        generator = next((g for pattern, g in routes if pattern.fullmatch(path)), None) if routes else None
+        if not site.generators:
+            return self._to_origins[site.name]
+        claims, meant = self._claims_of(site), normal(path)
+        generator = claims.find(meant)
+        if generator is None and meant != path:
+            generator = claims.find(path)
         return self._to_origins[site.name] if generator is None else Route(site, generator)
 
 
@@ -170,7 +192,9 @@ class SiteTable:
     followers: list[Callable[[SiteSnapshot], None]] = field(default_factory=list)
 
     def replace(self, sites: Iterable[Site]) -> None:
-        self.snapshot = SiteSnapshot(tuple(sites))
+        snapshot = SiteSnapshot(tuple(sites))
+        snapshot.succeed(self.snapshot)
+        self.snapshot = snapshot
         for follow in self.followers:
             follow(self.snapshot)
 
@@ -181,7 +205,12 @@ def _host(authority: str) -> str:
     return authority.partition(":")[0].lower().rstrip(".")
 
 
-def _compile(generators: tuple[GeneratorRoutes, ...]) -> tuple[tuple[re.Pattern[str], GeneratorRoutes], ...]:
-    pairs = [(glob, generator) for generator in generators if generator.active for glob in generator.routes]
-    pairs.sort(key=lambda pair: -len(pair[0]))
-    return tuple((re.compile(fnmatch.translate(glob)), generator) for glob, generator in pairs)
+class _Claims(NamedTuple):
+    """What one site's generators claim."""
+
+    generators: tuple[GeneratorRoutes, ...]
+    globs: GlobIndex[GeneratorRoutes]
+
+
+def _index(generators: tuple[GeneratorRoutes, ...]) -> GlobIndex[GeneratorRoutes]:
+    return GlobIndex((glob, generator) for generator in generators if generator.active for glob in generator.routes)

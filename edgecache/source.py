@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from edgecache.policy.message import Request, Response
 
@@ -68,6 +68,15 @@ class Body(Protocol):
 
     async def close(self) -> None:
         """Stop the producer; idempotent."""
+
+
+@runtime_checkable
+class TrailedBody(Body, Protocol):
+    """A request's body, which trailers may follow."""
+
+    @property
+    def trailers(self) -> Trailers | None:
+        """None: its framing has no place for them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ MAX_NODES: Final = 50_000
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NULL: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _INTEGER: Final = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
+_BOOLEAN: Final = re.compile("true|false")
 _NUMBER: Final = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})(\.[0-9]{1,18})?")
 
 
@@ -141,7 +142,7 @@ class Node:
 
     def boolean(self) -> bool:
         """`true` or `false`, and none of YAML 1.1's other words for them."""
-        return self._plain_match(re.compile("true|false"), "true or false") == "true"
+        return self._plain_match(_BOOLEAN, "true or false") == "true"
 
     def duration(self, low_ns: int = 0, high_ns: int = 366 * 86_400 * 10**9) -> int:
         """A duration with its unit (`250ms`, `2s`), in nanoseconds."""

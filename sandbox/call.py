@@ -44,6 +44,8 @@ class GuestCall:
         self.number = number
         self.key = key
         """Of the generator that is to answer."""
+        self.queued_s: float | None = None
+        """Seconds before its first slice began; None until then."""
         self.outcome: Outcome | None = None
         """How it ended; None while it runs."""
         self.undelivered = 0

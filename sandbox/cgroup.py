@@ -1,7 +1,8 @@
 """Control groups (cgroup v2) around workers: a bound on the memory and the tasks of each, held by the kernel from outside.
 
 The zygote finds a place and makes one group for itself; each worker makes its own below and enters it, before its jail. CPU time
-is the scheduler's. Where the hierarchy is not ours to write, the reason goes into the jail's report. Called by `zygote.py`.
+is the scheduler's. Where the hierarchy is not ours to write, the reason goes into the jail's report. Used by `zygote.py`,
+`worker.py` and `jail.py`.
 """
 
 from __future__ import annotations

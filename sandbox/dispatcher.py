@@ -30,6 +30,13 @@ _TIMER_SLACK_S = 0.000_1
 """A timer that fires a rounding error early would find nothing to do."""
 
 
+def scheduler_for(policy: DispatchPolicy) -> Scheduler:
+    """An empty tree. A leaf needs a whole slice's credit for an express one: by less the loops' turns let virtual time jump."""
+    floor_ns = min(policy.least_charge_ns, policy.slice_ns)
+    slice_ns = policy.slice_ns
+    return Scheduler(quantum_ns=slice_ns, credit_ns=policy.credit_ns, floor_ns=floor_ns, express_ns=slice_ns)
+
+
 class Dispatcher:
     def __init__(self, spawner: Spawner, policy: DispatchPolicy, engine: str, clock: Callable[[], float]) -> None:
         self._policy = policy
@@ -43,8 +50,7 @@ class Dispatcher:
         """Negative while express slices run."""
         self._closed = False
         self.fleet = Fleet(spawner, policy.fleet, self._tasks, self)
-        floor_ns = min(policy.least_charge_ns, policy.slice_ns)
-        self.scheduler = Scheduler(quantum_ns=policy.slice_ns, credit_ns=policy.credit_ns, floor_ns=floor_ns)
+        self.scheduler = scheduler_for(policy)
         self.shares = ShareTree(self.scheduler, policy.slots, policy.express)
         self.requests = Requests(policy, clock, self._tasks, self)
         self.generators: dict[Path, Generator] = {}
@@ -119,7 +125,7 @@ class Dispatcher:
             woken = self.scheduler.pick_express(self.now_ns())
             if woken is None:
                 return
-            self._give_slice(self.generators[woken], self._slice_ns // 2)
+            self._give_slice(self.generators[woken], self._policy.express_slice_ns)
 
     def _pump_later(self) -> None:
         """A worker is free and somebody waits for no more than its cap: look again when that covers a slice."""
@@ -151,6 +157,7 @@ class Dispatcher:
                 running.output_bytes = call.output_bytes
                 was, call.state = call.state, State.RUNNING
                 if was is State.QUEUED:
+                    call.queued_s = now - call.started
                     worker.send(wire.Start(call.number, generator.number, call.request, slice_ns))
                 else:
                     answer, call.answer = call.answer, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sandbox.engines.base import Preempted
 from sandbox.guest.actions import HostCallKind
@@ -32,8 +33,7 @@ class OutputFull:
     """Enough output is pending; it is in this slice. Run on when the reader has taken it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """The request, or the boot, is over. Only after FINISHED may the VM be reset; otherwise it is closed."""
 
     outcome: Outcome
@@ -42,8 +42,7 @@ class Ended:
 Event = Preempted | Booted | HostCall | OutputFull | Ended
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
+class Slice(NamedTuple):
     """One call of `Vm.run`: why it returned, what the guest produced in it, and the CPU time that it took."""
 
     event: Event

@@ -207,6 +207,8 @@ def _pages(loads: list[_Program], bias: int) -> tuple[tuple[int, int], ...]:
 def _headers_in_memory(programs: list[_Program], loads: list[_Program], table: int, bias: int) -> int:
     for program in programs:
         if program.kind == _PT_PHDR:
+            if program.address + bias > USER_TOP:
+                raise ImageError(f"its program headers are at {program.address:#x}, outside the user half of the address space")
             return program.address + bias
     for load in loads:
         if load.offset <= table < load.offset + load.file_bytes:

@@ -109,6 +109,9 @@ class Job(GuestCall):
         self.closing: Outcome | None = None
         """How it ends once `held` is delivered."""
 
+    def __repr__(self) -> str:
+        return f"<Job {self.number} of {self.key}: {self.outcome.end if self.outcome else self.state.value}>"
+
     @property
     def usage(self) -> Usage:
         """What is known on this side, for a request that its worker does not end."""

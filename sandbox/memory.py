@@ -11,9 +11,10 @@ import fcntl
 import mmap
 import os
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
+from sandbox import faults
 from sandbox.pagemap import open_pagemap
 from sandbox.paging import FRAME_MASK, MAPPED, PAGE, Layout, fixed_pages
 
@@ -60,6 +61,7 @@ class FrozenMemory:
         data = bytearray(layout.total_bytes // PAGE)
         self.fd = os.memfd_create("guest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self._address = 0
+        self._forks = 0
         try:
             os.ftruncate(self.fd, layout.total_bytes)
             for offset, content in pieces:
@@ -106,19 +108,33 @@ class FrozenMemory:
         """Memory that the template itself takes: pages it holds, shared by all forks."""
         return os.fstat(self.fd).st_blocks * 512
 
-    def source(self, offset: int) -> int:
-        """Host address of the template's own content at `offset`."""
-        return self._address + offset
+    @property
+    def view(self) -> memoryview:
+        """The template's own content. Good for as long as a fork is open."""
+        content = (ctypes.c_ubyte * self.layout.total_bytes).from_address(self._address)
+        return memoryview(content).cast("B")
 
     def fork(self) -> GuestMemory:
-        return GuestMemory(self)
+        fork = GuestMemory(self)
+        self._forks += 1
+        return fork
 
     def close(self) -> None:
-        """Forks live on: each holds the file by its own mapping. Idempotent."""
-        if self._address:
-            _munmap(self._address, self.layout.total_bytes)
+        """Forks live on, and what their resets copy with the last of them. Idempotent."""
+        if self.fd >= 0:
             os.close(self.fd)
-            self._address, self.fd = 0, -1
+            self.fd = -1
+            self._unmap()
+
+    def release(self) -> None:
+        """A fork is closed."""
+        self._forks -= 1
+        self._unmap()
+
+    def _unmap(self) -> None:
+        if self.fd < 0 and not self._forks and self._address:
+            _munmap(self._address, self.layout.total_bytes)
+            self._address = 0
 
 
 class GuestMemory:
@@ -137,14 +153,23 @@ class GuestMemory:
         """A right has been taken from a page since this was last cleared: engines must forget cached translations."""
         self._usual_pages: int | None = None
         """Written by the first request after the fork or the last drop."""
+        self._mark: tuple[object, int] | None = None
+        """The count of page faults before the last look at what is written."""
+        self._written: list[tuple[int, int]] = []
+        self._undoing: _Undoing | None = None
+        """For `_written`."""
+        self.pages_written = 0
+        """In what `written` has answered last."""
 
     def close(self) -> None:
         """Idempotent. The engine that runs on this memory is closed first."""
         if self.address:
+            self._undoing = None
             for view in (self.entries, self.window, self.block):
                 view.release()
             _munmap(self.address, self.layout.total_bytes)
             self.address = 0
+            self.template.release()
 
     def entry(self, address: int) -> int:
         """The page-table entry of an address; 0 outside the window."""
@@ -197,33 +222,46 @@ class GuestMemory:
             ctypes.memset(self.address + offset, 0, PAGE)
 
     def written(self) -> list[tuple[int, int]]:
-        """Offsets [start, end) written since the fork or the last reset; the supervisor page is the engine's and not counted."""
-        address = self.address
-        return [(s - address, e - address) for s, e in open_pagemap().written(address, self.layout.supervisor_offset)]
+        """Offsets [start, end) written since the fork or the last drop; the supervisor page is the engine's and not counted.
+
+        The same list, not to be changed, for as long as it is true.
+        """
+        mark = faults.mark()
+        if mark is None or mark != self._mark:
+            address = self.address
+            found = [(s - address, e - address) for s, e in open_pagemap().written(address, self.layout.supervisor_offset)]
+            if found != self._written:
+                self._written, self._undoing = found, None
+                self.pages_written = _pages(found)
+            self._mark = mark
+        return self._written
 
     def reset(self, written: list[tuple[int, int]]) -> bool:
-        """Make the memory the template's again, given what `written` said. Whether page tables were among it."""
-        pages = sum(end - start for start, end in written) // PAGE
-        if self._usual_pages is None:
-            self._usual_pages = pages
-        if pages > DROP_SLACK + DROP_FACTOR * self._usual_pages:
-            self._usual_pages = None
-            for start, end in written:
-                if _madvise(self.address + start, end - start, _MADV_DONTNEED):
-                    raise OSError(ctypes.get_errno(), "madvise")
-        else:
-            data, address, source = self.template.data, self.address, self.template.source(0)
-            for start, end in written:
-                for offset in range(start, end, PAGE):
-                    if data[offset // PAGE]:
-                        ctypes.memmove(address + offset, source + offset, PAGE)
-                    else:
-                        ctypes.memset(address + offset, 0, PAGE)
+        """Make the memory the template's again, given what `written` said. Whether page tables have changed by it."""
+        undoing = self._undoing
+        if undoing is None or written is not self._written:
+            pages = _pages(written)
+            if self._usual_pages is None:
+                self._usual_pages = pages
+            if pages > DROP_SLACK + DROP_FACTOR * self._usual_pages:
+                return self._drop(written)
+            undoing = _Undoing(self, written)
+            if written is self._written:
+                self._undoing = undoing
+        changed = undoing.undo() or self.tables_changed
+        self.tables_changed = False
+        return changed
+
+    def _drop(self, written: list[tuple[int, int]]) -> bool:
+        self._usual_pages = self._mark = self._undoing = None
+        for start, end in written:
+            if _madvise(self.address + start, end - start, _MADV_DONTNEED):
+                raise OSError(ctypes.get_errno(), "madvise")
         self.tables_changed = False
         return any(end > self.layout.window_bytes for _, end in written)
 
-    def freeze(self) -> FrozenMemory:
-        """A template of its own with this very content, so that forks share what was written so far."""
+    def freeze(self, *more: tuple[int, bytes]) -> FrozenMemory:
+        """A template of its own with this very content, so that forks share what was written so far; `more` over it."""
         block, template = self.block, self.template
         full = bytearray(template.data)
         for start, end in self.written():
@@ -236,7 +274,7 @@ class GuestMemory:
             pieces.append((at * PAGE, block[at * PAGE : stop * PAGE]))
             at = stop
         try:
-            return FrozenMemory(self.layout, pieces, self.text)
+            return FrozenMemory(self.layout, [*pieces, *more], self.text)
         finally:
             for _, piece in pieces:
                 if isinstance(piece, memoryview):
@@ -245,6 +283,62 @@ class GuestMemory:
     def frame(self, entry: int) -> int:
         """The window offset that a present entry names."""
         return entry & FRAME_MASK
+
+
+class _Undoing:
+    """What a reset copies, worked out once for the pages that a request has written, as the next one mostly writes the same."""
+
+    __slots__ = ("_copies", "_tables", "_zeros")
+
+    def __init__(self, memory: GuestMemory, written: list[tuple[int, int]]) -> None:
+        self._copies: list[tuple[memoryview, memoryview]] = []
+        self._zeros: list[tuple[int, int]] = []
+        self._tables: list[tuple[memoryview, memoryview]] = []
+        """Page tables: to compare before they are copied, for processors forget what they know of changed ones."""
+        window, block, original = memory.layout.window_bytes, memory.block, memory.template.view
+        for start, end in _split(written, window):
+            for first, last, holds in _alike(memory.template.data, start, end):
+                if first >= window:
+                    content = original[first:last] if holds else memoryview(bytes(last - first))
+                    self._tables.append((block[first:last], content))
+                elif holds:
+                    self._copies.append((block[first:last], original[first:last]))
+                else:
+                    self._zeros.append((memory.address + first, last - first))
+
+    def undo(self) -> bool:
+        """Whether a page table was not the template's."""
+        for ours, original in self._copies:
+            ours[:] = original
+        for address, length in self._zeros:
+            ctypes.memset(address, 0, length)
+        changed = False
+        for ours, original in self._tables:
+            if bytes(ours) != bytes(original):
+                ours[:] = original
+                changed = True
+        return changed
+
+
+def _pages(runs: list[tuple[int, int]]) -> int:
+    return sum(end - start for start, end in runs) // PAGE
+
+
+def _split(runs: list[tuple[int, int]], at: int) -> Iterator[tuple[int, int]]:
+    """The runs, the one across `at` in two."""
+    for start, end in runs:
+        middle = min(max(start, at), end)
+        yield from ((a, b) for a, b in ((start, middle), (middle, end)) if a < b)
+
+
+def _alike(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
+    """Parts of [start, end) of which the template holds all or nothing."""
+    while start < end:
+        holds = data[start // PAGE]
+        stop = data.find(b"\0" if holds else b"\1", start // PAGE, end // PAGE)
+        part_end = end if stop < 0 else stop * PAGE
+        yield start, part_end, bool(holds)
+        start = part_end
 
 
 def _entries(flags: int, offset: int, count: int) -> memoryview:

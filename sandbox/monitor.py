@@ -133,7 +133,7 @@ class Monitor:
         generator = Generator(key, self._serial, shared, limits, path=path, weight=weight, lane=lane, record=record)
         cluster = _VERIFY_CLUSTER if tenant.startswith(_VERIFY_TENANT) else DEFAULT_CLUSTER
         try:
-            dispatcher.add(generator, 1 if by_site else self._policy.dispatch.slots, cluster)
+            dispatcher.add(generator, 1 if by_site else self._policy.dispatch.most_at_once, cluster)
         except ValueError:
             self._images.release(shared)
             raise

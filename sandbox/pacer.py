@@ -1,7 +1,7 @@
 """Holding guests to their rates: output and calls above them wait, log above them is dropped. Timers and callbacks on one loop.
 
 What may pass is `pacing.py`'s to decide. A request whose output waits gets no slice: its VM waits with it, within its wall time;
-nobody else's does. Called by `dispatcher.py`.
+nobody else's does. Called by `requests.py`.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ class FleetPolicy:
 class DispatchPolicy:
     """How the dispatcher shares out the machine."""
 
-    slots: int = os.cpu_count() or 1
-    """Workers that run a slice at once."""
+    slots: int = len(os.sched_getaffinity(0))
+    """Workers that run a slice at once. With more than there are CPUs the kernel would decide who runs."""
     slice_ns: int = 5 * MILLISECOND_NS
     round_ns: int = 50 * MILLISECOND_NS
     """Where more generators compete than a round of full slices serves in this time, slices are shorter in proportion."""
@@ -51,8 +51,9 @@ class DispatchPolicy:
     least_charge_ns: int = MILLISECOND_NS // 10
     """What a slice counts at least against its generator's share: as much as it costs the monitor, some 90 µs."""
     credit_ns: int = 10 * MILLISECOND_NS
+    """How far a generator that wakes may lie behind its share: so much CPU time it gets before others."""
     express: int = 1
-    """Slices beyond `slots` at once, half as long, for generators that wake after having used little: they need not wait for a
+    """Slices beyond `slots` at once, half as long, for generators that wake with credit for a whole one: they need not wait for a
     slice of others to end."""
     undelivered_bytes: int = 256 * KIB
     """A request whose reader lags behind by more gets no slice."""
@@ -65,6 +66,15 @@ class DispatchPolicy:
     """Time after which a worker that does not report is killed, also when it used no CPU."""
     fleet: FleetPolicy = field(default_factory=FleetPolicy)
     quarantine: QuarantinePolicy = field(default_factory=QuarantinePolicy)
+
+    @property
+    def most_at_once(self) -> int:
+        """Slices, express ones included."""
+        return self.slots + self.express
+
+    @property
+    def express_slice_ns(self) -> int:
+        return self.slice_ns // 2
 
     def slice_for(self, competing: int) -> int:
         """Nanoseconds of the next slice while so many generators want CPU. Pure."""

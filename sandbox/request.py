@@ -33,11 +33,12 @@ def scgi_frame(request: GuestRequest) -> bytes:
     CONTENT_LENGTH comes first and is always the body's true length; SCGI follows unless the request names its own
     (the SCGI specification, section 2).
     """
-    pairs = [b"CONTENT_LENGTH\0%d\0" % len(request.body)]
-    if not any(name == b"SCGI" for name, _ in request.environ):
-        pairs.append(b"SCGI\x001\0")
-    pairs += [name + b"\0" + value + b"\0" for name, value in request.environ if name != b"CONTENT_LENGTH"]
-    head = b"".join(pairs)
+    pairs, names = request.environ, dict(request.environ)
+    if b"CONTENT_LENGTH" in names:
+        pairs = tuple(pair for pair in pairs if pair[0] != b"CONTENT_LENGTH")
+    own = b"" if b"SCGI" in names else b"SCGI\x001\0"
+    rest = b"\0".join(map(b"\0".join, pairs)) + b"\0" if pairs else b""
+    head = b"CONTENT_LENGTH\0%d\0%b%b" % (len(request.body), own, rest)
     return b"%d:%b,%b" % (len(head), head, request.body)
 
 

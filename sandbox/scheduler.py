@@ -9,16 +9,15 @@ import heapq
 from collections.abc import Iterator, Mapping
 
 from sandbox.bucket import TokenBucket
+from sandbox.express import Express
 from sandbox.nodes import ROOT, Claim, Path, Share
-from sandbox.sharenode import Node
+from sandbox.sharenode import SCALE, Node
 
 __all__ = ["MAX_CAP", "MAX_WEIGHT", "ROOT", "Path", "Scheduler", "Share"]
 
 MAX_WEIGHT = 1_000_000
 MAX_CAP = 100_000
 """In percent of one CPU."""
-_SCALE = 1 << 24
-"""Virtual time is an integer: CPU nanoseconds times this, over the weight. Integers neither drift nor lose low bits."""
 _CAP_PERIOD_NS = 100_000_000
 """A capped node may use its cap of so much time at once, and one quantum: bursts pass, the average holds."""
 _PERCENT_NS = 10_000_000
@@ -34,15 +33,17 @@ class Scheduler:
     cost until `charge` tells the truth: it keeps several CPUs from all going to one node that has not been charged yet
     (SFQ(D): Jin, Chase, Kaur, SIGMETRICS 2004), and a capped node from beginning slices that its cap does not cover.
     `floor_ns` is the least that a pick costs, for whoever picks and hears the answer pays for it, too: who gives its CPU back at
-    once, again and again, uses up its share by that.
+    once, again and again, uses up its share by that. `express_ns` is how much unspent credit a leaf must have when it wakes for
+    `pick_express` to find it: what an express slice may cost; more than the whole credit is never asked for.
     """
 
-    def __init__(self, *, quantum_ns: int, credit_ns: int = 0, floor_ns: int = 0) -> None:
-        if quantum_ns <= 0 or credit_ns < 0 or not 0 <= floor_ns <= quantum_ns:
-            raise ValueError("quantum_ns must be positive, credit_ns not negative, and floor_ns lie between 0 and quantum_ns")
+    def __init__(self, *, quantum_ns: int, credit_ns: int = 0, floor_ns: int = 0, express_ns: int = 0) -> None:
+        if quantum_ns <= 0 or min(credit_ns, express_ns) < 0 or not 0 <= floor_ns <= quantum_ns:
+            raise ValueError("quantum_ns must be positive, no time negative, and floor_ns lie between 0 and quantum_ns")
         self._quantum_ns = quantum_ns
         self._floor_ns = floor_ns
         self._credit_ns = credit_ns
+        self._express = Express(min(express_ns, credit_ns))
         self._root = Node(ROOT, None, 1, 1 << 62)
         self._nodes: dict[Path, Node] = {ROOT: self._root}
         self._running: set[Path] = set()
@@ -50,8 +51,6 @@ class Scheduler:
         """When a node that its cap holds back may go on; nodes that left meanwhile are skipped."""
         self._serial = 0
         self._awake: set[Node] = set()
-        self._express: set[Node] = set()
-        """Leaves that have woken with their whole credit, and have not been picked since."""
 
     def add(self, path: Path, weight: int, *, parent: Path = ROOT, width: int = 1) -> None:
         """Add a sleeping node. Raises KeyError when its parent is unknown, ValueError when it exists or a number is wrong.
@@ -181,22 +180,18 @@ class Scheduler:
         return picked
 
     def pick_express(self, now_ns: int = 0) -> Path | None:
-        """The leaf to run next if it has woken with its whole credit and not run since: one for whom a CPU more is worth it.
+        """A leaf that has woken with credit for an express slice and not run since: it is worth a CPU more.
 
         Held as running until `charge`, like one that was picked, and charged like it: it only does not wait for a CPU. Who uses
-        up its slice, or comes back before its share allows, waits like everybody.
+        up its slice, or has used up its credit, waits like everybody.
         """
-        if not self._express:
-            return None
         self._unthrottle(now_ns)
-        node = self._root
-        while (child := node.first()) is not None:
-            node = child
-        if node not in self._express:
+        leaf = self._express.first()
+        if leaf is None:
             return None
-        self._running.add(node.path)
-        self._hold(node, now_ns)
-        return node.path
+        self._running.add(leaf.path)
+        self._hold(leaf, now_ns)
+        return leaf.path
 
     def charge(self, path: Path, cpu_ns: int, now_ns: int = 0) -> int:
         """The leaf gave its CPU back after `cpu_ns`. It stays awake until `sleep`. Raises KeyError when it was not running.
@@ -293,10 +288,10 @@ class Scheduler:
                 woken = node.ready == 1
                 if woken and node.parent is not None:
                     node.reached = self._reached(node.parent)
-                    earliest = node.reached - self._credit_ns * _SCALE // node.weight
+                    earliest = node.reached - self._credit_ns * SCALE // node.weight
                     node.start = max(earliest, node.finish)
                     node.parent.wanted += node.weight
-                    express = node.start == earliest
+                    express = self._express.covers(node)
             if not node.entry:
                 self._queue(node)
             node = node.parent
@@ -311,7 +306,7 @@ class Scheduler:
         """
         if not parent.wanted:
             return parent.now
-        return max(parent.now, parent.clock - self._quantum_ns * _SCALE * parent.ready // parent.wanted)
+        return max(parent.now, parent.clock - self._quantum_ns * SCALE * parent.ready // parent.wanted)
 
     def _rest(self, node: Node | None) -> None:
         """One thing less below this node, or itself, wants CPU."""
@@ -336,7 +331,7 @@ class Scheduler:
                 if node.start >= node.reached:
                     # Its turn comes without credit: the others are no further than this.
                     node.parent.clock = min(node.parent.clock, node.parent.now)
-                node.finish = node.start + self._quantum_ns * _SCALE // node.weight
+                node.finish = node.start + self._quantum_ns * SCALE // node.weight
                 node.start = node.finish
                 if node.bucket is not None:
                     node.bucket.take(self._quantum_ns, now_ns)
@@ -350,18 +345,29 @@ class Scheduler:
             node.cpu_ns += cpu_ns
             if node.parent is not None:
                 wanted = node.parent.wanted + (0 if node.ready else node.weight)
-                node.parent.clock = max(node.parent.clock, node.parent.now) + cpu_ns * _SCALE // wanted
-                correction = (cpu_ns - self._quantum_ns) * _SCALE // node.weight
+                node.parent.clock = max(node.parent.clock, node.parent.now) + cpu_ns * SCALE // wanted
+                correction = (cpu_ns - self._quantum_ns) * SCALE // node.weight
                 node.finish += correction
                 # Who was held up by its width must not come back with a claim on the past beyond credit and one quantum.
-                floor = node.parent.now - (self._credit_ns + self._quantum_ns) * _SCALE // node.weight
+                floor = node.parent.now - (self._credit_ns + self._quantum_ns) * SCALE // node.weight
                 node.start = max(node.start + correction, floor)
                 node.finish = max(node.finish, node.start)
                 if node.bucket is not None:
                     node.bucket.take(cpu_ns - self._quantum_ns, now_ns)
                     self._throttle(node, now_ns)
                 self._queue(node)
+                self._settle(node, node.parent)
             node = node.parent
+
+    def _settle(self, node: Node, parent: Node) -> None:
+        """Who ran while nobody else wanted the CPU owes nothing for it.
+
+        Once neither this child, whose slice ends, nor another one wants any, virtual time goes on to where all have their credit
+        again: those who come next, with theirs, do not go before who was alone.
+        """
+        parent.paid = max(parent.paid, node.finish + self._credit_ns * SCALE // node.weight)
+        if not parent.ready and parent.running == 1:
+            parent.now = max(parent.now, parent.paid)
 
     def _throttle(self, node: Node, now_ns: int) -> None:
         """Hold the node back until its cap covers a quantum, or no longer."""
@@ -380,7 +386,7 @@ class Scheduler:
             node.throttled = False
             self._throttle(node, now_ns)  # what it was charged since may have put it off
             if not node.throttled and node.parent is not None:
-                node.start = max(node.start, node.parent.now - self._credit_ns * _SCALE // node.weight)
+                node.start = max(node.start, node.parent.now - self._credit_ns * SCALE // node.weight)
                 node.finish = max(node.finish, node.start)
                 self._requeue(node)
 

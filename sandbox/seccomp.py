@@ -84,6 +84,7 @@ RULES: tuple[Rule, ...] = (
     Rule("ioctl", 16, "listing the pages a request wrote", ((Check(1, PAGEMAP_SCAN, _INT),),)),
     Rule("pread64", 17, "copying template pages and program images out of memfds, and pagemap before PAGEMAP_SCAN"),
     Rule("clock_gettime", 228, "CPU clocks of the vCPU's thread"),
+    Rule("getrusage", 98, "how many page faults there were: without a new one there is no page to list"),
     Rule("clock_nanosleep", 230, "the watchdog's wait for the end of a slice"),
     Rule("madvise", 28, "dropping pages at a reset; the allocator's trim"),
     Rule("munmap", 11, "freeing VMs"),

@@ -10,6 +10,8 @@ import heapq
 from sandbox.bucket import TokenBucket
 from sandbox.nodes import Path
 
+SCALE = 1 << 24
+"""Virtual time is an integer: CPU nanoseconds times this, over the weight. Integers neither drift nor lose low bits."""
 _SLACK = 64
 """Outdated heap entries that are tolerated before a heap is rebuilt."""
 
@@ -27,6 +29,7 @@ class Node:
         "finish",
         "heap",
         "now",
+        "paid",
         "parent",
         "path",
         "reached",
@@ -53,6 +56,8 @@ class Node:
         """Virtual time among the children: the greatest start tag served so far."""
         self.clock = 0
         """How far the children have come on average: advanced by what they use, also while all who are served are on credit."""
+        self.paid = 0
+        """Virtual time at which every child that has run has its whole credit again."""
         self.wanted = 0
         """Weights of the children that are ready."""
         self.ready = 0

@@ -126,7 +126,9 @@ class Spawner:
                     stdout=subprocess.DEVNULL,
                     cwd="/",
                     env={"PYTHONPATH": _ROOT, "LC_ALL": "C.UTF-8"},
-                    start_new_session=True,
+                    # Out of a terminal's reach, but in this session: where sessions share out the CPUs (sched(7), autogroup), the
+                    # monitor would wait for a tick at each wake-up, and niceness mean nothing between it and the workers.
+                    process_group=0,
                 )
             except OSError as error:
                 ours.close()

@@ -38,6 +38,14 @@ LANDING_ADDRESS: Final = KERNEL_BASE + 0x2000
 SCRUB_ADDRESS: Final = LANDING_ADDRESS + 0x80
 """Ring 3: loads null selectors and says so at the system call's port."""
 
+RESTORE_ADDRESS: Final = LANDING_ADDRESS + 0xA0
+"""Ring 3: loads floating-point state and RDX from the page's other part, RAX from RSP, RSP from there, and goes to RCX."""
+RESTORED_OFFSET: Final = 0x3C0
+"""Where in the landing page what it loads stands: RSP, RDX, and 64 bytes from here an XSAVE area without extensions.
+
+Some processors look at as much of the page as the extensions would take.
+"""
+
 STUB: Final = b"\x48\xcf"
 """iretq."""
 HLT: Final = b"\xf4"
@@ -63,7 +71,17 @@ def landing() -> bytes:
     """`out` to the one port, and for each gate `out` to the other: nothing else ever runs in ring 0."""
     code = _out(SYSTEM_CALL_PORT).ljust(SCRUB_ADDRESS - LANDING_ADDRESS, HLT)
     code += b"\x31\xc0\x8e\xd8\x8e\xc0\x8e\xe0\x8e\xe8" + _out(SYSTEM_CALL_PORT)  # xor eax, eax; mov ds, es, fs, gs
+    code = code.ljust(RESTORE_ADDRESS - LANDING_ADDRESS, HLT) + _restore()
     return code.ljust(_GATES - LANDING_ADDRESS, HLT) + VECTORS * _out(EXCEPTION_PORT).ljust(_GATE_BYTES, HLT)
+
+
+def _restore() -> bytes:
+    """xrstor64 [area]; mov rax, rsp; mov rsp, [saved]; mov rdx, [saved + 8]; jmp rcx. Changes no flag."""
+    code, saved = b"", RESTORED_OFFSET - (RESTORE_ADDRESS - LANDING_ADDRESS)
+    for instruction, offset in ((b"\x48\x0f\xae\x2d", 64), (b"\x48\x89\xe0\x48\x8b\x25", 0), (b"\x48\x8b\x15", 8)):
+        end = len(code) + len(instruction) + 4
+        code += instruction + struct.pack("<i", saved + offset - end)
+    return code + b"\xff\xe1"
 
 
 def page() -> bytes:

@@ -10,9 +10,9 @@ import enum
 import errno
 import time
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
-from sandbox.engines import create
+from sandbox.engines import create, restoring
 from sandbox.engines.base import Preempted, SystemCall
 from sandbox.events import Booted, Ended, Event, HostCall, OutputFull, Slice
 from sandbox.guest.access import CallError
@@ -43,6 +43,16 @@ class _Phase(enum.Enum):
     DEAD = enum.auto()
 
 
+_FRESH, _BOOTING, _BOOTED, _RUNNING, _WAITING, _FINISHED, _DEAD = _Phase
+
+
+class _Over(NamedTuple):
+    """How the slice that is under way ends its request, or the boot: `run` adds what was used."""
+
+    end: End
+    detail: str
+
+
 class Vm:
     """A guest machine. Methods called in a wrong phase raise RuntimeError; nothing a guest does raises at all."""
 
@@ -70,14 +80,16 @@ class Vm:
             state=state,
             exchange=Exchange(None, loaded.limits),
         )
-        self._phase = _Phase.FRESH
+        self._phase = _FRESH
         self._cpu_ns = 0
         self._cpu_limit_ns = loaded.limits.boot_cpu_ns
         self._begun_ns = time.monotonic_ns()
         self._written: list[tuple[int, int]] = []
         self._pages_written = 0
         self._pending: Ask | None = None
-        self._stillborn: Ended | None = None
+        self._asked: NextRequest | None = None
+        """Made together with more output than a slice holds: acted on when that has been taken."""
+        self._stillborn: _Over | None = None
         """The end of a request that could not even be handed over."""
 
     @property
@@ -88,10 +100,10 @@ class Vm:
     def begin(self, request: GuestRequest, limits: Limits) -> None:
         """Hand over a request: at a fork of a booted template, or of a `cgi` program, that is fresh or reset."""
         loaded = self._template.loaded
-        if self._phase is not _Phase.FRESH or not (self._template.booted or loaded.convention is Convention.CGI):
+        if self._phase is not _FRESH or not (self._template.booted or loaded.convention is Convention.CGI):
             raise RuntimeError(f"begin in phase {self._phase.name}")
         self._process.exchange = Exchange(request, limits)
-        self._phase = _Phase.RUNNING
+        self._phase = _RUNNING
         self._cpu_ns, self._pages_written = 0, 0
         self._cpu_limit_ns = limits.cpu_ns
         self._begun_ns = time.monotonic_ns()
@@ -102,21 +114,18 @@ class Vm:
 
     def run(self, slice_ns: int) -> Slice:
         """Run for at most `slice_ns` nanoseconds of this thread's CPU time, or until there is something to say."""
-        if self._phase is _Phase.FRESH and not self._template.booted and self._template.loaded.convention is Convention.RESIDENT:
-            self._phase = _Phase.BOOTING
+        if self._phase is _FRESH and not self._template.booted and self._template.loaded.convention is Convention.RESIDENT:
+            self._phase = _BOOTING
         stillborn, self._stillborn = self._stillborn, None
-        if stillborn is None and self._phase not in (_Phase.BOOTING, _Phase.RUNNING):
+        if stillborn is None and self._phase not in (_BOOTING, _RUNNING):
             raise RuntimeError(f"run in phase {self._phase.name}")
         started = time.thread_time_ns()
         event = stillborn or self._run(started, slice_ns)
+        output, log = self._process.exchange.take()
         cpu_ns = time.thread_time_ns() - started
         self._cpu_ns += cpu_ns
-        exchange = self._process.exchange
-        output, log = bytes(exchange.output), bytes(exchange.log)
-        exchange.output.clear()
-        exchange.log.clear()
-        if isinstance(event, Ended):
-            event = Ended(Outcome(event.outcome.end, self.usage, event.outcome.detail))
+        if isinstance(event, _Over):
+            event = Ended(Outcome(event.end, self.usage, event.detail))
         return Slice(event, output, log, cpu_ns)
 
     def answer(self, result: int | bytes) -> None:
@@ -125,9 +134,9 @@ class Vm:
         The guest gets their number. What does not fit its buffer is -E2BIG for fetch, and cut for kv_get, as the caller can tell.
         """
         ask = self._pending
-        if self._phase is not _Phase.WAITING or ask is None:
+        if self._phase is not _WAITING or ask is None:
             raise RuntimeError(f"answer in phase {self._phase.name}")
-        self._pending, self._phase = None, _Phase.RUNNING
+        self._pending, self._phase = None, _RUNNING
         if isinstance(result, bytes):
             whole = len(result)
             if ask.kind is HostCallKind.KV_GET:
@@ -142,15 +151,16 @@ class Vm:
 
     def freeze(self) -> Template:
         """A template of this program as it is now: right after Booted. The VM itself is then of no further use but to close."""
-        if self._phase is not _Phase.BOOTED:
+        if self._phase is not _BOOTED:
             raise RuntimeError(f"freeze in phase {self._phase.name}")
-        self._phase = _Phase.DEAD
+        self._phase = _DEAD
         cpu = self._vcpu.save()
-        return Template(self._template.loaded, self._memory.freeze(), cpu, self._process.state.copy(), booted=True)
+        memory = self._memory.freeze(restoring.piece(self._memory.layout, cpu))
+        return Template(self._template.loaded, memory, cpu, self._process.state.copy(), booted=True)
 
     def reset(self) -> None:
         """Undo a FINISHED request: memory, registers and the monitor's state are the template's again."""
-        if self._phase is not _Phase.FINISHED:
+        if self._phase is not _FINISHED:
             raise RuntimeError(f"reset in phase {self._phase.name}")
         if self._memory.reset(self._written):
             self._vcpu.memory_changed()
@@ -158,11 +168,11 @@ class Vm:
         self._process.state = self._template.state()
         if not self._template.booted:
             self._process.state.clock_origin_ns = time.monotonic_ns()
-        self._phase = _Phase.FRESH
+        self._phase = _FRESH
 
     def close(self) -> None:
         """Give everything back. Idempotent."""
-        self._phase = _Phase.DEAD
+        self._phase = _DEAD
         self._vcpu.close()
         self._memory.close()
 
@@ -199,10 +209,14 @@ class Vm:
             return -error.number
         return len(data)
 
-    def _run(self, started: int, slice_ns: int) -> Event:
+    def _run(self, started: int, slice_ns: int) -> Event | _Over:
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            return self._act(asked)
         end_ns = min(slice_ns, self._cpu_limit_ns - self._cpu_ns)
-        while (used := time.thread_time_ns() - started) < end_ns:
-            stop = self._vcpu.run(end_ns - used)
+        used = 0
+        while used < end_ns:
+            stop = self._vcpu.run(end_ns - used, started + used)
             if isinstance(stop, SystemCall):
                 self._process.cpu_ns = self._cpu_ns + used
                 event = self._system_call(stop)
@@ -212,11 +226,12 @@ class Vm:
                 return self._fault(stop)
             elif time.thread_time_ns() - started < end_ns:
                 return stop  # interrupted
+            used = time.thread_time_ns() - started
         if self._cpu_ns + used >= self._cpu_limit_ns:
             return self._end(End.CPU_LIMIT, f"more than {self._cpu_limit_ns / MILLISECOND_NS:g} ms of CPU time")
         return Preempted()
 
-    def _system_call(self, call: SystemCall) -> Event | None:
+    def _system_call(self, call: SystemCall) -> Event | _Over | None:
         process, memory = self._process, self._memory
         try:
             answer = dispatch(process, call.number, call.args)
@@ -225,28 +240,31 @@ class Vm:
         if memory.tables_changed:
             memory.tables_changed = False
             self._vcpu.memory_changed()
+        if isinstance(answer, NextRequest) and len(process.exchange.output) >= OUTPUT_PENDING_BYTES:
+            self._asked = answer
+            return OutputFull()
         if not isinstance(answer, int):
             return self._act(answer)
         self._vcpu.complete(answer)
         return OutputFull() if len(process.exchange.output) >= OUTPUT_PENDING_BYTES else None
 
-    def _act(self, action: Action) -> Event:
+    def _act(self, action: Action) -> Event | _Over:
         match action:
-            case Ask(kind, data, value):
-                self._pending, self._phase = action, _Phase.WAITING
-                return HostCall(kind, data, value)
-            case NextRequest(address, length) if self._phase is _Phase.BOOTING:
+            case NextRequest(address, length) if self._phase is _BOOTING:
                 self._process.state.request_buffer = (address, length)
-                self._phase = _Phase.BOOTED
+                self._phase = _BOOTED
                 return Booted()
             case NextRequest():
                 if self._process.exchange.output_bytes:
                     return self._end(End.FINISHED)
                 return self._end(End.NO_ANSWER, "it asked for the next request without having answered this one")
+            case Ask(kind, data, value):
+                self._pending, self._phase = action, _WAITING
+                return HostCall(kind, data, value)
             case Exit(status, signal):
                 return self._exit(status, signal)
 
-    def _exit(self, status: int, signal: int) -> Ended:
+    def _exit(self, status: int, signal: int) -> _Over:
         if signal:
             return self._end(End.EXIT_STATUS, f"it killed itself with signal {signal}")
         if status:
@@ -257,21 +275,20 @@ class Vm:
             return self._end(End.EXIT_STATUS, "it exited with status 0; a resident program asks for the next request")
         return self._end(End.FINISHED)
 
-    def _fault(self, fault: Fault) -> Ended:
+    def _fault(self, fault: Fault) -> _Over:
         space = self._template.loaded.space
         if fault.kind is FaultKind.WRITE and space.stack_guard <= fault.address < space.stack:
             fault = replace(fault, kind=FaultKind.STACK)
         return self._end(End.FAULT, str(fault))
 
-    def _end(self, end: End, detail: str = "") -> Ended:
+    def _end(self, end: End, detail: str = "") -> _Over:
         """The one place where a request or a boot ends."""
         refused = self._process.exchange.refused_bytes
         if refused and end in (End.FAULT, End.EXIT_STATUS, End.NO_ANSWER):
             available = self._memory.layout.window_bytes
             end, detail = End.MEMORY_LIMIT, f"{refused} bytes more were refused within {available}; then: {detail}"
-        if self._phase is _Phase.BOOTING:
+        if self._phase is _BOOTING:
             end, detail = End.BOOT_FAILED, f"{end}: {detail}" if detail else str(end)
-        self._written = self._memory.written()
-        self._pages_written = sum(stop - start for start, stop in self._written) >> 12
-        self._phase = _Phase.FINISHED if end is End.FINISHED else _Phase.DEAD
-        return Ended(Outcome(end, self.usage, detail))
+        self._written, self._pages_written = self._memory.written(), self._memory.pages_written
+        self._phase = _FINISHED if end is End.FINISHED else _DEAD
+        return _Over(end, detail)

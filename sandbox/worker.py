@@ -11,9 +11,9 @@ import threading
 import time
 from typing import NoReturn
 
-from sandbox import jail, wire
+from sandbox import faults, jail, wire
 from sandbox.cgroup import CgroupParent
-from sandbox.engines import kvm
+from sandbox.engines import kvm, kvm_trial
 from sandbox.engines.watchdog import watchdog
 from sandbox.errors import EngineUnavailable, JailError
 from sandbox.frames import BlockingChannel
@@ -36,7 +36,7 @@ def main(sock: socket.socket, policy: JailPolicy, parent: int, cgroup: CgroupPar
                 parent,
                 [sock.fileno()],
                 open_files=lambda: _open_files(policy),
-                start=_start_threads,
+                start=lambda: _start(policy),
                 cgroup=cgroup,
             )
             channel.send(wire.Hello(report))
@@ -51,12 +51,15 @@ def main(sock: socket.socket, policy: JailPolicy, parent: int, cgroup: CgroupPar
 def _open_files(policy: JailPolicy) -> None:
     """What a jailed process cannot open any more. Raises EngineUnavailable."""
     open_pagemap()
+    faults.prepare()
     if policy.engine == "kvm":
         kvm.prepare()
 
 
-def _start_threads() -> None:
-    """The one thread beside the vCPU's must run before threads are forbidden."""
+def _start(policy: JailPolicy) -> None:
+    """The one thread beside the vCPU's must run before threads are forbidden, and a trial before there are guests."""
     clock = time.pthread_getcpuclockid(threading.get_ident())
     dog = watchdog()
     dog.disarm(dog.arm(clock, time.clock_gettime_ns(clock) + SECOND_NS, lambda: None))
+    if policy.engine == "kvm":
+        kvm_trial.proven()

@@ -99,6 +99,7 @@ def main(arguments: list[str]) -> int:
     """Serve on the inherited channel. Returns the exit status."""
     fd, parent = (int(argument) for argument in arguments)
     jail.die_with(parent)
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # not in a terminal's foreground, it may still have to say why it fails
     channel = BlockingChannel(socket.socket(fileno=fd), wire.TO_ZYGOTE, wire.ZYGOTE_BYTES)
     zygote = Zygote(channel, cgroup.prepare([parent]))
     gc.collect()

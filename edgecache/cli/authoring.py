@@ -14,9 +14,10 @@ from sandbox.sdk import EXAMPLES, SdkError, compile_c
 
 TEMPLATE: Final = "hello"
 _SOURCES: Final = frozenset({".c", ".cc", ".cpp", ".cxx"})
+_ADVICE: Final = "name the bundle's directory, or make one with `edgecache generator init NAME`"
 _COPIED: Final = frozenset({*_SOURCES, ".h", ".md", ".yaml"})
 
-bundle_argument = click.argument("path", type=click.Path(path_type=Path, exists=True, file_okay=False), required=False)
+bundle_argument = click.argument("path", type=click.Path(path_type=Path), required=False)
 
 
 @click.command()
@@ -37,12 +38,15 @@ def init(name: str, language: str) -> None:
         ) from error
     except OSError as error:
         raise CommandFailed(f"cannot make the directory {directory}: {error.strerror}") from error
-    for source in sorted((EXAMPLES / TEMPLATE).iterdir()):
-        if source.suffix in _COPIED:
-            text = source.read_text(encoding="utf-8")
-            (directory / source.name.replace(TEMPLATE, name)).write_text(_renamed(text, name), encoding="utf-8")
-    # Hidden files are never pushed.
-    (directory / ".gitignore").write_text(f"/{name}\n", encoding="utf-8")
+    try:
+        for source in sorted((EXAMPLES / TEMPLATE).iterdir()):
+            if source.suffix in _COPIED:
+                text = source.read_text(encoding="utf-8")
+                (directory / source.name.replace(TEMPLATE, name)).write_text(_renamed(text, name), encoding="utf-8")
+        # Hidden files are never pushed.
+        (directory / ".gitignore").write_text(f"/{name}\n", encoding="utf-8")
+    except OSError as error:
+        raise CommandFailed(f"cannot write into {directory}: {error.strerror}") from error
     click.echo(f"wrote {directory}/: {name}.c ({language.upper()}), generator.yaml, README.md")
     click.echo(f"  next: edgecache generator build {name}", err=True)
 
@@ -80,6 +84,9 @@ def bundle_directory(path: Path | None) -> Path:
     from edgecache.control.manifest import FILE_NAME  # noqa: PLC0415 (brings YAML: not for --help)
 
     if path is not None:
+        if not path.is_dir():
+            what = "is no directory" if path.exists() else "does not exist"
+            raise CommandFailed(f"{path} {what}", advice=_ADVICE)
         return path
     here = Path()
     if (here / FILE_NAME).is_file():
@@ -88,7 +95,7 @@ def bundle_directory(path: Path | None) -> Path:
     if len(below) == 1:
         return below[0]
     what = f"this directory holds several bundles: {', '.join(map(str, below))}" if below else f"there is no {FILE_NAME} here"
-    raise CommandFailed(what, advice="name the bundle's directory, or make one with `edgecache generator init NAME`")
+    raise CommandFailed(what, advice=_ADVICE)
 
 
 def _renamed(text: str, name: str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
-from edgecache.cli.errors import CommandFailed
+from edgecache.cli.errors import CommandFailed, WrongUse
 
 DEFAULT_URL: Final = "http://127.0.0.1:8081"
 TIMEOUT_S: Final = 30.0
@@ -30,7 +30,10 @@ _TOKEN_ADVICE: Final = "give --token, set EDGECACHE_TOKEN, or name the edge's st
 
 @dataclass(frozen=True, slots=True)
 class ControlClient:
-    """One edge's control API, and the token shown to it. Every method raises CommandFailed."""
+    """One edge's control API, and the token shown to it.
+
+    Every method raises CommandFailed; WrongUse where the API finds fault with what the command line said.
+    """
 
     url: str
     token: str | None
@@ -67,6 +70,8 @@ class ControlClient:
     ) -> Json:
         if self.token is None:
             raise CommandFailed("no token", where=self.url, advice=_TOKEN_ADVICE)
+        if not (self.token.isascii() and self.token.isprintable()):
+            raise WrongUse("the token holds characters that no token has", advice=_TOKEN_ADVICE)
         target = "/v1/" + "/".join(quote(part, safe="") for part in path) + (f"?{urlencode(query)}" if query else "")
         headers = {"Authorization": f"Bearer {self.token}", "Accept": "application/json", "User-Agent": "edgecache-cli"}
         if content_type:
@@ -115,12 +120,12 @@ def _connect(url: str, timeout_s: float) -> tuple[http.client.HTTPConnection, st
     except ValueError:
         host = None
     if host is None or parts.scheme not in {"http", "https"} or parts.query or parts.fragment:
-        raise CommandFailed(f"{url!r} is not the URL of a control API", advice=f"write it like {DEFAULT_URL}")
+        raise WrongUse(f"{url!r} is not the URL of a control API", advice=f"write it like {DEFAULT_URL}")
     if parts.scheme == "https":
         context = ssl.create_default_context()
         return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context), parts.path.rstrip("/")
     if not _is_loopback(host):
-        raise CommandFailed(
+        raise WrongUse(
             f"{url} is plain HTTP to another machine: the token would cross the network in the clear",
             advice="use https://, or a tunnel to a loopback address",
         )
@@ -163,7 +168,9 @@ def _refused(status: int, problem: Json) -> CommandFailed:
         advice = advice or _TOKEN_ADVICE
     mistakes = problem.get("errors")
     lines = tuple(_mistake(entry) for entry in mistakes if isinstance(entry, dict)) if isinstance(mistakes, list) else ()
-    return CommandFailed(what, where=str(problem.get("where", "")), advice=advice, lines=lines)
+    # What is sent but for bundles, which have an answer of their own (422), was typed.
+    kind = WrongUse if status == 400 else CommandFailed
+    return kind(what, where=str(problem.get("where", "")), advice=advice, lines=lines)
 
 
 def _mistake(entry: Json) -> str:

@@ -1,4 +1,8 @@
-"""What a command says when it fails: what was wrong, where, and what to do. Exit code 1; usage errors (2) are click's."""
+"""What a command says when it fails: what was wrong, where, and what to do.
+
+Exit code 1: it was asked for rightly, and failed; so do files that are not there or hold what is wrong. Exit code 2: what was
+typed cannot be right, which click finds, or `WrongUse` says.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +33,18 @@ class CommandFailed(click.ClickException):
         click.echo(f"edgecache: {self.format_message()}", file=file, err=file is None)
 
 
+class WrongUse(CommandFailed):
+    """As CommandFailed, where an option's or an argument's value is at fault, whatever else is so."""
+
+    exit_code = 2
+
+
 @contextlib.contextmanager
-def from_form(what: str = "the configuration cannot be used") -> Iterator[None]:
-    """Tell a FormError's mistakes, one a line with file, line and column, as CommandFailed."""
+def from_form(what: str = "the configuration cannot be used", kind: type[CommandFailed] = CommandFailed) -> Iterator[None]:
+    """Tell a FormError's mistakes, one a line with file, line and column, as CommandFailed or another `kind`."""
     from edgecache.yamlform import FormError  # noqa: PLC0415 (brings YAML, which few commands need)
 
     try:
         yield
     except FormError as error:
-        raise CommandFailed(what, lines=tuple(str(problem) for problem in error.problems)) from error
+        raise kind(what, lines=tuple(str(problem) for problem in error.problems)) from error

@@ -9,19 +9,21 @@ import asyncio
 import http.client
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import click
 
 from edgecache.cli.authoring import bundle_argument, bundle_directory
-from edgecache.cli.errors import CommandFailed
+from edgecache.cli.errors import CommandFailed, WrongUse
 
 if TYPE_CHECKING:
     from edgecache.cli.packing import Packed
     from edgecache.policy.message import Request, Response
     from sandbox import Outcome
 
+ENGINES: Final = ("auto", "unicorn", "kvm")
+"""`sandbox.engines.ENGINES`, which would be slow to import for --help."""
 _KEY: Final = "local"
 _AUTHORITY: Final = "localhost"
 _MAX_REQUEST_BYTES: Final = 2 << 20
@@ -37,12 +39,12 @@ _MAX_FETCH_BYTES: Final = 8 << 20
 @click.option(
     "--request",
     "message",
-    type=click.File("rb"),
+    type=click.Path(path_type=Path, allow_dash=True),
     metavar="FILE|-",
     help="In place of the three: `METHOD /target`, header lines, an empty line, the body",
 )
 @click.option("--origin", metavar="URL", help="Where the program's fetches go; without it they fail")
-@click.option("--engine", default="auto", show_default=True, metavar="auto|unicorn|kvm")
+@click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True)
 @click.option("--body", "body_only", is_flag=True, help="Print the body alone")
 def run(
     *,
@@ -50,7 +52,7 @@ def run(
     target: str | None,
     method: str,
     headers: tuple[str, ...],
-    message: BinaryIO | None,
+    message: Path | None,
     origin: str | None,
     engine: str,
     body_only: bool,
@@ -63,12 +65,15 @@ def run(
 
     if message is not None and (target or headers):
         raise click.UsageError("give --request or --target and --header, not both")
+    if origin is not None and not _is_origin(origin):
+        raise click.UsageError(f"--origin {origin!r} is not http://HOST:PORT")
     packed = pack(bundle_directory(path))
     sample = packed.manifest.sample
     shown = [f"{name}: {value}" for name, value in sample.headers] if target is None and not headers else list(headers)
     text = "\n".join([f"{method} {target or sample.path}", *shown]).encode("utf-8", "surrogateescape") + b"\n\n"
-    data = text if message is None else message.read(_MAX_REQUEST_BYTES)
-    answer, outcome = asyncio.run(_call(packed, data, origin, engine))
+    data = text if message is None else _read(message)
+    wrong = CommandFailed if message is not None or (target is None and not headers and method == "GET") else WrongUse
+    answer, outcome = asyncio.run(_call(packed, _parsed(data, wrong), origin, engine))
     _tell(outcome)
     if not outcome.ok:
         raise CommandFailed(
@@ -78,19 +83,41 @@ def run(
     _print_answer(answer, body_only=body_only)
 
 
-async def _call(packed: Packed, data: bytes, origin: str | None, engine: str) -> tuple[bytes, Outcome]:
-    from edgecache.generate import cgi  # noqa: PLC0415 (as above)
-    from edgecache.generate.edge_calls import GeneratorEdgeCalls, parse_fetch  # noqa: PLC0415
+def _read(message: Path) -> bytes:
+    """At most _MAX_REQUEST_BYTES. Raises CommandFailed."""
+    try:
+        if message == Path("-"):
+            data = sys.stdin.buffer.read(_MAX_REQUEST_BYTES + 1)
+        else:
+            with message.open("rb") as file:
+                data = file.read(_MAX_REQUEST_BYTES + 1)
+    except OSError as error:
+        raise CommandFailed(f"cannot read {message}: {error.strerror}", advice="name a file that holds a request") from error
+    if len(data) > _MAX_REQUEST_BYTES:
+        raise CommandFailed(f"the request is longer than {_MAX_REQUEST_BYTES >> 20} MiB", advice="send a shorter body")
+    return data
+
+
+def _parsed(data: bytes, wrong: type[CommandFailed]) -> tuple[Request, bytes]:
+    """A request and its body. Raises `wrong`."""
+    from edgecache.generate.edge_calls import parse_fetch  # noqa: PLC0415 (as above)
     from edgecache.source import SourceError  # noqa: PLC0415
-    from sandbox import GuestFailed, GuestRequest, Monitor, MonitorPolicy, SandboxError  # noqa: PLC0415
 
     line, newline, rest = data.partition(b"\n")
     try:
-        request, body = parse_fetch(line.rstrip(b"\r").removesuffix(b" HTTP/1.1") + newline + rest, "http", _AUTHORITY)
+        return parse_fetch(line.rstrip(b"\r").removesuffix(b" HTTP/1.1") + newline + rest, "http", _AUTHORITY)
     except SourceError as error:
-        raise CommandFailed(
+        raise wrong(
             f"not a request: {error.detail}", advice="write METHOD /target, header lines, an empty line, the body"
         ) from error
+
+
+async def _call(packed: Packed, asked: tuple[Request, bytes], origin: str | None, engine: str) -> tuple[bytes, Outcome]:
+    from edgecache.generate import cgi  # noqa: PLC0415 (as above)
+    from edgecache.generate.edge_calls import GeneratorEdgeCalls  # noqa: PLC0415
+    from sandbox import GuestFailed, GuestRequest, Monitor, MonitorPolicy, SandboxError  # noqa: PLC0415
+
+    request, body = asked
     guest = GuestRequest(cgi.environ(request, body, client_ip="127.0.0.1", request_id="local"), body)
     edge = GeneratorEdgeCalls("local", packed.manifest.name, "http", _AUTHORITY, _Values(), _Fetcher(origin).fetch)
     answer = bytearray()
@@ -184,20 +211,28 @@ class _Fetcher:
             raise SourceError(Culprit.ORIGIN, "connect", f"{self._origin}: {error}", status=502) from error
 
 
+def _is_origin(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "http" and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def _fetch(origin: str, request: Request, body: bytes) -> tuple[Response, bytes]:
     from multidict import CIMultiDict, CIMultiDictProxy  # noqa: PLC0415 (as above)
 
     from edgecache.policy.message import Response  # noqa: PLC0415
 
     parts = urlsplit(origin)
-    if parts.scheme != "http" or not parts.hostname:
-        raise ValueError("must be http://HOST:PORT")
-    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=_FETCH_TIMEOUT_S)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_FETCH_TIMEOUT_S)
     try:
         fields = {name: value for name, value in request.headers.items() if name.lower() != "host"}
         connection.request(request.method, request.target, body or None, fields)
         with connection.getresponse() as answer:
-            content = answer.read(_MAX_FETCH_BYTES)
+            content = answer.read(_MAX_FETCH_BYTES + 1)
+            if len(content) > _MAX_FETCH_BYTES:
+                raise ValueError(f"the answer is longer than {_MAX_FETCH_BYTES >> 20} MiB")
             return Response(answer.status, answer.reason, CIMultiDictProxy(CIMultiDict(answer.getheaders()))), content
     finally:
         connection.close()

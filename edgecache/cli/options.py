@@ -28,7 +28,7 @@ def with_client(command: Callable[Concatenate[ControlClient, P], R]) -> Callable
     @click.option("--token", envvar="EDGECACHE_TOKEN", help="Token to show  [env: EDGECACHE_TOKEN]")
     @click.option(
         "--state",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=click.Path(path_type=Path),
         help="The edge's state directory: take the operator's token from there  [default: .edgecache, for an edge on loopback]",
     )
     @functools.wraps(command)

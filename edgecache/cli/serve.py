@@ -1,14 +1,15 @@
-"""`edgecache serve` and `edgecache check`: the configuration is read here, `edgecache.edge` does the rest."""
+"""`edgecache serve` and `edgecache check`: the configuration is read here, `edgecache.lifetime` does the rest."""
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from edgecache.cli.errors import CommandFailed, from_form
+from edgecache.cli.errors import CommandFailed, WrongUse, from_form
 
 if TYPE_CHECKING:
     from edgecache.config import Config
@@ -40,12 +41,17 @@ def serve(
     if config is not None and origin is not None:
         raise click.UsageError("give CONFIG or --origin, not both; in a file, origins belong to its sites")
 
-    def read() -> Config:
-        read = _load(config) if config is not None else from_origin(origin) if origin is not None else _without_sites()
+    def with_options(read: Config) -> Config:
         return read.overridden(listen=listen, control=control, engine=engine, state=state, processes=processes)
 
+    def read() -> Config:
+        return with_options(_load(config) if config is not None else _without_sites())
+
     with from_form():
-        settings = read()
+        written = _load(config) if config is not None else _without_sites()
+    with from_form("the edge cannot be run so", WrongUse):
+        settings = with_options(written if origin is None else from_origin(origin))
+    _check_directory(settings.state_dir)
     return _run(settings, read if config is not None else None, pidfile)
 
 
@@ -58,6 +64,21 @@ def check(config: Path) -> None:
     sites = ", ".join(site.name for site in settings.sites) or "none"
     address = f"{settings.control.host}:{settings.control.port}"
     click.echo(f"{config}: good: listens on {settings.listen}, control on {address}; sites: {sites}")
+
+
+def _check_directory(state: Path) -> None:
+    """State that fails while an edge runs, or that a disk has lost, does not keep it from serving; a wrong path does.
+
+    Raises CommandFailed.
+    """
+    try:
+        wrong = not stat.S_ISDIR(state.stat().st_mode)
+    except NotADirectoryError:
+        wrong = True
+    except OSError:
+        wrong = False
+    if wrong:
+        raise CommandFailed(f"the edge cannot start: {state} is no directory", advice="name one with --state or `state:`")
 
 
 def _load(path: Path) -> Config:

@@ -26,12 +26,16 @@ from edgecache.control.settings import ControlSettings
 from edgecache.control.splits import give
 from edgecache.control.state import Failure, Missing, State, StateError, TooMany
 from edgecache.generate import cgi
+from edgecache.policy.globs import has_inner_star
 from edgecache.policy.message import Request
 from edgecache.sites import Site
 from edgecache.yamlform import FormError
 from sandbox import End, GuestFailed, GuestRequest, ImageError, Limits, Program, SandboxError, Verification
 
 _RECEIVED_PER_SITE: Final = 2
+MAX_INNER_ROUTES: Final = 256
+"""Of all active generators of a site together: routes with a `*` that is not their end. Each request is held against all of them,
+while other sites' requests wait."""
 _log: Final = logging.getLogger(__name__)
 
 
@@ -99,6 +103,7 @@ class Deployer:
     async def roll_back(self, site: Site, name: str) -> None:
         """Raises Problem, StateError."""
         async with self._locked(site.name, name):
+            await self._check_routes(site.name, name)
             try:
                 split = await self._state.roll_back(site.name, name)
             except Missing as error:
@@ -244,6 +249,7 @@ class Deployer:
         generator = await self._state.generator(version.site, version.generator)
         if generator is None:
             raise not_found(f"generator {version.generator}")
+        await self._check_routes(version.site, version.generator)
         split = give(generator.active, version.version, percent)
         if split is None:
             detail = f"no other version of {version.generator} is active to take the other {100 - percent} %"
@@ -251,8 +257,25 @@ class Deployer:
         await self._state.activate(version.site, version.generator, split)
         await self._publisher.refresh(version.site)
 
+    async def _check_routes(self, site: str, name: str) -> None:
+        """Whether any version of the generator may be active beside the site's others. Raises Problem, StateError."""
+        versions = await self._state.versions(site, name)
+        own = max((_inner_routes(version.manifest.routes) for version in versions), default=0)
+        known = self._publisher.site(site)
+        others = known.generators if known is not None else ()
+        total = own + sum(_inner_routes(other.routes) for other in others if other.name != name)
+        if own and total > MAX_INNER_ROUTES:
+            detail = (
+                f"the active generators of {site} would have {total} routes with a * before their end, at most {MAX_INNER_ROUTES}"
+            )
+            raise Problem(Code.TOO_MANY, detail, "use routes that end in their only *, or remove some", where="routes")
+
     def _locked(self, site: str, name: str) -> asyncio.Lock:
         return self._locks.setdefault((site, name), asyncio.Lock())
+
+
+def _inner_routes(routes: tuple[str, ...]) -> int:
+    return sum(map(has_inner_star, routes))
 
 
 def sample_request(site: Site, manifest: Manifest) -> GuestRequest:

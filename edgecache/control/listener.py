@@ -1,4 +1,8 @@
-"""Where the control API may listen, and the TLS it needs elsewhere than on loopback. Called by `control` before it binds."""
+"""Where the control API may listen, and the TLS it needs elsewhere than on loopback.
+
+Called by `config` for its checks, by `edge` and `service` before anything is bound, and by the API for who may scrape the
+metrics.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,25 @@ def is_loopback(host: str) -> bool:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
     return (mapped or address).is_loopback
+
+
+def is_foreign(authority: str, settings: ControlSettings) -> bool:
+    """Whether a request for `authority` was meant for somebody else: on loopback, a name that a stranger may have pointed here.
+
+    A page in a browser on this machine could read what needs no token (DNS rebinding): its name has a dot and is not ours.
+    """
+    if settings.tls_certificate is not None:
+        return False
+    name = authority.lower() if authority.startswith("[") else authority.lower().partition(":")[0].rstrip(".")
+    return "." in name and not is_loopback(name) and not name.endswith(".localhost") and not _is_address(name)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.removeprefix("[").partition("]")[0])
+    except ValueError:
+        return False
+    return True
 
 
 def check_bind(settings: ControlSettings) -> ssl.SSLContext | None:

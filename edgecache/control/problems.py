@@ -1,6 +1,6 @@
 """What the control API says when it says no: RFC 9457 problem documents with stable codes. No I/O, no aiohttp.
 
-Every handler raises `Problem`; `middleware` turns it into a response.
+Every handler raises `Problem`; `api.messages` turns it into a response.
 """
 
 from __future__ import annotations

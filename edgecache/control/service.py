@@ -5,11 +5,12 @@ The one place where the room's parts are wired. `edge` makes a Control, and asks
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -19,6 +20,7 @@ from edgecache.control.api.services import Services, StatusParts
 from edgecache.control.bundles import BundleStore
 from edgecache.control.clusters import Clusters, Scales
 from edgecache.control.deploy import Deployer, Verifier
+from edgecache.control.idling import IdleWatch
 from edgecache.control.listener import check_bind
 from edgecache.control.logs import GuestLogs
 from edgecache.control.publisher import Publisher
@@ -33,7 +35,6 @@ from edgecache.sites import Cluster, Site, SiteTable
 
 _log: Final = logging.getLogger(__name__)
 _SHUTDOWN_SECONDS: Final = 10.0
-_KEEPALIVE_SECONDS: Final = 75.0
 BUNDLES: Final = "bundles"
 
 
@@ -79,6 +80,7 @@ class Control:
         self._clusters = Clusters(self._state, sandbox, config_clusters)
         self._tokens = Tokens(self._state, now)
         self._runner: web.AppRunner | None = None
+        self._watch: asyncio.Task[NoReturn] | None = None
         self.logs: Final = GuestLogs(settings.logs, now)
         """Where generators' log lines go: `logs.of(site, generator)`."""
         self.values: Final = StoredValues(self._state)
@@ -134,7 +136,7 @@ class Control:
             build_control(self._services),
             access_log=None,
             handle_signals=False,
-            keepalive_timeout=_KEEPALIVE_SECONDS,
+            keepalive_timeout=self._settings.idle_seconds,
             shutdown_timeout=_SHUTDOWN_SECONDS,
             auto_decompress=False,
         )
@@ -147,6 +149,10 @@ class Control:
         except BaseException:
             await self.close()
             raise
+        server, settings = runner.server, self._settings
+        if server is not None:
+            watch = IdleWatch(server, idle_seconds=settings.idle_seconds, most=settings.connections)
+            self._watch = asyncio.get_running_loop().create_task(watch.run())
 
     async def redeclare(self, sites: Iterable[Site], clusters: Iterable[Cluster]) -> None:
         """Take these in place of what the configuration declared before. Raises StateError."""
@@ -165,6 +171,10 @@ class Control:
         await self.listen(socks)
 
     async def _end_answering(self) -> None:
+        if self._watch is not None:
+            watch, self._watch = self._watch, None
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
         if self._runner is not None:
             runner, self._runner = self._runner, None
             await runner.cleanup()

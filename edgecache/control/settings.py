@@ -62,6 +62,10 @@ class ControlSettings:
     """Of a JSON request body."""
     body_seconds: float = 60.0
     """Within which a request body must have arrived."""
+    idle_seconds: float = 60.0
+    """For which a connection may wait for a request, the first too; within which its head must have arrived."""
+    connections: int = 256
+    """At once; of more, those that are idle longest are ended."""
     state_seconds: float = 10.0
     """Within which the database must have answered."""
     verify_seconds: float = 60.0

@@ -21,6 +21,7 @@ MAX_FETCH_BYTES: Final = 8 << 20
 
 _REQUEST_LINE: Final = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) (/[\x21-\x7e]{0,8191})")
 _FIELD: Final = re.compile("([!#$%&'*+\\-.^_`|~0-9A-Za-z]+):([\t\x20-\x7e\x80-\U0010ffff]*)")
+"""One way to match a line: a guest must not have the loop that serves everybody try many."""
 _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
 _MAX_FIELDS: Final = 64
 

@@ -1,7 +1,7 @@
 """The access log: one JSON object a line, encoded on the event loop, written by a thread (`log_writer`).
 
 A disk that is slow or full never makes a request wait: lines queue up to a bound, then are dropped and counted. Headers are not
-logged at all, so no credential can be. `recorder` writes to it, `edge` opens, reopens (SIGHUP) and closes it.
+logged at all, so no credential can be. `recorder` writes to it, `processes.path` opens, reopens (SIGHUP) and closes it.
 """
 
 from __future__ import annotations

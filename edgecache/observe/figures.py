@@ -6,10 +6,11 @@ No format and no clock here. `recorder` fills it, `metrics` and `status` show it
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from edgecache.observe.record import CACHE_WORDS, Record
+from edgecache.observe.record import CACHE_WORDS, Record, Renewal
 from sandbox.outcome import End, Usage
 
 OTHER: Final = "(other)"
@@ -27,6 +28,8 @@ BUCKETS: Final = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 
 """Upper bounds of the durations' histogram, in seconds."""
 HITS: Final = frozenset({"hit", "stale", "revalidated"})
 """The words for answers out of the cache."""
+DONE: Final = "done"
+FAILED: Final = "failed"
 
 
 @dataclass(slots=True)
@@ -46,17 +49,17 @@ class Durations:
 class RouteFigures:
     """One route of a site, which is a generator's or the origin's: rate, errors, durations."""
 
-    by_class: dict[str, Durations] = field(default_factory=dict)
-    """By class of status (`2xx`)."""
+    by_result: dict[tuple[str, str], Durations] = field(default_factory=dict)
+    """By class of status (`2xx`) and cache word."""
 
-    def of_class(self, status: str) -> Durations:
-        """Where answers with this class of status are counted."""
-        return self.by_class.setdefault(status, Durations())
+    def of_result(self, status: str, word: str) -> Durations:
+        """Where answers with this class of status and this cache word are counted."""
+        return self.by_result.setdefault((status, word), Durations())
 
     def add(self, other: RouteFigures) -> None:
         """Count what `other` has counted."""
-        for status, durations in other.by_class.items():
-            self.of_class(status).add(durations)
+        for (status, word), durations in other.by_result.items():
+            self.of_result(status, word).add(durations)
 
 
 @dataclass(slots=True)
@@ -71,6 +74,8 @@ class SiteFigures:
     routes: dict[str, RouteFigures] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     """Requests by the reason in their records, where there is one."""
+    renewals: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Stored responses fetched anew in the background, by the word of a `Renewal` and of a result."""
 
     def route(self, name: str) -> RouteFigures:
         """Where requests for this route are counted."""
@@ -83,6 +88,9 @@ class SiteFigures:
             reason = OTHER
         self.reasons[reason] = self.reasons.get(reason, 0) + count
 
+    def count_renewal(self, why: str, result: str, count: int = 1) -> None:
+        self.renewals[why, result] = self.renewals.get((why, result), 0) + count
+
     @property
     def requests(self) -> int:
         return sum(self.by_result.values())
@@ -94,6 +102,15 @@ class SiteFigures:
     @property
     def errors(self) -> int:
         return sum(count for (status, _, _), count in self.by_result.items() if status == "5xx")
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """Who is connected now."""
+
+    connections: int = 0
+    tunnels: Mapping[str, int] = field(default_factory=dict)
+    """Connections that have become tunnels, by site."""
 
 
 @dataclass(slots=True)
@@ -119,7 +136,7 @@ class RepeatedCount:
         self._site, self._durations = site, durations
         status = _CLASSES.get(record.status // 100, OTHER)
         self._result = (status, word, record.protocol)
-        self._route = site.route(record.generator or (ORIGIN_ROUTE if record.site else NO_SITE)).of_class(status)
+        self._route = site.route(record.generator or (ORIGIN_ROUTE if record.site else NO_SITE)).of_result(status, word)
         self._reason = record.reason
         self._size, self._collapsed, self._truncated = record.bytes_sent, record.collapsed, record.truncated
 
@@ -165,6 +182,10 @@ class Figures:
         if durations is None:
             durations = self.durations[word] = Durations()
         return RepeatedCount(self._site(record.site or NO_SITE), durations, record, word)
+
+    def count_renewal(self, site: str, why: Renewal, *, done: bool) -> None:
+        """A stored response was fetched anew in the background, or could not be."""
+        self._site(site or NO_SITE).count_renewal(why.value, DONE if done else FAILED)
 
     def count_call(self, key: str, end: End, usage: Usage) -> None:
         """One finished call of a generator; `key` is the monitor's name for its version, `site/generator@version`."""

@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from edgecache.observe.figures import BUCKETS, MAX_SITES, OTHER, Durations, Figures
+from edgecache.observe.figures import BUCKETS, MAX_SITES, OTHER, Clients, Durations, Figures
 from edgecache.observe.upstreams import OriginMetrics, Origins
 from sandbox.status import MonitorStatus, ShareStatus
 
@@ -114,6 +114,7 @@ class Sources:
     monitor: Callable[[], MonitorStatus] | None = None
     fast_hits: Callable[[], int] | None = None
     """Requests answered by the fast lane since the start."""
+    clients: Callable[[], Clients] | None = None
     origins: Origins | None = None
     processes: Callable[[], Iterable[ProcessFigures]] | None = None
     """Serving processes, where there are several."""
@@ -128,6 +129,8 @@ class Metrics:
         self.registry.register(_Traffic(sources.recorder))
         if sources.fast_hits is not None:
             self.registry.register(_FastLane(sources.fast_hits))
+        if sources.clients is not None:
+            self.registry.register(_Clients(sources.clients))
         if sources.traces is not None:
             self.registry.register(_Traces(sources.traces))
         if sources.store is not None:
@@ -162,14 +165,20 @@ class _Traffic(Collector):
         sent = CounterMetricFamily("edgecache_response_bytes", "Body bytes sent to clients.", labels=("site",))
         collapsed = CounterMetricFamily("edgecache_collapsed_requests", "Answered by another request's flight.", labels=("site",))
         truncated = CounterMetricFamily("edgecache_truncated_responses", "Bodies that ended early.", labels=("site",))
-        by_route = CounterMetricFamily("edgecache_route_requests", "Finished requests.", labels=("site", "route", "status"))
+        route_names = ("site", "route", "status", "cache")
+        by_route = CounterMetricFamily("edgecache_route_requests", "Finished requests.", labels=route_names)
         took = HistogramMetricFamily("edgecache_route_duration_seconds", "From head to last byte.", labels=("site", "route"))
         reasons = CounterMetricFamily("edgecache_request_reasons", "Requests with a reason.", labels=("site", "reason"))
+        renewals = CounterMetricFamily(
+            "edgecache_renewals", "Stored responses fetched anew in the background.", labels=("site", "cause", "result")
+        )
         for name, site in figures.sites.items():
+            for (cause, result), count in site.renewals.items():
+                renewals.add_metric((name, cause, result), count)
             for route, counted in site.routes.items():
                 together = Durations()
-                for status, durations_of in counted.by_class.items():
-                    by_route.add_metric((name, route, status), sum(durations_of.counts))
+                for (status, word), durations_of in counted.by_result.items():
+                    by_route.add_metric((name, route, status, word), sum(durations_of.counts))
                     together.add(durations_of)
                 took.add_metric((name, route), _cumulative(together), together.seconds)
             for reason, count in site.reasons.items():
@@ -194,7 +203,7 @@ class _Traffic(Collector):
             unlogged.add_metric((name,), generator.log_dropped_bytes)
         dropped = self._recorder.log_lines_dropped
         lost = CounterMetricFamily("edgecache_access_log_dropped", "Lines that were not written.", value=dropped)
-        return (requests, by_route, took, reasons, sent, collapsed, truncated, durations, calls, cpu, unlogged, lost)
+        return (requests, by_route, took, reasons, sent, collapsed, truncated, renewals, durations, calls, cpu, unlogged, lost)
 
 
 class _FastLane(Collector):
@@ -203,6 +212,21 @@ class _FastLane(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return (CounterMetricFamily("edgecache_fast_lane_requests", "Hits of remembered request heads.", value=self._hits()),)
+
+
+class _Clients(Collector):
+    def __init__(self, clients: Callable[[], Clients]) -> None:
+        self._clients = clients
+
+    def collect(self) -> Iterable[Metric]:
+        clients = self._clients()
+        tunnels = GaugeMetricFamily("edgecache_tunnels", "Connections that have become tunnels.", labels=("site",))
+        ordered = sorted(clients.tunnels.items(), key=lambda pair: -pair[1])
+        for name, count in ordered[:MAX_SITES]:
+            tunnels.add_metric((name,), count)
+        if rest := ordered[MAX_SITES:]:
+            tunnels.add_metric((OTHER,), sum(count for _, count in rest))
+        return (GaugeMetricFamily("edgecache_connections", "Clients' connections.", value=clients.connections), tunnels)
 
 
 class _Traces(Collector):

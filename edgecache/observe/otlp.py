@@ -1,7 +1,7 @@
 """Sends spans to an OpenTelemetry collector, as OTLP over HTTP (protobuf), from a thread of its own. Needs the extra `otel`.
 
-The only module that knows OpenTelemetry's packages, and it loads them when the first exporter is made. `edge` makes it, `tracing`
-fills it. A collector that is slow or gone costs spans, which are counted, and nothing else.
+The only module that knows OpenTelemetry's packages, and it loads them when the first exporter is made. `processes.path` makes it,
+`tracing` fills it. A collector that is slow or gone costs spans, which are counted, and nothing else.
 """
 
 from __future__ import annotations

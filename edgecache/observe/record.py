@@ -5,6 +5,7 @@ No formatting and no I/O here. `serve` makes one Record a request and gives it t
 
 from __future__ import annotations
 
+import enum
 from typing import Final, Protocol
 
 import msgspec
@@ -13,7 +14,6 @@ from edgecache.observe.trace_context import TraceParent
 
 HTTP_1: Final = "http/1.1"
 HTTP_2: Final = "h2"
-PROTOCOLS: Final = frozenset({HTTP_1, HTTP_2})
 """What clients speak, by their ALPN names (RFC 7301 section 6); http/1.1 stands for HTTP/1.0 too."""
 
 
@@ -29,7 +29,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     uri: str
     """The target URI, query included."""
     protocol: str = HTTP_1
-    """A word of `PROTOCOLS`."""
+    """`HTTP_1` or `HTTP_2`."""
     status: int
     """Status sent; 499 when the client left before a status was sent."""
     bytes_sent: int
@@ -60,6 +60,17 @@ CACHE_WORDS = frozenset({"hit", "stale", "revalidated", "miss", "bypass", "error
 error: no source could answer. none: ended before the cache was asked. Any other word counts as `other` in metrics."""
 
 
+class Renewal(enum.StrEnum):
+    """Why a stored response was fetched anew without a client waiting for it."""
+
+    STALE = "stale"
+    """It answered, though stale (RFC 5861 section 3)."""
+    PREFETCH = "prefetch"
+    """It is asked for often, and was about to expire."""
+    PURGE = "purge"
+    """A purge wanted it refreshed."""
+
+
 class Repeated(Protocol):
     """Hears of requests whose records differ in these four fields only; they are a Record's."""
 
@@ -67,13 +78,16 @@ class Repeated(Protocol):
 
 
 class Observer(Protocol):
-    """Hears of every finished request. Called on the event loop: must neither block nor raise."""
+    """Hears of every finished request and renewal. Called on the event loop: must neither block nor raise."""
 
     def on_request(self, record: Record) -> None: ...
 
     def repeated(self, record: Record) -> Repeated:
         """For requests that will have this record, but for what `Repeated` is told of each. Counts nothing by itself."""
         ...
+
+    def on_renewal(self, site: str, why: Renewal, *, done: bool) -> None:
+        """A response of `site` was fetched anew in the background; `done`: the source said what is to be stored."""
 
 
 class NullObserver:
@@ -85,6 +99,9 @@ class NullObserver:
     def repeated(self, record: Record) -> Repeated:
         del record
         return _Unheard()
+
+    def on_renewal(self, site: str, why: Renewal, *, done: bool) -> None:
+        del site, why, done
 
 
 class _Unheard:

@@ -9,7 +9,7 @@ import msgspec
 
 from edgecache.observe.access_log import AccessLog
 from edgecache.observe.figures import Figures
-from edgecache.observe.record import Record, Repeated
+from edgecache.observe.record import Record, Renewal, Repeated
 from edgecache.observe.tracing import Tracer
 from sandbox.outcome import End, Usage
 
@@ -33,6 +33,9 @@ class Recorder:
         count = self.figures.repeated(record)
         heard = count if self.log is None else _Both(count, self.log.repeated(record))
         return heard if self.tracer is None else _Both(heard, _Traced(self.tracer, record))
+
+    def on_renewal(self, site: str, why: Renewal, *, done: bool) -> None:
+        self.figures.count_renewal(site, why, done=done)
 
     def on_usage(self, key: str, end: End, usage: Usage) -> None:
         """One finished call of the generator's version that the monitor knows as `key`."""

@@ -1,7 +1,7 @@
 """Cache directives of requests and responses as values (RFC 9111 section 5.2, RFC 5861, RFC 8246, RFC 9213).
 
 Reads Cache-Control, Pragma and the targeted fields; what follows from them is decided elsewhere. Called by freshness,
-storing and lookup.
+storing, lookup and coding, and by `store.disk.row` for what it reads back.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Fields that belong to one connection and not to the message (RFC 9110 section 7.6.1).
 
-Called by forwarding and storing: such fields are neither passed on nor kept.
+Called by forwarding, storing, validation and trailing: such fields are neither passed on nor kept.
 """
 
 from __future__ import annotations

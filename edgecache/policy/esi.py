@@ -1,7 +1,8 @@
 """Edge Side Includes (W3C note "ESI Language Specification 1.0"): which responses are templates, what is in one, its head.
 
 The subset: `include` (src, alt, onerror), `remove`, `comment` and `<!--esi -->`. Pure: the parser turns bytes into bytes and
-`Include`s, and fetches nothing. Called by serve.assembling, and by serve.fetching and serve.respond to tell templates apart.
+`Include`s, and fetches nothing. Called by serve.assembling, and by serve.asking, serve.pipeline and serve.respond to tell
+templates apart.
 """
 
 from __future__ import annotations

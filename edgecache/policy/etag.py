@@ -1,4 +1,4 @@
-"""Entity tags and their two comparisons (RFC 9110 section 8.8.3). Called by validation and ranges."""
+"""Entity tags and their two comparisons (RFC 9110 section 8.8.3). Called by validation, ranges, partial and coding."""
 
 from __future__ import annotations
 

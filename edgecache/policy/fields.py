@@ -1,6 +1,6 @@
 """Generic syntax of field values (RFC 9110 section 5.6): lists, quoted strings, seconds, frozen header sections.
 
-No field's meaning lives here. Called by the modules of this package that read particular fields.
+No field's meaning lives here. Called by whoever reads particular fields, in this package and others.
 """
 
 from __future__ import annotations

@@ -33,16 +33,16 @@ REWRITING_FIELDS: Final = frozenset(
         "x-forwarded-ssl",
         "x-forwarded-uri",
         "x-host",
-        "x-http-method",
-        "x-http-method-override",
-        "x-method-override",
         "x-original-host",
         "x-original-url",
         "x-rewrite-url",
         "x-url-scheme",
     }
 )
-"""By these, many origins let who stands before them say what is really asked for: another answer than that of the cache key."""
+"""By these, many origins let who stands before them say what is really asked for: another URL than the one that was routed, and
+that is the cache key."""
+METHOD_FIELDS: Final = frozenset({"x-http-method", "x-http-method-override", "x-method-override"})
+"""By these, some origins take a request for one with another method: fit for what is never shared."""
 
 _HANDLED_HERE: Final = frozenset(
     {"expect", "forwarded", "max-forwards", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"}

@@ -1,7 +1,7 @@
 """Stored parts of a representation: what a 206 brings, which requests they answer, how they join, and what they lack.
 
 Pure. RFC 9110 section 15.3.7, RFC 9111 sections 3.3 and 3.4. A stored head of parts has status 206 and one Content-Range line for
-each span, in order; its body is the bytes of those spans, one after the other. Called by storing, serve.fetching and serve.shape.
+each span, in order; its body is the bytes of those spans, one after the other. Called by storing and serve.
 """
 
 from __future__ import annotations

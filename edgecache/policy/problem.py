@@ -1,6 +1,6 @@
 """Errors as problem documents (RFC 9457): what a client sees when nothing else can answer. Never a trace, never internals.
 
-Called by serve and control.
+Called by serve; the control API has `control.problems`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Trailer fields (RFC 9110 section 6.5): who wants them, and which may be passed on. Values in, values out.
 
-Called by `serve.fetching` for what clients ask, and by `upstream.trailers` for what origins send.
+Of responses: called by `serve.fetching` for what clients ask, and by `upstream.trailers` for what origins send. Of requests: by
+`serve.asking` for what clients announce, and by `upstream.origin` for what then follows.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from edgecache.policy.connection import HOP_BY_HOP
-from edgecache.policy.fields import names
+from edgecache.policy.fields import is_token, names
 from edgecache.policy.message import Request
 
 _NEVER: Final = HOP_BY_HOP | {
@@ -43,6 +44,32 @@ _NEVER: Final = HOP_BY_HOP | {
 """RFC 9110 section 6.5.1: what is for framing, routing, authentication, caching or the content, and must be known before it."""
 
 
+_NEVER_UP: Final = _NEVER | {
+    "accept",
+    "accept-charset",
+    "accept-encoding",
+    "accept-language",
+    "cdn-loop",
+    "forwarded",
+    "origin",
+    "referer",
+    "surrogate-capability",
+    "traceparent",
+    "tracestate",
+    "user-agent",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-real-ip",
+    "x-request-id",
+}
+"""Besides: what selects the response or says who asks. An origin that merges trailers with the head would believe it."""
+_NEVER_BEGIN: Final = ("if-",)
+_NEVER_BEGIN_UP: Final = ("if-", "access-control-", "proxy-", "sec-", "x-forwarded-")
+MAX_TRAILERS: Final = 64
+"""Fields of one trailer section, and names announced."""
+
+
 def wants_trailers(request: Request) -> bool:
     """Whether the client has said that it keeps them (RFC 9110 section 10.1.4)."""
     return "TE" in request.headers and "trailers" in names(request.headers, "TE")
@@ -50,4 +77,27 @@ def wants_trailers(request: Request) -> bool:
 
 def passable(fields: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """Those that may be sent on as trailers."""
-    return tuple((name, value) for name, value in fields if name.lower() not in _NEVER and not name.lower().startswith("if-"))
+    return tuple(
+        (name, value) for name, value in fields if name.lower() not in _NEVER and not name.lower().startswith(_NEVER_BEGIN)
+    )
+
+
+def announced(request: Request) -> tuple[str, ...]:
+    """Names of the trailers that a client says will follow its request's body (RFC 9110 section 6.6.2), which may be sent on.
+
+    Others are not: without that word an origin cannot tell before the body that there is something to wait for.
+    """
+    if "Trailer" not in request.headers:
+        return ()
+    found = tuple(
+        name
+        for name in names(request.headers, "Trailer")
+        if is_token(name) and name not in _NEVER_UP and not name.startswith(_NEVER_BEGIN_UP)
+    )
+    return found[:MAX_TRAILERS]
+
+
+def following(sent: Request, fields: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Those of `fields` that the Trailer field of a request as it was sent has promised."""
+    promised = frozenset(names(sent.headers, "Trailer"))
+    return tuple((name, value) for name, value in fields if name.lower() in promised)

@@ -1,6 +1,6 @@
 """Guests' calls as the leader runs them for its serving processes: from the channel to the monitor and back.
 
-`fleet` has one `GuestPort` for each serving process. A call ends with its guest, with a Cancel, or with the process that asked.
+`member` has one `GuestPort` for its serving process. A call ends with its guest, with a Cancel, or with the process that asked.
 """
 
 from __future__ import annotations

@@ -41,6 +41,8 @@ class Report:
     store: StoreStats
     fast_hits: int = 0
     connections: int = 0
+    tunnels: dict[str, int] = field(default_factory=dict)
+    """By site."""
     cpu_seconds: float = 0.0
     origins: tuple[OriginFigures, ...] = ()
     """As this process sees them."""

@@ -14,6 +14,7 @@ from socket import socket
 from typing import Any, Final
 
 from edgecache.observe.access_log import AccessLog
+from edgecache.observe.figures import Clients
 from edgecache.observe.otlp import Exporter
 from edgecache.observe.recorder import Recorder
 from edgecache.observe.tracing import Tracer
@@ -146,8 +147,13 @@ class RequestPath:
         fields = freeze([*response.headers.items(), *answer.extra])
         return Response(response.status, response.reason, fields), await answer.read(limit_bytes)
 
+    def clients(self) -> Clients:
+        """Who is connected now."""
+        connections = self.plain.connections + (self.secure.connections if self.secure is not None else 0)
+        return Clients(connections, self._upgrades.open_by_site)
+
     def report(self) -> Report:
-        figures = self.recorder.figures
+        figures, clients = self.recorder.figures, self.clients()
         return Report(
             sites=figures.sites,
             generators=figures.generators,
@@ -155,7 +161,8 @@ class RequestPath:
             log_lines_dropped=self.recorder.log_lines_dropped,
             store=dataclasses.replace(self.memory.stats()),
             fast_hits=self.pipeline.fast_hits,
-            connections=self.plain.connections + (self.secure.connections if self.secure is not None else 0),
+            connections=clients.connections,
+            tunnels=dict(clients.tunnels),
             cpu_seconds=time.process_time(),
             origins=self.upstreams.figures(),
             disk=None if self.disk is None else self.disk.stats(),

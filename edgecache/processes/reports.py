@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from edgecache.observe.figures import MAX_GENERATORS, MAX_SITES, OTHER, Durations, Figures, GeneratorFigures, SiteFigures
+from edgecache.observe.figures import MAX_GENERATORS, MAX_SITES, OTHER, Clients, Durations, Figures, GeneratorFigures, SiteFigures
 from edgecache.processes.messages import Report
 from edgecache.store.disk import DiskStats
 from edgecache.store.stats import StoreStats
@@ -17,7 +17,7 @@ from edgecache.upstream.balancing import Condition
 from edgecache.upstream.figures import OriginFigures
 
 T = TypeVar("T")
-_DISK_COUNTERS = ("hits", "misses", "written", "refused", "evicted", "corrupt", "purged", "failures")
+_DISK_COUNTERS = ("hits", "misses", "written", "refused", "evicted", "declined", "corrupt", "purged", "failures")
 _HELD = frozenset({"capacity_bytes", "used_bytes", "entries", "uris", "tags"})
 """Of the store: what is there now, and gone with its process."""
 
@@ -152,6 +152,14 @@ class Reports:
     def disk(self) -> DiskStats | None:
         return disk_of(self._living(), () if self._gone is None else (self._gone,))
 
+    def clients(self) -> Clients:
+        living = self._living()
+        tunnels: dict[str, int] = {}
+        for report in living:
+            for site, count in report.tunnels.items():
+                tunnels[site] = tunnels.get(site, 0) + count
+        return Clients(sum(report.connections for report in living), tunnels)
+
     def fast_hits(self) -> int:
         return sum(report.fast_hits for report in self._all())
 
@@ -173,6 +181,8 @@ def _add_site(total: SiteFigures, site: SiteFigures) -> None:
         total.route(name).add(route)
     for reason, count in site.reasons.items():
         total.count_reason(reason, count)
+    for (why, came), count in site.renewals.items():
+        total.count_renewal(why, came, count)
 
 
 def _place(held: dict[str, T], name: str, most: int, make: type[T]) -> T:

@@ -13,15 +13,15 @@ from edgecache.policy.coding import IDENTITY, code, negotiated
 from edgecache.policy.dates import format_date
 from edgecache.policy.esi import CAPABILITY, is_template
 from edgecache.policy.fields import freeze
-from edgecache.policy.forwarding import REWRITING_FIELDS, to_source
+from edgecache.policy.forwarding import METHOD_FIELDS, REWRITING_FIELDS, to_source
 from edgecache.policy.message import Headers, Request, Response
-from edgecache.policy.trailing import wants_trailers
+from edgecache.policy.trailing import announced, wants_trailers
 from edgecache.serve.call import Call
 from edgecache.serve.compressing import CodedBody
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.traced import fetch_from_generator, fetch_from_origin
 from edgecache.sites import OnError, Route, Site
-from edgecache.source import Culprit, Reply, Source, SourceError
+from edgecache.source import Culprit, Reply, Source, SourceError, TrailedBody
 from edgecache.store import Entry
 from edgecache.upstream.body import ReplayableBody
 
@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 _REQUEST_ID = frozenset({"x-request-id"})
 _SHARED = frozenset({"GET", "HEAD"})
 _ACCEPT_ENCODING = frozenset({"accept-encoding"})
+_CONTENT_LENGTH = frozenset({"content-length"})
 
 
 class Asker:
@@ -58,14 +59,20 @@ class Asker:
         coding = IDENTITY if rule.esi else negotiated(request, rule.compress)
         # Where this edge compresses, sources see of Accept-Encoding what the variant key holds of it. Templates come uncoded.
         replaced = _REQUEST_ID if coding is None else _REQUEST_ID | _ACCEPT_ENCODING
-        if request.method in _SHARED:
-            replaced |= REWRITING_FIELDS.difference(name.lower() for name in rule.vary)
+        rewriting = REWRITING_FIELDS | METHOD_FIELDS if request.method in _SHARED else REWRITING_FIELDS
+        replaced |= rewriting.difference(map(str.lower, rule.vary)) if rule.vary else rewriting
         if coding is not None:
             own.append(("Accept-Encoding", coding))
         if rule.esi:
             own.append(("Surrogate-Capability", f'{self.settings.edge_id}="{CAPABILITY}"'))
         if call.route.generator is None and call.prepared and wants_trailers(request):
             own += (("TE", "trailers"), ("Connection", "TE"))
+        if call.route.generator is None and isinstance(call.body, TrailedBody) and call.body.trailers is not None:
+            promised = announced(request)
+            if promised:
+                own.append(("Trailer", ", ".join(promised)))
+                # Only a chunked body has a place for them (RFC 9112 section 7.1.2).
+                replaced |= _CONTENT_LENGTH
         own.append(("X-Request-Id", call.request_id))
         headers = to_source(
             request,

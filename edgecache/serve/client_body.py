@@ -13,7 +13,7 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestPayloadError
 
 from edgecache.serve.guard import Fault, Violation
-from edgecache.source import Culprit, SourceError
+from edgecache.source import Culprit, SourceError, Trailers
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CLIENT_GONE = 499
@@ -31,7 +31,11 @@ class Peer(Protocol):
 class ClientBody:
     """A request body on its way from the client; the first read says 100 Continue where that was asked for."""
 
-    def __init__(self, peer: Peer, payload: StreamReader, timeout: float, *, expects_continue: bool) -> None:
+    def __init__(
+        self, peer: Peer, payload: StreamReader, timeout: float, *, expects_continue: bool, trailers: Trailers | None = None
+    ) -> None:
+        """`trailers`: of a body whose framing has a place for them."""
+        self.trailers = trailers
         self._peer = peer
         self._payload = payload
         self._timeout = timeout

@@ -1,6 +1,6 @@
 """Completes stored parts with what a source sends of the rest. Decides nothing: `policy.partial` says what belongs together.
 
-`fetching` makes one when a 206 brings the bytes that were missing.
+`parts` makes one when a 206 brings the bytes that were missing.
 """
 
 from __future__ import annotations

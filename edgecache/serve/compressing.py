@@ -1,6 +1,7 @@
 """A response body coded on its way: no decisions, `policy.coding` makes them.
 
-`fetching` wraps what sources send in it. Large pieces are coded in a thread: the libraries release the GIL meanwhile.
+`asking` wraps what sources send in it, `assembling` its pages. Large pieces are coded in a thread: the libraries release the GIL
+meanwhile.
 """
 
 from __future__ import annotations

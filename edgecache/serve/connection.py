@@ -48,6 +48,7 @@ class Connection(Sending, Turns):
         "_client_settings",
         "_done_reading",
         "_draining",
+        "_followed",
         "_framing",
         "_gone",
         "_head_since",
@@ -82,6 +83,8 @@ class Connection(Sending, Turns):
         self._client = client
         self._accepted: deque[Head | Violation] = deque()
         self._framing: BodyFraming | None = None
+        self._followed: BodyFraming | None = None
+        """Of the latest body, whose trailers it knows when it is over."""
         self._payload: StreamReader = EMPTY_PAYLOAD
         self._held = b""
         self._busy = False
@@ -130,7 +133,8 @@ class Connection(Sending, Turns):
             framing = self._framing
             if framing is not None:
                 end = framing.advance(data, position)
-                super().data_received(data[position:end])
+                if approved := framing.approved(data, position, end):
+                    super().data_received(approved)
                 position = end
                 if framing.complete:
                     self._framing = None
@@ -168,7 +172,7 @@ class Connection(Sending, Turns):
             self._payload = EMPTY_PAYLOAD
             self._enqueue()
             return
-        self._framing = BodyFraming(head, self._client_settings.max_body_bytes)
+        self._framing = self._followed = BodyFraming(head, self._client_settings.max_body_bytes)
         if head.chunked:
             plain = _CHUNKED
         else:
@@ -250,11 +254,7 @@ class Connection(Sending, Turns):
         return await self._exchange(item, payload)
 
     async def _exchange(self, head: Head, payload: StreamReader) -> bool:
-        body = (
-            ClientBody(self, payload, self._client_settings.body_timeout, expects_continue=head.expect_continue)
-            if head.has_body
-            else None
-        )
+        body = self._body_of(head, payload) if head.has_body else None
 
         def write(answer: Answer) -> Awaitable[Sent]:
             if answer.tunnel is not None:
@@ -278,6 +278,12 @@ class Connection(Sending, Turns):
             held, self._held = self._held, b""
             self._read(held)
         return True
+
+    def _body_of(self, head: Head, payload: StreamReader) -> ClientBody:
+        framing = self._followed
+        trailers = framing.trailers if framing is not None and head.chunked else None
+        timeout = self._client_settings.body_timeout
+        return ClientBody(self, payload, timeout, expects_continue=head.expect_continue, trailers=trailers)
 
     async def _switch(self, answer: Answer, tunnel: Opened) -> Sent:
         """Tell the client of its tunnel, and be nothing but one of its ends."""

@@ -30,7 +30,7 @@ class Exchange:
     __slots__ = ("_client", "_pipeline", "_protocol", "_request", "_started", "request_id")
 
     def __init__(self, pipeline: Pipeline, request: Request | None, client: str, protocol: str) -> None:
-        """`request` is None where what arrived is no request; `protocol` is a word of `observe.record.PROTOCOLS`."""
+        """`request` is None where what arrived is no request; `protocol` is as in `observe.record`."""
         self._pipeline = pipeline
         self._request = request
         self._client = client

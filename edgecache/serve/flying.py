@@ -19,7 +19,7 @@ from edgecache.serve.respond import Outcome, Responder, suits
 from edgecache.sites import OnError
 from edgecache.source import UNREACHABLE, Culprit, SourceError
 from edgecache.store import Entry, Store
-from edgecache.upstream.collapse import Flights, Private, Released, Settled, Stream
+from edgecache.upstream.collapse import Flights, Private, Released, Seat, Settled, Stream
 from edgecache.upstream.predictor import Predictor
 
 _RANGE = "range"
@@ -50,7 +50,7 @@ class Flyer:
         self.respond = respond
 
     async def fly_traced(self, call: Call, decision: Miss | Validate, entry: Entry | None) -> Answer:
-        """As `_fly`, as a span of the request's trace where it has one: until the head of the answer is known."""
+        """As `fly`, as a span of the request's trace where it has one: until the head of the answer is known."""
         if call.trace is None:
             return await self.fly(call, decision, entry)
         span = call.trace.begin("flight")
@@ -77,28 +77,9 @@ class Flyer:
 
         `epoch`: not through one that began before so many purges.
         """
-        key = self.key(call, vary)
         purges = self._purges
         boarded = purges.count
-        # Parts are validated for one range: others may not wait for what comes of it.
-        of_parts = entry is not None and entry.timed.response.status == 206
-        collapse = not alone and not of_parts and self._collapses(call, decision, key)
-        conditional = decision.headers if isinstance(decision, Validate) else None
-        sent = self._asker.forwarded(call, whole=collapse, conditional=conditional)
-        same_range = None if collapse or alone or of_parts else self._same_range(call, decision, key)
-        learn = (
-            (_RANGE, key)
-            if same_range
-            else key
-            if collapse or (not of_parts and conditional is not None and call.request.method == "GET")
-            else None
-        )
-        shared = key if collapse else same_range
-        flight = object() if shared is None else shared if epoch is None else (shared, epoch)
-        seat = self._flights.board(
-            flight,
-            partial(self._fetcher.produce, call, sent, entry, decision if isinstance(decision, Validate) else None, learn),
-        )
+        seat = self._board(call, decision, entry, self.key(call, vary), alone=alone, epoch=epoch)
         try:
             landed = await seat.landed()
         except SourceError as error:
@@ -135,6 +116,25 @@ class Flyer:
                 return await self.fly(call, decision, entry, alone=True)
             case _:
                 raise TypeError(f"unknown landing {landed!r}")
+
+    def _board(
+        self, call: Call, decision: Miss | Validate, entry: Entry | None, key: Hashable, *, alone: bool, epoch: int | None
+    ) -> Seat:
+        """A seat on a flight that others may share, or on one of its own. Raises NotForwardable, SourceError."""
+        # Parts are validated for one range: others may not wait for what comes of it.
+        of_parts = entry is not None and entry.timed.response.status == 206
+        validated = decision if isinstance(decision, Validate) else None
+        collapse = not alone and not of_parts and self._collapses(call, decision, key)
+        same_range = None if collapse or alone or of_parts else self._same_range(call, decision, key)
+        sent = self._asker.forwarded(call, whole=collapse, conditional=None if validated is None else validated.headers)
+        learn: Hashable | None = None
+        if same_range:
+            learn = (_RANGE, key)
+        elif collapse or (validated is not None and not of_parts and call.request.method == "GET"):
+            learn = key
+        shared = key if collapse else same_range
+        flight = object() if shared is None else shared if epoch is None else (shared, epoch)
+        return self._flights.board(flight, partial(self._fetcher.produce, call, sent, entry, validated, learn))
 
     def _collapses(self, call: Call, decision: Miss | Validate, key: Hashable) -> bool:
         if call.request.method != "GET" or (isinstance(decision, Miss) and not decision.collapse):

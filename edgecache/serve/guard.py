@@ -15,6 +15,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from edgecache.policy.connection import HOP_BY_HOP, hop_by_hop
 from edgecache.policy.fields import freeze, without
 from edgecache.policy.message import Headers, Request
+from edgecache.policy.trailing import MAX_TRAILERS
 from edgecache.serve.settings import ServeSettings
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -162,11 +163,15 @@ def parse_head(head: bytes, settings: ServeSettings, scheme: str = "http") -> He
         raise Violation(Fault.HEAD_TOO_LARGE, f"a request may have {settings.max_fields} fields")
     fields: CIMultiDict[str] = CIMultiDict()
     for field in lines:
-        name, _, value = field.partition(b":")
-        fields.add(name.decode("ascii"), value.strip(b" \t").decode("utf-8", "surrogateescape"))
+        fields.add(*_field(field))
     method, target, http10 = line[1].decode("ascii"), line[2].decode("ascii"), line[3] == b"0"
     version = "1.0" if http10 else "1.1"
     return assemble(method, target, http10, CIMultiDictProxy(fields), settings, scheme=scheme, version=version)
+
+
+def _field(line: bytes) -> tuple[str, str]:
+    name, _, value = line.partition(b":")
+    return name.decode("ascii"), value.strip(b" \t").decode("utf-8", "surrogateescape")
 
 
 def assemble(
@@ -178,8 +183,8 @@ def assemble(
         raise Violation(Fault.BODY_TOO_LARGE, f"a request body may have {settings.max_body_bytes} bytes")
     host = _host(fields, http10=http10)
     authority, path = _target(method, target, host, scheme)
-    if authority != authority_of(host, scheme):
-        # RFC 9112 section 3.2.2: what is sent on has the Host of the absolute form.
+    if authority != authority_of(host, scheme) or _is_rooted(host):
+        # RFC 9112 section 3.2.2: what is sent on has the Host of the absolute form. And a source must not see more than the key.
         fields = CIMultiDictProxy(CIMultiDict([*((k, v) for k, v in fields.items() if k.lower() != "host"), ("Host", authority)]))
     if "Connection" in fields and (listed := hop_by_hop(fields) - HOP_BY_HOP):
         # RFC 9110 section 7.6.1. The source does not get them: they must not select what is stored either.
@@ -244,10 +249,19 @@ def _target(method: str, target: str, host: str, scheme: str) -> tuple[str, str]
 
 
 def authority_of(host: str, scheme: str) -> str:
-    """Without the scheme's own port (RFC 9110 section 4.2.3)."""
+    """Without the scheme's own port (RFC 9110 section 4.2.3), and without the root's dot (RFC 1034 section 3.1)."""
     host = host.lower()
     default = _DEFAULT_PORT[scheme]
-    return host.removesuffix(default) if host.endswith(default) else host.removesuffix(":")
+    host = host.removesuffix(default) if host.endswith(default) else host.removesuffix(":")
+    if not _is_rooted(host):
+        return host
+    name, colon, port = host.partition(":")
+    return name.rstrip(".") + colon + port
+
+
+def _is_rooted(host: str) -> bool:
+    """Whether the name ends in a dot, which only says that it does so."""
+    return host.endswith(".") or ".:" in host
 
 
 def _keep_alive(fields: Headers, *, http10: bool) -> bool:
@@ -278,7 +292,13 @@ class BodyFraming:
         self._budget = max_body_bytes
         self._line = b""
         self._trailer_bytes = 0
+        self._trailers: list[tuple[str, str]] = []
+        self._content: list[bytes] | None = [] if head.chunked else None
         self.complete = False
+
+    def trailers(self) -> tuple[tuple[str, str], ...]:
+        """The fields after a chunked body that is complete; else none."""
+        return tuple(self._trailers) if self.complete else ()
 
     def advance(self, data: bytes, start: int) -> int:
         """The position after the bytes of `data` that belong to this body. Raises Violation."""
@@ -290,8 +310,21 @@ class BodyFraming:
                     start = self._read_line(data, start)
         return start
 
+    def approved(self, data: bytes, start: int, end: int) -> bytes:
+        """What the next parser is to see in place of these bytes that `advance` has passed: of a chunked body its content alone,
+        in chunks of our own. Extensions and trailers end here, so that nobody reads them in another way.
+        """
+        if self._content is None:
+            return data[start:end]
+        content = b"".join(self._content)
+        self._content.clear()
+        chunk = b"%x\r\n%b\r\n" % (len(content), content) if content else b""
+        return chunk + b"0\r\n\r\n" if self.complete else chunk
+
     def _take(self, data: bytes, start: int) -> int:
         taken = min(self._left, len(data) - start)
+        if self._content is not None:
+            self._content.append(data[start : start + taken])
         self._left -= taken
         if self._left == 0:
             if self._state is _Await.LENGTH:
@@ -328,8 +361,11 @@ class BodyFraming:
             self.complete = True
         elif _FIELDS.fullmatch(b"\r\n" + line) is None:
             raise Violation(Fault.CHUNK, "a trailer is not a field line")
+        elif len(self._trailers) >= MAX_TRAILERS:
+            raise Violation(Fault.CHUNK, f"a request may have {MAX_TRAILERS} trailer fields")
         else:
             self._trailer_bytes += len(line) + 2
+            self._trailers.append(_field(line))
 
     def _on_size(self, line: bytes) -> None:
         size = _CHUNK_SIZE.fullmatch(line)

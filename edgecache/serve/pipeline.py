@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, NamedTuple, Protocol, assert_never
 
-from edgecache.observe.record import NullObserver, Observer
+from edgecache.observe.record import NullObserver, Observer, Renewal
 from edgecache.observe.trace_context import FIELD, TraceParent, parse
 from edgecache.observe.tracing import Parent, Tracer
 from edgecache.policy.access import Refusal, may_purge, retry_after
@@ -133,7 +133,7 @@ class Pipeline:
             respond=self.respond,
         )
         self._background = Background(upstream.background_limit)
-        self._renewer = Renewer(self._flyer, self._background, self._route)
+        self._renewer = Renewer(self._flyer, self._background, self._route, self._renewed)
         self._purger = Purger(store, self._keeper.purges, self._renewer.refetch)
         self.purge = self._purger.purge
         self.invalidate = self._purger.invalidate
@@ -159,15 +159,13 @@ class Pipeline:
         self.flights.change(upstream)
         self._background.limit = upstream.background_limit
 
+    def _renewed(self, site: str, why: Renewal, done: bool) -> None:
+        self.observer.on_renewal(site, why, done=done)
+
     @property
     def fast_hits(self) -> int:
         """Requests that the fast lanes have answered since the start."""
         return self.fast_lane.answered + self.secure_lane.answered
-
-    @property
-    def prefetched(self) -> int:
-        """Stored responses fetched anew before they expired, since the start."""
-        return self._renewer.prefetched
 
     def hit(self, request: Request) -> Hit | None:
         """The fresh stored response that answers `request`, if there is one: without waiting for anybody."""
@@ -319,7 +317,7 @@ class Pipeline:
                     self._renewer.prefetch(call.request, call.route, entry, left)
                 return self.respond.hit(call, entry, age, left)
             case StaleWhileRevalidate() if entry is not None:
-                self._renewer.later(call, entry)
+                self._renewer.later(call, entry, Renewal.STALE)
                 return self.respond.stale(call, entry, "refresh" if entry.renewing else "stale-while-revalidate")
             case Unsatisfiable():
                 text = "Nothing stored answers this only-if-cached request."

@@ -1,6 +1,6 @@
 """Counts hits of stored responses in the last part of their lifetime, and says once of each that it is worth fetching anew.
 
-No tasks here: `pipeline` asks at a hit, where the route's rule wants it, and starts the revalidation.
+No tasks here: `renewing` asks at a hit, where the route's rule wants it, and starts the revalidation.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ class Prefetching:
 
     def __init__(self) -> None:
         self._seen: LRU[tuple[str, str], tuple[Terms, int]] = LRU(_CAPACITY)
-        self.started = 0
-        """How often `due` has said yes."""
 
     def due(self, entry: Entry, left: float, share: float) -> bool:
         """Count a hit of `entry`, which has `left` seconds to live. True once, when it has been asked for often enough."""
@@ -33,7 +31,4 @@ class Prefetching:
         terms, hits = self._seen.get(where, (entry.terms, 0))
         hits = hits + 1 if terms is entry.terms else 1
         self._seen[where] = entry.terms, min(hits, OFTEN + 1)
-        if hits != OFTEN:
-            return False
-        self.started += 1
-        return True
+        return hits == OFTEN

@@ -1,6 +1,6 @@
 """Purges that arrived while responses were on their way: what was asked for before a purge must not be stored after it.
 
-Bookkeeping only. The pipeline notes each purge and asks before it stores.
+Bookkeeping only. `purger` notes each purge; `keeping` and `fetching` ask before they store, `flying` before it shares.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Works off large purges between requests: one task that ends when no purge has anything left to do.
 
-`pipeline` wakes it after a purge and closes it.
+`purger` wakes it after a purge and closes it.
 """
 
 from __future__ import annotations

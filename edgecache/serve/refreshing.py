@@ -1,6 +1,6 @@
 """Fetches anew what a purge has asked to be refreshed: in the background, a few at a time.
 
-`pipeline` says how one entry is fetched. What is left out here is fetched when it is next asked for.
+`purger` wakes it, `renewing` says how one entry is fetched. What is left out here is fetched when it is next asked for.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from edgecache.observe.record import Renewal
 from edgecache.policy.fields import freeze, names, without
 from edgecache.policy.forwarding import CONDITIONAL_FIELDS, HopsExhausted, Loop
 from edgecache.policy.lookup import Validate, conditions
@@ -28,18 +29,20 @@ _log = logging.getLogger(__name__)
 
 
 class Renewer:
-    """`route`: where a request belongs; None: nowhere."""
+    """`route`: where a request belongs; None: nowhere. `told`: of each renewal its site, why it was, and whether it succeeded."""
 
-    def __init__(self, flyer: Flyer, background: Background, route: Callable[[Request], Route | None]) -> None:
+    def __init__(
+        self,
+        flyer: Flyer,
+        background: Background,
+        route: Callable[[Request], Route | None],
+        told: Callable[[str, Renewal, bool], None],
+    ) -> None:
         self._flyer = flyer
         self._background = background
         self._route = route
+        self._told = told
         self._prefetching = Prefetching()
-
-    @property
-    def prefetched(self) -> int:
-        """Responses fetched anew before they expired, since the start."""
-        return self._prefetching.started
 
     def refetch(self, entry: Entry) -> asyncio.Task[None] | None:
         """Fetch `entry` anew in the background, unless that is under way, or its keys do not tell what to ask."""
@@ -49,29 +52,35 @@ class Renewer:
             return None
         if variant_key(request, entry.vary, route.rule) != entry.variant:
             return None
-        return self.later(Call(request=request, body=None, client_ip="", request_id=next_request_id(), route=route), entry)
+        call = Call(request=request, body=None, client_ip="", request_id=next_request_id(), route=route)
+        return self.later(call, entry, Renewal.PURGE)
 
     def prefetch(self, request: Request, route: Route, entry: Entry, left: float) -> None:
         """Fetch `entry` anew in the background where it is asked for often and about to expire."""
         if self._prefetching.due(entry, left, route.rule.prefetch):
             call = Call(request=request, body=None, client_ip="", request_id=next_request_id(), route=route)
-            self.later(call, entry)
+            self.later(call, entry, Renewal.PREFETCH)
 
-    def later(self, call: Call, entry: Entry) -> asyncio.Task[None] | None:
+    def later(self, call: Call, entry: Entry, why: Renewal) -> asyncio.Task[None] | None:
         """RFC 5861 section 3: one revalidation a key, in the background."""
         decision = Validate(conditions(entry.timed.response), stale_if_error=True, stale_if_unreachable=True, must=False)
         quiet = Call(
             request=_as_plain_get(call.request), body=None, client_ip=call.client_ip, request_id=call.request_id, route=call.route
         )
-        return self._background.start(self._flyer.key(quiet, None), self._revalidate(quiet, decision, entry))
+        return self._background.start(self._flyer.key(quiet, None), self._renew(quiet, decision, entry, why))
 
-    async def _revalidate(self, call: Call, decision: Validate, entry: Entry) -> None:
+    async def _renew(self, call: Call, decision: Validate, entry: Entry, why: Renewal) -> None:
+        self._told(call.route.site.name, why, await self._revalidate(call, decision, entry))
+
+    async def _revalidate(self, call: Call, decision: Validate, entry: Entry) -> bool:
+        """False: the source has not said what is to be stored."""
         try:
             answer = await self._flyer.fly(call, decision, entry)
         except (SourceError, Loop, HopsExhausted) as error:
             _log.warning("revalidation of %s failed: %s", call.request.uri, error)
-            return
-        if answer.cache == "stale":
+            return False
+        done = answer.cache != "stale"
+        if not done:
             _log.warning("revalidation of %s failed: %s", call.request.uri, answer.reason)
         try:
             if not isinstance(answer.body, bytes):
@@ -79,8 +88,10 @@ class Renewer:
                     pass
         except SourceError as error:
             _log.warning("revalidation of %s failed: %s", call.request.uri, error)
+            done = False
         finally:
             await answer.close()
+        return done
 
 
 def _as_plain_get(request: Request) -> Request:

@@ -1,6 +1,6 @@
 """File bytes to a client's socket by sendfile(2): the kernel copies them, Python sees none of them. Plain connections only.
 
-`connection` calls it once the transport has nothing left to write. uvloop has no sendfile, and lets nobody else wait for
+`sending` calls it once the transport has nothing left to write. uvloop has no sendfile, and lets nobody else wait for
 a transport's socket: a duplicate of its descriptor is waited for instead.
 """
 

@@ -1,6 +1,6 @@
 """From a whole representation to what one client asked of it: 304, 412, 206, 416, or all of it (RFC 9110 sections 13 and 14).
 
-Decisions are `policy`'s; this joins them with the body, stored or on its way. `pipeline` calls it.
+Decisions are `policy`'s; this joins them with the body, stored or on its way. `respond` calls it.
 """
 
 from __future__ import annotations

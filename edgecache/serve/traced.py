@@ -1,11 +1,12 @@
 """A source's answer as a span of the request's trace: from asking to the body's end, with what it has cost. No decisions.
 
-`fetching` asks sources through this; where the request is not traced, it is the source alone.
+`asking` asks sources through this; where the request is not traced, it is the source alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgecache.observe.trace_context import FIELD, STATE_FIELD, parse
@@ -62,7 +63,7 @@ async def _fetched(
     span.attributes["http.response.status_code"] = reply.response.status
     if reply.detail:
         span.attributes["edgecache.detail"] = reply.detail
-    return Reply(reply.response, _TracedBody(reply.body, span, call.meter), reply.detail)
+    return replace(reply, body=_TracedBody(reply.body, span, call.meter))
 
 
 class _TracedBody:

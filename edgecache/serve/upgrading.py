@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Protocol, cast
 
@@ -26,6 +27,11 @@ class Upgrades:
         self._client = client
         self._limit = settings.tunnels_per_site
         self._open: dict[str, int] = {}
+
+    @property
+    def open_by_site(self) -> Mapping[str, int]:
+        """Sites with tunnels, and how many."""
+        return self._open
 
     def wanted(self, call: Call) -> Upgradable | None:
         """The protocol that a client's request asks for, where its route lets it."""

@@ -1,6 +1,6 @@
 """Response heads as bytes. Framing fields are not written here: they depend on the connection, and `writer` adds them.
 
-The pipeline prepares the block of a stored response once; `writer` makes the others as they are sent.
+`keeping` prepares the block of a stored response once; `writer` makes the others as they are sent.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from edgecache.source import Interim
 from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.upstream.trailers import TrailerReader
+from edgecache.upstream.whole import WholeResponse
 
 _METHODS: Final = frozenset({"GET", "HEAD"})
 _HOST: Final = frozenset(map("".join, itertools.product("Hh", "Oo", "Ss", "Tt")))
@@ -100,6 +101,7 @@ class BodilessExchanges:
 
     def __init__(self, connector: OriginConnector, settings: UpstreamSettings) -> None:
         self._connector = connector
+        self._loop = asyncio.get_running_loop()
         self._expecting: dict[str, Any] = {
             "read_until_eof": True,
             "auto_decompress": False,
@@ -118,45 +120,62 @@ class BodilessExchanges:
         *,
         on_interim: Interim | None = None,
         trailers: TrailerReader | None = None,
-    ) -> BodilessResponse:
-        """Up to the response head. Raises as aiohttp's session does, and HttpProcessingError where what came is no HTTP."""
+    ) -> BodilessResponse | WholeResponse:
+        """Up to the response head, or all of it where it has come.
+
+        Raises as aiohttp's session does, and HttpProcessingError where what came is no HTTP.
+        """
         head = encode_request(request, way.host)
+        key = way.connection_key
         again = True
         while True:
-            try:
-                connection = await self._connector.connect(cast(ClientRequest, way), [], connecting)
-            except TimeoutError as error:
-                raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {way.url}") from error
-            protocol = cast(OriginProtocol, connection.protocol)
+            protocol = self._connector.take(key) or await self._connected(way, connecting)
             protocol.on_interim = on_interim
             protocol.trailers = trailers
             try:
-                return await self._ask(connection, protocol, request.method, head, first_byte)
+                return await self._ask(key, protocol, request.method, head, first_byte)
             except _STALE:
                 # RFC 9112 section 9.3.1: a kept connection may be closed just when a request is sent on it.
-                connection.close()
+                self._connector.give_back(key, protocol, close=True)
                 if not again:
                     raise
                 again = False
             except BaseException:
-                connection.close()
+                self._connector.give_back(key, protocol, close=True)
                 raise
 
+    async def _connected(self, way: Way, connecting: aiohttp.ClientTimeout) -> OriginProtocol:
+        """A connection, new or kept, once there may be one more."""
+        try:
+            connection = await self._connector.connect(cast(ClientRequest, way), [], connecting)
+        except TimeoutError as error:
+            raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {way.url}") from error
+        # It is given back by its protocol: aiohttp's object for that is made where a body is still to come.
+        protocol, connection._protocol = cast(OriginProtocol, connection._protocol), None
+        return protocol
+
     async def _ask(
-        self, connection: Connection, protocol: OriginProtocol, method: str, head: bytes, first_byte: float
-    ) -> BodilessResponse:
-        protocol.set_response_params(skip_payload=method == "HEAD", **self._expecting)
+        self, key: ConnectionKey, protocol: OriginProtocol, method: str, head: bytes, first_byte: float
+    ) -> BodilessResponse | WholeResponse:
+        if method == "HEAD":
+            protocol.set_response_params(skip_payload=True, **self._expecting)
+        else:
+            protocol.expect(self._expecting)
         transport = protocol.transport
         if transport is None or transport.is_closing():
             raise aiohttp.ServerDisconnectedError
         transport.write(head)
         # asyncio.timeout takes several times as long.
-        deadline = asyncio.get_running_loop().call_later(first_byte, protocol.give_up)
+        deadline = self._loop.call_later(first_byte, protocol.give_up)
         try:
             while True:
                 # Any: aiohttp's two parsers each have a message of their own.
                 message, content = await cast(Any, protocol).read()
+                if isinstance(message, WholeResponse):
+                    self._connector.give_back(key, protocol)
+                    return message
                 if message.code >= 200 or message.code == _SWITCHING_PROTOCOLS:
+                    connection = Connection(self._connector, key, protocol, self._loop)
                     return BodilessResponse(message.code, message.reason, message.headers, content, connection)
         finally:
             deadline.cancel()

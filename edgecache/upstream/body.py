@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 
-from edgecache.source import Body, Culprit, SourceError
+from edgecache.source import Body, Culprit, SourceError, TrailedBody
 from edgecache.upstream.response import OriginResponse
 
 
@@ -89,6 +89,7 @@ class ReplayableBody:
     """A request body that another source may be given again, as long as it was short or nobody has read it."""
 
     def __init__(self, body: Body, limit_bytes: int) -> None:
+        self.trailers = body.trailers if isinstance(body, TrailedBody) else None
         self._source = body
         self._iterator = aiter(body)
         self._limit = limit_bytes

@@ -1,6 +1,6 @@
 """Request collapsing: one flight a key, its landing shared by all who boarded. No policy: the producer says what may be shared.
 
-`serve.pipeline` boards; what cannot be shared goes to one seat, and all others are released at once to go on their own.
+`serve.flying` boards; what cannot be shared goes to one seat, and all others are released at once to go on their own.
 """
 
 from __future__ import annotations

@@ -15,15 +15,18 @@ from functools import lru_cache
 from typing import Any, cast
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_writer import StreamWriter
 from lru import LRU
 from yarl import URL
 
 from edgecache.policy.fields import freeze
 from edgecache.policy.message import Request
+from edgecache.policy.trailing import following
 from edgecache.policy.upstream import NO_TLS_RULE, HealthRule
-from edgecache.source import Body, Culprit, Interim, SourceError
+from edgecache.source import Body, Culprit, Interim, SourceError, TrailedBody, Trailers
 from edgecache.upstream.bodiless import BodilessExchanges, Way, is_bodiless
 from edgecache.upstream.endpoint import Endpoint, Waits
 from edgecache.upstream.health import expected
@@ -32,9 +35,11 @@ from edgecache.upstream.proxy_header import ProxyHeader, encode, socket_address
 from edgecache.upstream.resolving import Clock, Lookup, Resolver
 from edgecache.upstream.response import OriginResponse, unusable_field
 from edgecache.upstream.settings import UpstreamSettings
+from edgecache.upstream.trailed_writer import TrailedWriter
 from edgecache.upstream.trailers import TrailerReader
 from edgecache.upstream.trust import Trust, TrustError
 from edgecache.upstream.uploading import HeadDeadline, upload
+from edgecache.upstream.whole import WholeResponse
 
 _RETIRE_SECONDS = 0.5
 _WAYS = 1024
@@ -54,6 +59,8 @@ class _Exact:
     on_interim: Interim | None
     deadline: HeadDeadline
     trailers: TrailerReader | None
+    following: Trailers | None
+    """What follows the request's body."""
 
 
 _exact: ContextVar[_Exact] = ContextVar("_exact")
@@ -75,6 +82,12 @@ class _ExactRequest(aiohttp.ClientRequest):
             return await super().send(conn)
         finally:
             self.url = url
+
+    async def write_bytes(self, writer: AbstractStreamWriter, conn: Connection, content_length: int | None = None) -> None:
+        following = _exact.get().following
+        if following is not None and isinstance(writer, StreamWriter):
+            writer = TrailedWriter(writer, following)
+        await super().write_bytes(writer, conn, content_length)
 
 
 class OriginClient:
@@ -141,12 +154,14 @@ class OriginClient:
         *,
         on_interim: Interim | None = None,
         trailers: TrailerReader | None = None,
-    ) -> OriginResponse:
+    ) -> OriginResponse | WholeResponse:
         """One attempt at one origin, up to its response head, which is usable. Raises SourceError.
 
         A 101 is usable where the request asks for an upgrade.
         """
         response = await self._exchange(endpoint, request, waits, body=body, on_interim=on_interim, trailers=trailers)
+        if isinstance(response, WholeResponse):
+            return response
         bad = unusable_field(response.headers)
         least = 101 if "Upgrade" in request.headers else 200
         if bad is not None or _BAD_VALUE.search(response.reason or "") or not least <= response.status <= 599:
@@ -180,7 +195,7 @@ class OriginClient:
         on_interim: Interim | None = None,
         trailers: TrailerReader | None = None,
         probing: bool = False,
-    ) -> OriginResponse:
+    ) -> OriginResponse | WholeResponse:
         try:
             context = True if endpoint.tls is NO_TLS_RULE else await self.trust.context(endpoint.tls)
             if body is None and not (probing or endpoint.proxy_protocol) and is_bodiless(request):
@@ -196,7 +211,7 @@ class OriginClient:
             preface.set(_introduction(version, "" if probing else _client(request)) if version else None)
             async with asyncio.timeout(waits.connect + waits.first_byte) as clock:
                 deadline = HeadDeadline(clock, waits.first_byte)
-                _exact.set(_Exact(request.target, request.method, on_interim, deadline, trailers))
+                _exact.set(_Exact(request.target, request.method, on_interim, deadline, trailers, _following(request, body)))
                 response = await session.request(
                     request.method,
                     URL(endpoint.url.rstrip("/") + request.target, encoded=True),
@@ -253,6 +268,14 @@ def _introduction(version: int, client: str) -> Preface:
 def _client(request: Request) -> str:
     """Whom this edge has put at the end of X-Forwarded-For; no address where it asks for itself."""
     return ",".join(request.headers.getall("X-Forwarded-For", ())).rpartition(",")[2]
+
+
+def _following(request: Request, body: Body | None) -> Trailers | None:
+    """The trailers of a body that is sent chunked, as far as the request has promised them; None: there will be none."""
+    if not isinstance(body, TrailedBody) or body.trailers is None or "Trailer" not in request.headers:
+        return None
+    found = body.trailers
+    return lambda: following(request, found())
 
 
 def _upload_error(error: BaseException) -> BaseException | None:

@@ -15,7 +15,7 @@ from edgecache.policy.message import Request, Response
 from edgecache.policy.trailing import wants_trailers
 from edgecache.source import Body, Culprit, Interim, Reply, SourceError
 from edgecache.upstream.balancing import Condition
-from edgecache.upstream.body import EmptyBody, OriginBody, ReplayableBody
+from edgecache.upstream.body import BytesBody, EmptyBody, OriginBody, ReplayableBody
 from edgecache.upstream.endpoint import waits
 from edgecache.upstream.member import Lease, Member
 from edgecache.upstream.origin import OriginClient
@@ -23,6 +23,7 @@ from edgecache.upstream.pool import Pool
 from edgecache.upstream.response import OriginResponse
 from edgecache.upstream.retrying import retriable, retriable_status
 from edgecache.upstream.trailers import TrailerReader
+from edgecache.upstream.whole import WholeResponse
 
 _BODILESS = frozenset({204, 304})
 _HEDGED = frozenset({"GET", "HEAD"})
@@ -32,7 +33,7 @@ _HEDGED = frozenset({"GET", "HEAD"})
 class Answered:
     """A response whose body is still to come, and the place that it takes."""
 
-    response: OriginResponse
+    response: OriginResponse | WholeResponse
     lease: Lease
 
     def drop(self) -> None:
@@ -155,6 +156,9 @@ class Origins:
     def _reply(self, request: Request, answered: Answered) -> Reply:
         response = answered.response
         head = Response(response.status, response.reason or "", response.headers)
+        if isinstance(response, WholeResponse):
+            answered.lease.release()
+            return Reply(head, BytesBody(response.body))
         if request.method == "HEAD" or response.status in _BODILESS:
             response.release()
             answered.lease.release()

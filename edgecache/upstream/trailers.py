@@ -14,6 +14,7 @@ from edgecache.policy.trailing import passable
 
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t\x20-\x7e\x80-\xff]*)\r\n")
+"""One way to match a line: an origin must not have the loop that serves everybody try many."""
 _MAX_LINE_BYTES: Final = 4096
 _MAX_FIELDS: Final = 64
 

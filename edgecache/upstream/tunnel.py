@@ -18,6 +18,7 @@ from edgecache.upstream.origin_protocol import OriginProtocol
 from edgecache.upstream.origins import Answered
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.upstream.upstreams import Upstreams
+from edgecache.upstream.whole import WholeResponse
 
 
 class Tunnel:
@@ -28,7 +29,8 @@ class Tunnel:
         self._answered = answered
         self.head = head
         """Of the 101."""
-        connection = answered.response.connection
+        response = answered.response
+        connection = None if isinstance(response, WholeResponse) else response.connection
         if connection is None or connection.protocol is None:
             raise SourceError(Culprit.ORIGIN, "reset", "the connection is closed already", status=502)
         self.protocol = cast(OriginProtocol, connection.protocol)

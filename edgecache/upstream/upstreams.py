@@ -1,6 +1,7 @@
-"""The pools of all sites, kept true to the table of sites: made at a site's first request, dropped with it. `edge` makes one.
+"""The pools of all sites, kept true to the table of sites: made at a site's first request, dropped with it.
 
-`of` is what `serve` calls when it needs an origin; `follow` is told of each new snapshot, for the health checks.
+`processes.path` makes one. `of` is what `serve` calls when it needs an origin; `follow` is told of each new snapshot, for the
+health checks.
 """
 
 from __future__ import annotations

@@ -20,8 +20,9 @@ def create(engine: str, memory: GuestMemory) -> Vcpu:
         raise EngineUnavailable(f"there is no engine {engine!r} here; there is: {', '.join(ENGINES)}")
     if resolve(engine) == "kvm":
         from sandbox.engines.kvm import KvmVcpu  # noqa: PLC0415 -- as Unicorn below
+        from sandbox.engines.kvm_trial import proven  # noqa: PLC0415
 
-        return KvmVcpu(memory)
+        return KvmVcpu(memory, may_restore=proven)
     try:
         from sandbox.engines.unicorn import UnicornVcpu  # noqa: PLC0415 -- loading Unicorn takes long; parsing needs none
     except ImportError as error:

@@ -8,7 +8,7 @@ ones). The engine never interprets a system call: it stops, and `vm.py` decides.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sandbox.outcome import Fault
 
@@ -27,8 +27,7 @@ class CpuState:
     """The 512-byte FXSAVE area (Intel SDM vol. 1, 10.5.1): x87, MXCSR, XMM0-15."""
 
 
-@dataclass(frozen=True, slots=True)
-class SystemCall:
+class SystemCall(NamedTuple):
     """The guest executed `syscall`; the vCPU stands behind it and waits for `Vcpu.complete`."""
 
     number: int
@@ -47,8 +46,11 @@ Stop = SystemCall | Preempted | Fault
 class Vcpu(Protocol):
     """One virtual CPU. Used by one thread at a time, but for `interrupt`."""
 
-    def run(self, slice_ns: int) -> Stop:
-        """Run until a system call, a fault, or `slice_ns` nanoseconds of this thread's CPU time are used."""
+    def run(self, slice_ns: int, now_ns: int | None = None) -> Stop:
+        """Run until a system call, a fault, or `slice_ns` nanoseconds of this thread's CPU time are used.
+
+        `now_ns` is that time, for who has looked at it just now.
+        """
 
     def complete(self, result: int) -> None:
         """Return `result` (two's complement, 64 bits) from the pending system call."""

@@ -1,4 +1,4 @@
-"""The processor that every guest sees, whatever runs it: x86-64-v2 less nothing, and neither AVX nor XSAVE.
+"""The processor that every guest sees, whatever runs it: all of x86-64-v2, and neither AVX nor XSAVE.
 
 One table for all engines, so that a program takes the same path on each (Intel SDM vol. 2, CPUID).
 """

@@ -10,11 +10,12 @@ from __future__ import annotations
 import errno
 import signal
 import struct
-import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from sandbox.engines import kvm_api as api
+from sandbox.engines import restoring
 from sandbox.engines.base import CpuState, Preempted, Stop, SystemCall
 from sandbox.engines.cpuid import LEAVES
 from sandbox.engines.processor import CR0, CR4, EFER, EXCEPTIONS, PAGE_FAULT, RFLAGS_FIXED, RFLAGS_KEPT
@@ -23,6 +24,7 @@ from sandbox.engines.sliced import SlicedVcpu
 from sandbox.errors import EngineUnavailable
 from sandbox.memory import GuestMemory
 from sandbox.outcome import Fault, FaultKind
+from sandbox.paging import USER_TOP
 from sandbox.supervisor import (
     EXCEPTION_PORT,
     GDT_ADDRESS,
@@ -55,8 +57,14 @@ _CPUID: Final = dict.fromkeys((*range(2, 0x20), *range(0x8000_0002, 0x8000_0008)
 _RAX, _RCX, _RSP, _R11 = 0, 2, 6, 11
 _STATE: Final = struct.Struct("<18Q")
 """struct kvm_regs."""
+_WORD: Final = struct.Struct("<Q")
+_RETURN: Final = struct.Struct("<QQ")
+_RAX_OFFSET: Final = api.REGS_OFFSET
+_RSP_OFFSET: Final = api.REGS_OFFSET + 8 * _RSP
 _RIP_OFFSET: Final = api.REGS_OFFSET + 16 * 8
-_STATE_AREA: Final = slice(api.REGS_OFFSET, api.SREGS_OFFSET + api.SREGS_BYTES)
+_STATE_AREA: Final = slice(api.REGS_OFFSET, api.SREGS_OFFSET)
+_SPECIAL_AREA: Final = slice(api.SREGS_OFFSET, api.SREGS_OFFSET + api.SREGS_BYTES)
+_ALL_AREA: Final = slice(api.REGS_OFFSET, api.SREGS_OFFSET + api.SREGS_BYTES)
 _CS_AREA: Final = slice(api.SREGS_OFFSET + api.SpecialRegisters.cs.offset, api.SREGS_OFFSET + api.SpecialRegisters.ds.offset)
 _SS_AREA: Final = slice(api.SREGS_OFFSET + api.SpecialRegisters.ss.offset, api.SREGS_OFFSET + api.SpecialRegisters.tr.offset)
 _ORDER: Final = (0, 1, 2, 3, 4, 5, 7, 6, *range(8, 16))
@@ -70,6 +78,7 @@ _WRITE, _FETCH = 1 << 1, 1 << 4
 _FXSAVE_BYTES: Final = 512
 _X87_SSE: Final = struct.pack("<Q", 3)
 """XSTATE_BV: all else, AVX above all, becomes what it is at power-up."""
+_NO_PORT: Final = -1
 _SCRUB_TRIES: Final = 1000
 """Signals may cut the few instructions short, but not for ever."""
 _MASK: Final = (1 << 64) - 1
@@ -100,11 +109,12 @@ def _ignore(_number: int, _frame: object) -> None:
 class KvmVcpu(SlicedVcpu):
     """One virtual CPU over one guest's memory. After a Fault it is good for nothing but `close`."""
 
-    def __init__(self, memory: GuestMemory) -> None:
+    def __init__(self, memory: GuestMemory, *, may_restore: Callable[[], bool] = lambda: False) -> None:
+        """`may_restore` is asked at a template that holds what `restoring` needs: whether ring 3 may load it here."""
         super().__init__()
+        self._may_restore = may_restore
         self._memory = memory
         self._layout = memory.layout
-        self._thread = 0
         self._closed = False
         kvm, self._selectors = prepare()
         self._machine = api.Machine(kvm, memory.address, memory.layout.total_bytes)
@@ -118,37 +128,47 @@ class KvmVcpu(SlicedVcpu):
         self._fresh, self._user_cs, self._user_ss = bytes(fresh), bytes(fresh.cs), bytes(fresh.ss)
         self._run = self._machine.run
         self._page = self._machine.page
-        self._image = b""
+        self._general, self._special = b"", b""
         """Registers and special registers of the state that was loaded last, as they stand in struct kvm_run."""
         self._fpu = bytearray(api.XSAVE_BYTES)
         """Its struct kvm_xsave."""
+        self._entrance = b""
+        """Registers that have ring 3 itself arrive at that state; empty where it may not: see `restoring`."""
+        self._restores = False
+        """The registers are those: the result of a system call belongs where RSP stands."""
 
-    def run(self, slice_ns: int) -> Stop:
+    def run(self, slice_ns: int, now_ns: int | None = None) -> Stop:
         """See `base.Vcpu`. Raises EngineUnavailable when what another guest left in this thread cannot be removed."""
-        run, enter = self._run, self._machine.enter
-        self._thread = threading.get_ident()
+        page, enter = self._page, self._machine.enter
         if self._selectors():
             self._scrub()
-        run.immediate_exit = 0
-        alarm = self._begin(slice_ns, self._stop)
+        page[api.IMMEDIATE_OFFSET] = 0
+        self._restores = False
+        alarm = self._begin(slice_ns, now_ns, self._stop)
         self._entered = True
         try:
             while True:
                 error = enter()
-                run.dirty_regs = 0
-                if error == errno.EINTR or (not error and run.exit_reason == api.EXIT_INTR):
+                page[api.DIRTY_OFFSET] = 0
+                reason, port, *gprs, rip, rflags = api.EXIT.unpack_from(page, api.EXIT_OFFSET)
+                if error == errno.EINTR or (not error and reason == api.EXIT_INTR):
                     if alarm.fired:
                         return Preempted()
                 elif error:
-                    return Fault(FaultKind.ENGINE, run.regs.rip)
+                    return Fault(FaultKind.ENGINE, rip)
                 else:
-                    return self._told()
+                    break
         finally:
             self._finish(alarm)
+        return self._told(port if reason == api.EXIT_IO else _NO_PORT, gprs, rip, rflags)
 
     def complete(self, result: int) -> None:
-        self._run.regs.gprs[_RAX] = result & _MASK
-        self._run.dirty_regs |= api.REGS
+        if self._restores and not 0 <= result < USER_TOP:  # kvm_pvm enters ring 3 otherwise with such an RSP
+            self._put(self._general)
+            self._machine.transfer(api.SET_XSAVE, self._fpu)
+            self._restores = False
+        _WORD.pack_into(self._page, _RSP_OFFSET if self._restores else _RAX_OFFSET, result & _MASK)
+        self._page[api.DIRTY_OFFSET] |= api.REGS
 
     def read_bases(self) -> tuple[int, int]:
         sregs = self._run.sregs
@@ -162,15 +182,17 @@ class KvmVcpu(SlicedVcpu):
     def load(self, state: CpuState) -> None:
         """Take on `state`. Raises OSError when KVM refuses it."""
         if state is not self._loaded:
-            self._loaded = state
-            self._fpu[:] = (state.fpu + _X87_SSE).ljust(api.XSAVE_BYTES, b"\0")
-            rflags = state.rflags & RFLAGS_KEPT | RFLAGS_FIXED
-            sregs = api.SpecialRegisters.from_buffer_copy(self._fresh)
-            sregs.fs.base, sregs.gs.base = state.fs_base, state.gs_base
-            self._image = _STATE.pack(*(state.gprs[i] for i in _ORDER), state.rip, rflags) + bytes(sregs)
-        self._page[_STATE_AREA] = self._image
-        self._run.dirty_regs = api.REGS | api.SREGS
-        self._machine.transfer(api.SET_XSAVE, self._fpu)
+            self._prepare(state)
+        self._restores = bool(self._entrance)
+        self._put(self._entrance or self._general)
+        if not self._restores:
+            self._machine.transfer(api.SET_XSAVE, self._fpu)
+
+    def extended_state(self) -> bytes:
+        """Its struct kvm_xsave, as of the last stop."""
+        fpu = bytearray(api.XSAVE_BYTES)
+        self._machine.transfer(api.GET_XSAVE, fpu)
+        return bytes(fpu)
 
     def memory_changed(self) -> None:
         self._machine.remap()
@@ -183,10 +205,36 @@ class KvmVcpu(SlicedVcpu):
             del self._run, self._page
             self._machine.close()
 
+    def _put(self, general: bytes) -> None:
+        page = self._page
+        known = self._entered and not page[api.DIRTY_OFFSET] & api.SREGS
+        if known and bytes(page[_SPECIAL_AREA]) == self._special:  # as KVM told them at the last exit
+            page[_STATE_AREA], page[api.DIRTY_OFFSET] = general, api.REGS
+        else:
+            page[_STATE_AREA], page[_SPECIAL_AREA] = general, self._special
+            page[api.DIRTY_OFFSET] = api.REGS | api.SREGS
+
+    def _prepare(self, state: CpuState) -> None:
+        self._loaded = state
+        self._fpu[:] = (state.fpu + _X87_SSE).ljust(api.XSAVE_BYTES, b"\0")
+        rflags = state.rflags & RFLAGS_KEPT | RFLAGS_FIXED
+        sregs = api.SpecialRegisters.from_buffer_copy(self._fresh)
+        sregs.fs.base, sregs.gs.base = state.fs_base, state.gs_base
+        self._special = bytes(sregs)
+        self._general = _registers(state.gprs, state.rip, rflags)
+        entrance = restoring.entrance(state)
+        usable = entrance is not None and self._holds(state) and self._may_restore()
+        self._entrance = _registers(*entrance, rflags) if entrance is not None and usable else b""
+
+    def _holds(self, state: CpuState) -> bool:
+        at, content = restoring.piece(self._layout, state)
+        return bytes(self._memory.block[at : at + len(content)]) == content
+
     def _state(self) -> CpuState:
+        if self._restores and self._loaded is not None:
+            result = _WORD.unpack_from(self._page, _RSP_OFFSET)
+            return replace(self._loaded, gprs=(*result, *self._loaded.gprs[1:]))
         fs_base, gs_base = self.read_bases()
-        fpu = bytearray(api.XSAVE_BYTES)
-        self._machine.transfer(api.GET_XSAVE, fpu)
         *gprs, rip, rflags = _STATE.unpack_from(self._page, api.REGS_OFFSET)
         return CpuState(
             gprs=tuple(gprs[i] for i in _ORDER),
@@ -194,7 +242,7 @@ class KvmVcpu(SlicedVcpu):
             rflags=rflags & RFLAGS_KEPT,
             fs_base=fs_base,
             gs_base=gs_base,
-            fpu=bytes(fpu[:_FXSAVE_BYTES]),
+            fpu=self.extended_state()[:_FXSAVE_BYTES],
         )
 
     def _scrub(self) -> None:
@@ -202,15 +250,15 @@ class KvmVcpu(SlicedVcpu):
 
         Raises EngineUnavailable when that fails: no guest may run on this thread any more.
         """
-        kept = bytes(self._page[_STATE_AREA])
-        self._page[_STATE_AREA] = _STATE.pack(*bytes(16), SCRUB_ADDRESS, RFLAGS_FIXED) + self._fresh
+        kept = bytes(self._page[_ALL_AREA])
+        self._page[_ALL_AREA] = _STATE.pack(*bytes(16), SCRUB_ADDRESS, RFLAGS_FIXED) + self._fresh
         self._run.dirty_regs = api.REGS | api.SREGS
         self._run.immediate_exit = 0
         for _ in range(_SCRUB_TRIES):
             error = self._machine.enter()
             self._run.dirty_regs = 0
             if not error and self._run.exit_reason == api.EXIT_IO and self._run.io_port == SYSTEM_CALL_PORT:
-                self._page[_STATE_AREA] = kept
+                self._page[_ALL_AREA] = kept
                 self._run.dirty_regs = api.REGS | api.SREGS
                 return
             if error != errno.EINTR and self._run.exit_reason != api.EXIT_INTR:
@@ -222,26 +270,25 @@ class KvmVcpu(SlicedVcpu):
         self._run.immediate_exit = 1
         signal.pthread_kill(self._thread, api.KICK)
 
-    def _told(self) -> Stop:
-        run = self._run
-        *gprs, rip, rflags = _STATE.unpack_from(self._page, api.REGS_OFFSET)
+    def _told(self, port: int, gprs: list[int], rip: int, rflags: int) -> Stop:
         # Ring 3 runs with interrupts enabled and cannot change that: SFMASK and the gates do, on the way to the landing page.
         # That, and not the privilege level, tells an arrival from a jump: see supervisor._permissions.
-        is_out = run.exit_reason == api.EXIT_IO
-        if is_out and not rflags & _INTERRUPTS:
-            port = run.io_port
+        if not rflags & _INTERRUPTS:
             if port == SYSTEM_CALL_PORT:
                 return self._system_call(gprs)
             if port == EXCEPTION_PORT:
                 return self._exception(gate_vector(rip), rip, gprs[_RSP])
-        return Fault(FaultKind.INTERRUPT if is_out else FaultKind.ENGINE, rip)
+        return Fault(FaultKind.ENGINE if port == _NO_PORT else FaultKind.INTERRUPT, rip)
 
     def _system_call(self, gprs: list[int]) -> SystemCall:
         """Step back to ring 3 as `sysret` does: RCX holds the return address, R11 the flags."""
         page = self._page
-        struct.pack_into("<QQ", page, _RIP_OFFSET, gprs[_RCX], gprs[_R11] & RFLAGS_KEPT | RFLAGS_FIXED)
-        page[_CS_AREA], page[_SS_AREA] = self._user_cs, self._user_ss
-        self._run.dirty_regs = api.REGS | api.SREGS
+        _RETURN.pack_into(page, _RIP_OFFSET, gprs[_RCX], gprs[_R11] & RFLAGS_KEPT | RFLAGS_FIXED)
+        if bytes(page[_CS_AREA]) == self._user_cs and bytes(page[_SS_AREA]) == self._user_ss:
+            page[api.DIRTY_OFFSET] = api.REGS  # kvm_pvm has never left them
+        else:
+            page[_CS_AREA], page[_SS_AREA] = self._user_cs, self._user_ss
+            page[api.DIRTY_OFFSET] = api.REGS | api.SREGS
         return SystemCall(gprs[_RAX], (gprs[5], gprs[4], gprs[3], gprs[10], gprs[8], gprs[9]))
 
     def _exception(self, vector: int, landed: int, stack: int) -> Fault:
@@ -257,6 +304,10 @@ class KvmVcpu(SlicedVcpu):
         if vector == _PROTECTION and code & _BY_GATE:
             return Fault(FaultKind.INTERRUPT, rip)
         return Fault(EXCEPTIONS.get(vector, FaultKind.INTERRUPT), rip)
+
+
+def _registers(gprs: tuple[int, ...], rip: int, rflags: int) -> bytes:
+    return _STATE.pack(*(gprs[i] for i in _ORDER), rip, rflags)
 
 
 def _segment(selector: int, kind: int, *, ring: int, long_mode: bool) -> api.Segment:

@@ -137,7 +137,11 @@ XSAVE_BYTES: Final = 4096
 SREGS_BYTES: Final = ctypes.sizeof(SpecialRegisters)
 REGS_OFFSET: Final = Run.regs.offset
 SREGS_OFFSET: Final = Run.sregs.offset
+IMMEDIATE_OFFSET: Final = Run.immediate_exit.offset
 DIRTY_OFFSET: Final = Run.dirty_regs.offset
+EXIT_OFFSET: Final = Run.exit_reason.offset
+EXIT: Final = struct.Struct(f"<I{Run.io_port.offset - EXIT_OFFSET - 4}xH{REGS_OFFSET - Run.io_port.offset - 2}x18Q")
+"""What an exit has to say, from EXIT_OFFSET: its reason, the port where it is EXIT_IO, and struct kvm_regs."""
 
 
 def ioctl(fd: int, request: int, argument: int | None = None) -> int:
@@ -221,7 +225,7 @@ class Machine:
     def enter(self) -> int:
         """KVM_RUN: 0 at an exit that `run` tells, else the errno: EINTR after a signal or `immediate_exit`."""
         try:
-            fcntl.ioctl(self.vcpu, RUN, 0)  # a third of the cost of a call through ctypes
+            fcntl.ioctl(self.vcpu, RUN)  # a third of the cost of a call through ctypes
         except OSError as error:
             return error.errno or errno.EIO
         return 0

@@ -19,15 +19,19 @@ _NUMBER: Final = 0x5EED
 _CODE: Final = (
     b"\xb8" + struct.pack("<I", _NUMBER)  # mov eax, number
     + b"\x8b\x3c\x25" + struct.pack("<I", _DATA)  # mov edi, [data]
+    + b"\xc6\x04\x25" + struct.pack("<IB", _DATA + 4, 1)  # mov byte [data + 4], 1
     + b"\x0f\x05"  # syscall
-    + b"\xeb\xf0"  # jmp to the start
+    + b"\xeb\xe8"  # jmp to the start
 )  # fmt: skip
 _SLICE_NS: Final = 500 * MILLISECOND_NS
 _NO_FPU: Final = struct.pack("<HHHHQQII", 0x37F, 0, 0, 0, 0, 0, 0x1F80, 0).ljust(512, b"\0")
 
 
 def obstacle() -> str:
-    """Why the kvm engine is of no use here, empty when it is: tried are a system call, and a fault on a page taken away."""
+    """Why the kvm engine is of no use here, empty when it is.
+
+    Tried are a system call, a page that is written, and a fault on one that was taken away.
+    """
     try:
         return _try()
     except (EngineUnavailable, OSError) as error:
@@ -49,11 +53,14 @@ def _try() -> str:
     try:
         vcpu = KvmVcpu(memory)
         vcpu.load(CpuState((0,) * 16, _BASE, 0, 0, 0, _NO_FPU))
+        memory.written()
         for _ in range(2):
             stop = vcpu.run(_SLICE_NS)
             if not isinstance(stop, SystemCall) or (stop.number, stop.args[0]) != (_NUMBER, 7):
                 return f"a system call of a trial guest came as {stop}"
             vcpu.complete(0)
+        if memory.written() != [(PAGE, 2 * PAGE)]:
+            return "a page that a trial guest has written is not told"
         memory.drop_pages(_DATA, _DATA + PAGE)
         vcpu.memory_changed()
         fault = vcpu.run(_SLICE_NS)

@@ -1,7 +1,7 @@
 """Unicorn's registers, read and written many at a time.
 
 The binding builds its argument arrays anew at each call, and takes 2 us for each register; here the lists are made once, and the
-place for values once a vCPU. Used by `unicorn.py` only.
+place for values once a vCPU. Used by `unicorn.py` and `unicorn_replay.py`.
 """
 
 from __future__ import annotations

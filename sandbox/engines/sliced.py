@@ -18,10 +18,14 @@ class SlicedVcpu(ABC):
     """The part of `base.Vcpu` that does not depend on the engine."""
 
     def __init__(self) -> None:
+        self._watchdog = watchdog()
         self._alarm: Alarm | None = None
         self._entered = False
         """Whether an instruction of the guest has run."""
         self._loaded: CpuState | None = None
+        self._thread = 0
+        self._clock = 0
+        """CPU time of `_thread`, which ran last."""
 
     def interrupt(self) -> None:
         """See `base.Vcpu`."""
@@ -38,15 +42,18 @@ class SlicedVcpu(ABC):
             raise RuntimeError("save before load")
         return self._loaded
 
-    def _begin(self, slice_ns: int, stop: Callable[[], None]) -> Alarm:
-        """Have `stop` called when this thread has used `slice_ns` more of CPU time, until `_finish`."""
-        clock = time.pthread_getcpuclockid(threading.get_ident())
-        self._alarm = alarm = watchdog().arm(clock, time.clock_gettime_ns(clock) + slice_ns, stop)
+    def _begin(self, slice_ns: int, now_ns: int | None, stop: Callable[[], None]) -> Alarm:
+        """Have `stop` called when this thread has used `slice_ns` more of CPU time than `now_ns`, until `_finish`."""
+        thread = threading.get_ident()
+        if thread != self._thread:
+            self._thread, self._clock = thread, time.pthread_getcpuclockid(thread)
+        now = time.thread_time_ns() if now_ns is None else now_ns
+        self._alarm = alarm = self._watchdog.arm(self._clock, now + slice_ns, stop)
         return alarm
 
     def _finish(self, alarm: Alarm) -> None:
         self._alarm = None
-        watchdog().disarm(alarm)
+        self._watchdog.disarm(alarm)
 
     @abstractmethod
     def _stop(self) -> None:

@@ -114,10 +114,10 @@ class UnicornVcpu(SlicedVcpu):
         self._hook()
         self._enable_paging()
 
-    def run(self, slice_ns: int) -> Stop:
+    def run(self, slice_ns: int, now_ns: int | None = None) -> Stop:
         """See `base.Vcpu`. Raises nothing for anything that a guest does."""
         self._event = None
-        alarm = self._begin(slice_ns, self._stop)
+        alarm = self._begin(slice_ns, now_ns, self._stop)
         try:
             while True:
                 status = uclib.uc_emu_start(self._handle, self._rip, _NO_EXIT, 0, 0)
@@ -135,7 +135,8 @@ class UnicornVcpu(SlicedVcpu):
 
     def complete(self, result: int) -> None:
         """Return from the pending call as `sysret` does: RCX holds the return address, R11 the flags."""
-        self._registers.write(_RETURN, (result & _MASK, self._rip, self._rflags))
+        rip = self._loaded.rip if self._rip == STUB_ADDRESS and self._loaded is not None else self._rip
+        self._registers.write(_RETURN, (result & _MASK, rip, self._rflags))
 
     def read_bases(self) -> tuple[int, int]:
         fs_base, gs_base = self._registers.read(_BASES)

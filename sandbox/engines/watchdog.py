@@ -46,8 +46,7 @@ class Watchdog:
     def arm(self, clock: int, deadline_ns: int, stop: Callable[[], None]) -> Alarm:
         """Call `stop` again and again once `clock` has reached the deadline, until `disarm`."""
         alarm = Alarm(clock, deadline_ns, stop)
-        with self._lock:
-            self._alarms.append(alarm)
+        self._alarms.append(alarm)  # atomic; only what takes an alarm away has to wait for the look that may use it
         if self._asleep:
             self._start()
         return alarm

@@ -26,10 +26,10 @@ class CallError(Exception):
 class GuestAccess:
     """Reads and writes by guest-virtual address."""
 
-    __slots__ = ("_base", "_end", "_first_page", "_memory")
+    __slots__ = ("_base", "_end", "_entries", "_first_page", "_window")
 
     def __init__(self, memory: GuestMemory) -> None:
-        self._memory = memory
+        self._window, self._entries = memory.window, memory.entries
         self._base = memory.layout.base
         self._end = memory.layout.end
         self._first_page = memory.layout.first_page
@@ -40,9 +40,9 @@ class GuestAccess:
         if not self._base <= address <= end <= self._end:
             raise CallError(errno.EFAULT)
         need = PRESENT | WRITABLE if write else PRESENT
-        entries, first = self._memory.entries, self._first_page
-        for page in range(address // PAGE, (end + PAGE - 1) // PAGE):
-            if entries[page - first] & need != need:
+        entries, first = self._entries, self._first_page
+        for page in range(address // PAGE - first, (end + PAGE - 1) // PAGE - first):
+            if entries[page] & need != need:
                 raise CallError(errno.EFAULT)
         return address - self._base
 
@@ -51,13 +51,13 @@ class GuestAccess:
         if not length:
             return b""
         offset = self.check(address, length)
-        return bytes(self._memory.window[offset : offset + length])
+        return bytes(self._window[offset : offset + length])
 
     def write(self, address: int, data: bytes | memoryview) -> None:
         """All of `data` or nothing. Raises CallError(EFAULT)."""
         if data:
             offset = self.check(address, len(data), write=True)
-            self._memory.window[offset : offset + len(data)] = data
+            self._window[offset : offset + len(data)] = data
 
     def read_struct(self, layout: struct.Struct, address: int) -> tuple[int, ...]:
         """Raises CallError(EFAULT)."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class HostCallKind(enum.StrEnum):
@@ -25,8 +26,7 @@ class Exit:
     signal: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class NextRequest:
+class NextRequest(NamedTuple):
     """The program asks for a request, to be put into [address, address + length)."""
 
     address: int

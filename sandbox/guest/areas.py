@@ -26,6 +26,12 @@ class Areas:
     def frozen(self) -> tuple[tuple[int, int], ...]:
         return tuple(self._ranges)
 
+    def copy(self) -> Areas:
+        """Independent of this one."""
+        other = Areas.__new__(Areas)
+        other._ranges = self._ranges.copy()
+        return other
+
     def lowest(self, default: int) -> int:
         """Start of the lowest range."""
         return self._ranges[0][0] if self._ranges else default
@@ -52,10 +58,6 @@ class Areas:
         """Whether nothing of [start, end) is taken."""
         at = bisect.bisect_right(self._ranges, start, key=lambda r: r[1])
         return at == len(self._ranges) or self._ranges[at][0] >= end
-
-    def overlapping(self, start: int, end: int) -> list[tuple[int, int]]:
-        """The taken parts of [start, end)."""
-        return [(max(a, start), min(b, end)) for a, b in self._ranges if a < end and b > start]
 
     def place(self, length: int, low: int, high: int) -> int | None:
         """The highest address in [low, high) where `length` bytes are free; None when there is none."""

@@ -100,6 +100,7 @@ CALLS: Final[Mapping[int, Call]] = {
     EDGE_CALLS + 4: Call("fetch", edge_calls.fetch),
     EDGE_CALLS + 5: Call("kv_get", edge_calls.kv_get),
     EDGE_CALLS + 6: Call("kv_put", edge_calls.kv_put),
+    EDGE_CALLS + 7: Call("finish", edge_calls.finish),
 }
 
 

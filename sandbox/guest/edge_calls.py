@@ -1,6 +1,6 @@
 """The calls from 0x45440000: how a program meets its edge.
 
-`next_request` and `respond` are for `resident` programs; log, fetch and the key-value calls are for both conventions.
+`next_request`, `respond` and `finish` are for `resident` programs; log, fetch and the key-value calls are for both conventions.
 """
 
 from __future__ import annotations
@@ -29,11 +29,18 @@ def next_request(process: Process, address: int, length: int, *_: int) -> NextRe
 def respond(process: Process, address: int, length: int, *_: int) -> int:
     """respond(buf, len): sends a piece of the CGI-shaped answer; returns 0. Before the first request it is EINVAL."""
     _resident(process)
-    if process.exchange.request is None:
+    exchange = process.exchange
+    if exchange.request is None:
         raise CallError(errno.EINVAL)
-    process.exchange.check_output(length)
-    process.exchange.put_output(process.access.read(address, length))
+    exchange.check_output(length)
+    exchange.put_output(process.access.read(address, length))
     return 0
+
+
+def finish(process: Process, address: int, length: int, request: int, request_length: int, *_: int) -> NextRequest:
+    """finish(buf, len, next, nextlen): `respond` and then `next_request` in one stop; where the first fails, that alone."""
+    respond(process, address, length)
+    return NextRequest(request, request_length)
 
 
 def log(process: Process, address: int, length: int, *_: int) -> int:

@@ -51,9 +51,18 @@ class Exchange:
             raise RequestEnded(End.OUTPUT_LIMIT, f"more than {self.limits.output_bytes} bytes of output")
 
     def put_output(self, data: bytes) -> None:
-        self.check_output(len(data))
+        """After `check_output` of as many bytes."""
         self.output += data
         self.output_bytes += len(data)
+
+    def take(self) -> tuple[bytes, bytes]:
+        """Output and log since the last time."""
+        output, log = bytes(self.output), b""
+        self.output.clear()
+        if self.log:
+            log = bytes(self.log)
+            self.log.clear()
+        return output, log
 
     def log_room(self, length: int) -> int:
         """How many of `length` bytes the log keeps; the others count as dropped."""
@@ -86,14 +95,14 @@ class Exchange:
 
     def usage(self, cpu_ns: int, wall_ns: int, pages_written: int) -> Usage:
         return Usage(
-            cpu_ns=cpu_ns,
-            wall_ns=wall_ns,
-            output_bytes=self.output_bytes,
-            log_bytes=self.log_bytes,
-            log_dropped_bytes=self.log_dropped_bytes,
-            edge_calls=self.edge_calls,
-            sub_requests=self.sub_requests,
-            system_calls=self.system_calls,
-            unknown_calls=tuple(self._unknown),
-            pages_written=pages_written,
+            cpu_ns,
+            wall_ns,
+            self.output_bytes,
+            self.log_bytes,
+            self.log_dropped_bytes,
+            self.edge_calls,
+            self.sub_requests,
+            self.system_calls,
+            tuple(self._unknown),
+            pages_written,
         )

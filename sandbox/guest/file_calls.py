@@ -16,7 +16,8 @@ from sandbox.guest.process import Process
 from sandbox.program import Convention
 
 MAX_TRANSFER: Final = 1 << 20
-"""Bytes that one read delivers at most; programs must cope with short reads."""
+"""Bytes that one read delivers at most, and one write logs; programs must cope with short reads and writes. A call's work is done
+between two looks at the clock."""
 MAX_VECTORS: Final = 1024
 
 _AT_FDCWD: Final = -100
@@ -79,6 +80,7 @@ def write(process: Process, fd: int, address: int, length: int, *_: int) -> int:
             process.exchange.check_output(length)
             process.exchange.put_output(process.access.read(address, length))
         case Kind.STDOUT | Kind.STDERR:
+            length = min(length, MAX_TRANSFER)
             put_log(process, address, length)
         case _:
             raise CallError(errno.EBADF)
@@ -90,11 +92,14 @@ def writev(process: Process, fd: int, address: int, count: int, *_: int) -> int:
     total = 0
     for start, length in _vectors(process, address, count):
         try:
-            total += write(process, fd, start, length)
+            written = write(process, fd, start, length)
         except CallError:
             if total:
                 break
             raise
+        total += written
+        if written < length:
+            break
     return total
 
 

@@ -56,14 +56,14 @@ class GuestState:
     def copy(self) -> GuestState:
         """Independent of this one: the values held are immutable, the containers are not."""
         return GuestState(
-            brk=self.brk,
-            areas=Areas(self.areas.frozen()),
-            files=dict(self.files),
-            signal_mask=self.signal_mask,
-            signal_actions=dict(self.signal_actions),
-            signal_stack=self.signal_stack,
-            clock_origin_ns=self.clock_origin_ns,
-            request_buffer=self.request_buffer,
+            self.brk,
+            self.areas.copy(),
+            self.files.copy(),
+            self.signal_mask,
+            self.signal_actions.copy(),
+            self.signal_stack,
+            self.clock_origin_ns,
+            self.request_buffer,
         )
 
 

@@ -4,14 +4,15 @@
  *
  *     int main(void) {
  *         static edge_request req;
- *         while (edge_next(&req)) {
+ *         int more = edge_next(&req);
+ *         while (more) {
  *             edge_response res;
  *             edge_begin(&res, 200, "text/html; charset=utf-8");
  *             edge_set(&res, "Cache-Control", "max-age=60");
  *             edge_printf(&res, "<h1>Hello from ");
  *             edge_html(&res, req.path);
  *             edge_printf(&res, "</h1>\n");
- *             edge_end(&res);
+ *             more = edge_finish(&res, &req);
  *         }
  *     }
  *
@@ -50,6 +51,7 @@ extern "C" {
 #define EDGE_FETCH        0x45440004L
 #define EDGE_KV_GET       0x45440005L
 #define EDGE_KV_PUT       0x45440006L
+#define EDGE_FINISH       0x45440007L
 
 #if defined(__GNUC__) || defined(__clang__)
 #define EDGE_PRINTF_LIKE(format_at, args_at) __attribute__((format(printf, format_at, args_at)))
@@ -190,10 +192,13 @@ EDGE_API int edge_parse(edge_request *req, size_t length) {
     return 1;
 }
 
+EDGE_API int edge_take(edge_request *req, long length) {
+    return length > 0 && length <= (long)EDGE_REQUEST_MAX && edge_parse(req, (size_t)length);
+}
+
 /* Wait for the next request, which also ends the one before. 1, or 0 when there is no way to go on: return from main then. */
 EDGE_API int edge_next(edge_request *req) {
-    long length = edge_call(EDGE_NEXT_REQUEST, req->buffer, EDGE_REQUEST_MAX, NULL, 0);
-    return length > 0 && length <= (long)EDGE_REQUEST_MAX && edge_parse(req, (size_t)length);
+    return edge_take(req, edge_call(EDGE_NEXT_REQUEST, req->buffer, EDGE_REQUEST_MAX, NULL, 0));
 }
 
 /* ---- responses ------------------------------------------------------------------------------------------------------------- */
@@ -324,6 +329,13 @@ EDGE_API long edge_end(edge_response *res) {
     edge_write(res, "", 0);
     edge_flush(res);
     return res->error;
+}
+
+/* edge_end() and edge_next() in one call, which is faster: the last thing that is done for a request. 1, or 0 as edge_next(). */
+EDGE_API int edge_finish(edge_response *res, edge_request *req) {
+    edge_write(res, "", 0);
+    if (res->error != 0 || res->used == 0) return edge_next(req);
+    return edge_take(req, edge_call(EDGE_FINISH, res->buffer, res->used, req->buffer, EDGE_REQUEST_MAX));
 }
 
 /* A whole answer at once. */

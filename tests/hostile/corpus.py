@@ -20,6 +20,7 @@ from tests.unit.sandbox.machine_code import (
     DATA,
     DATA_BYTES,
     FETCH,
+    FINISH,
     KV_GET,
     LOG,
     NEXT_REQUEST,
@@ -43,6 +44,7 @@ from tests.unit.sandbox.machine_code import (
     mov,
     put,
     serve,
+    store_rax,
 )
 
 MEMORY: Final = 8 * MIB
@@ -263,6 +265,15 @@ ENDS: Final = {
     "an answer by respond, by a cgi program": code(
         call_with_result(RESPOND, DATA, 8) + dump(8), End.FINISHED, words=(ENOSYS,)
     ),
+    "an answer finished by a cgi program": code(
+        call_with_result(FINISH, DATA, 8, DATA, 4096) + dump(8), End.FINISHED, words=(ENOSYS,)
+    ),
+    "no answer, finished": resident(serve(call(FINISH, DATA, 0, DATA, 4096)), End.NO_ANSWER),
+    "an answer from nowhere, finished": resident(
+        serve(call(FINISH, 1 << 63, 8, DATA, 4096) + store_rax(DATA) + call(FINISH, DATA, 8, 0, -1)), End.FINISHED, words=(-14,)
+    ),
+    "an answer too large, finished": resident(serve(call(FINISH, DATA, 1 << 62, 0, -1)), End.OUTPUT_LIMIT),
+    "a boot that finishes": resident(call(FINISH, DATA, 8, DATA, 8) + b"\x0f\x0b", End.BOOT_FAILED, "fault"),
     "no answer, and on to the next request": resident(serve(b""), End.NO_ANSWER),
     "an exit within an answer": resident(serve(call(RESPOND, DATA, 8) + exit_()), End.EXIT_STATUS, "status 0"),
     "a fault within an answer": resident(serve(call(RESPOND, DATA, 8) + b"\x0f\x0b"), End.FAULT, "invalid-instruction"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import trustme
+from aiohttp import web
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
@@ -28,7 +29,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from edgecache.serve.certificates import CertificateFiles, Certificates
 from edgecache.serve.listener import Listener
-from tests.integration.proxy_support import Edge, Got, edge_for
+from edgecache.serve.settings import ServeSettings
+from tests.integration.proxy_support import Edge, Got, edge_for, origin_of
 
 NAME = "shop.test"
 Pairs = tuple[tuple[str, str], ...]
@@ -270,3 +272,35 @@ async def secure_edge(directory: Path, *origins: str, **options: Any) -> AsyncIt
     """An edge for these origins, over TLS."""
     async with edge_for(*origins, **options) as edge, secure(edge, Authority(directory)) as serving:
         yield serving
+
+
+BIG = bytes(range(256)) * 4096
+PAGE = bytes(1000)
+LARGE = bytes(60_000)
+
+
+@contextlib.asynccontextmanager
+async def big_edge(directory: Path, settings: ServeSettings | None = None) -> AsyncIterator[Secure]:
+    """An edge whose origin has a large page, a slow one, and one that takes what it is sent."""
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        if request.path == "/slow":
+            await asyncio.sleep(60)
+        if request.path == "/refuses-to-read":
+            await asyncio.sleep(0.3)
+            return web.Response(body=b"done")
+        if request.method == "POST":
+            size = 0
+            async for chunk in request.content.iter_any():
+                size += len(chunk)
+            return web.Response(text=str(size))
+        body = {"/big": BIG, "/page": PAGE, "/large": LARGE}.get(request.path, b"small")
+        cache = "no-store" if request.path.startswith("/miss") else "max-age=600"
+        return web.Response(body=body, headers={"Cache-Control": cache, "X-Padding": "p" * (len(body) % 4096)})
+
+    async with origin_of(answer) as origin, secure_edge(directory, origin.url, settings=settings) as serving:
+        yield serving
+
+
+def head_block(client: Client, fields: list[tuple[str, str]]) -> bytes:
+    return client.h2.encoder.encode(fields)

@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import web
 from yarl import URL
 
-from edgecache.observe.record import Record, Repeated
+from edgecache.observe.record import Record, Renewal, Repeated
 from edgecache.policy.rule import CacheRule
 from edgecache.policy.upgrading import Upgradable
 from edgecache.policy.upstream import DEFAULT_UPSTREAM, UpstreamRule
@@ -106,6 +106,7 @@ class Edge:
     sites: SiteTable
     client: aiohttp.ClientSession
     records: list[Record] = field(default_factory=list)
+    renewals: list[tuple[str, Renewal, bool]] = field(default_factory=list)
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
     fast_hits: int = 0
     """How many of the records are the fast lane's."""
@@ -118,6 +119,9 @@ class Edge:
 
     def repeated(self, record: Record) -> Repeated:
         return _Repeated(self, record)
+
+    def on_renewal(self, site: str, why: Renewal, *, done: bool) -> None:
+        self.renewals.append((site, why, done))
 
     def url(self, path: str) -> URL:
         return URL(f"http://{self.address[0]}:{self.address[1]}{path}", encoded=True)

@@ -126,22 +126,26 @@ async def test_a_site_is_changed_and_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "says", "code"),
     [
-        (("site", "show", "absent"), "What to do:"),
-        (("site", "add", "BAD NAME", "--host", "a.test"), "name"),
-        (("site", "add", "other", "--host", "declared.test"), "declared.test"),
-        (("site", "set", "declared", "--weight", "2"), "reload the edge (SIGHUP)"),
-        (("generator", "promote", "absent", "1", "--site", "declared"), "What to do:"),
-        (("generator", "rollback", "absent", "--site", "declared"), "What to do:"),
-        (("token", "revoke", "absent"), "What to do:"),
-        (("purge", "not-a-url"), "not-a-url"),
+        (("site", "show", "absent"), "What to do:", 1),
+        (("site", "add", "BAD NAME", "--host", "a.test"), "name", 2),
+        (("site", "add", "other", "--host", "declared.test"), "declared.test", 1),
+        (("site", "add", "other", "--host", "a.test", "--origin", "nonsense"), "nonsense", 2),
+        (("site", "set", "declared", "--weight", "2"), "reload the edge (SIGHUP)", 1),
+        (("generator", "promote", "absent", "1", "--site", "declared"), "What to do:", 1),
+        (("generator", "rollback", "absent", "--site", "declared"), "What to do:", 1),
+        (("token", "revoke", "absent"), "What to do:", 1),
+        (("token", "create", "--operator", "--expires-in", "soon"), "expires_in", 2),
+        (("purge", "not-a-url"), "not-a-url", 2),
     ],
 )
-async def test_a_refusal_says_what_was_wrong_and_what_to_do(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
+async def test_a_refusal_says_what_was_wrong_and_what_to_do(
+    tmp_path: Path, arguments: tuple[str, ...], says: str, code: int
+) -> None:
     declared = Site(name="declared", hosts=("declared.test",), origins=(), from_config=True)
     async with running(tmp_path, sites=[declared]) as api:
-        _, told = await shell(api).run(*arguments, code=1)
+        _, told = await shell(api).run(*arguments, code=code)
         assert told.startswith("edgecache: ")
         assert says in told
 

@@ -57,6 +57,11 @@ def test_a_request_can_come_as_a_message(bundles: Path) -> None:
         assert f"<tr><th>{row}\n" in out
 
 
+def test_a_request_that_is_too_long_is_refused_rather_than_cut(bundles: Path) -> None:
+    _, told = run(bundles / "guestinfo", "--request", "-", code=1, stdin=b"PUT /guestinfo\n\n" + bytes(2 << 20))
+    assert "longer than 2 MiB" in told and "What to do:" in told
+
+
 def test_over_its_cpu_limit_a_program_fails_with_the_limit_named(bundles: Path) -> None:
     out, told = run(bundles / "spinner", "--target", "/spinner?ms=60000", code=1)
     assert out == ""

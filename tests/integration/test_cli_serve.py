@@ -54,17 +54,17 @@ def test_it_ends_on_sigterm_with_status_0(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "says", "code"),
     [
-        (["--listen", "nowhere"], "--listen: must be HOST:PORT"),
-        (["--engine", "qemu"], "--engine: must be one of auto, unicorn, kvm"),
-        (["--origin", "ftp://x"], "--origin"),
-        (["--control", "0.0.0.0:0"], "loopback"),
-        (["absent.yaml"], "absent.yaml: cannot be read"),
+        (["--listen", "nowhere"], "--listen: must be HOST:PORT", 2),
+        (["--engine", "qemu"], "--engine: must be one of auto, unicorn, kvm", 2),
+        (["--origin", "ftp://x"], "--origin", 2),
+        (["--control", "0.0.0.0:0"], "loopback", 2),
+        (["absent.yaml"], "absent.yaml: cannot be read", 1),
     ],
 )
-def test_what_it_cannot_do_is_told(tmp_path: Path, arguments: list[str], says: str) -> None:
-    done = _failing(*arguments, state=tmp_path)
+def test_what_it_cannot_do_is_told(tmp_path: Path, arguments: list[str], says: str, code: int) -> None:
+    done = _failing(*arguments, state=tmp_path, code=code)
     assert says in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -87,11 +87,11 @@ def test_a_state_that_another_edge_holds_is_told(tmp_path: Path) -> None:
     assert "internal error" not in done.stderr
 
 
-def _failing(*arguments: str, state: Path) -> subprocess.CompletedProcess[str]:
+def _failing(*arguments: str, state: Path, code: int = 1) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("EDGECACHE_")}
     command = [sys.executable, *serve(*arguments, state=state)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == code, done.stderr
     return done
 
 
@@ -141,5 +141,5 @@ def test_two_edges_do_not_share_a_port_by_mistake(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", ["0", "many", "1000"])
 def test_a_number_of_processes_that_cannot_be_is_told(tmp_path: Path, count: str) -> None:
-    done = _failing("--processes", count, state=tmp_path)
+    done = _failing("--processes", count, state=tmp_path, code=2)
     assert "--processes: must be auto or a whole number from 1 to 256" in done.stderr

@@ -20,8 +20,6 @@ from edgecache.sites import Site, SiteTable
 from tests.control_support import TrialSandbox, bundle, purge_nothing, running
 
 CONFIG = Site(name="conf", hosts=("conf.test",), origins=("http://127.0.0.1:1",), from_config=True)
-
-
 VERBS = ("push", "activate", "purge", "logs", "read")
 
 
@@ -37,8 +35,6 @@ REQUESTS = (
     ("POST", "/v1/sites/{site}/generators/hello/rollback", "activate"),
     ("DELETE", "/v1/sites/{site}/generators/hello", "activate"),
 )
-
-
 OPERATORS = (
     ("POST", "/v1/sites"),
     ("PATCH", "/v1/sites/shop"),

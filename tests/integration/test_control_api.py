@@ -17,8 +17,6 @@ from edgecache.sites import Site
 from tests.control_support import Api, bundle, running
 
 CONFIG = Site(name="conf", hosts=("conf.test",), origins=("http://127.0.0.1:1",), from_config=True)
-
-
 BAD_PURGES = (
     {},
     {"soft": True},
@@ -222,3 +220,48 @@ async def test_no_json_is_ever_our_mistake(tmp_path: Path) -> None:
             body = _any_json(pick)
             answer = await api.call(method, path, data=msgspec.json.encode(body), headers={"Content-Type": "application/json"})
             assert answer.status < 500, (path, body, answer.body)
+
+
+@pytest.mark.parametrize("path", ["/v1/healthz", "/v1/openapi.json", "/metrics", "/nothing"])
+async def test_a_page_that_had_its_name_pointed_here_is_told_nothing(tmp_path: Path, path: str) -> None:
+    async with running(tmp_path) as api:
+        host, port = api.control.address
+        for name in ("evil.test", f"evil.test:{port}", "127.0.0.1.evil.test", "EVIL.TEST."):
+            async with api.session.get(f"http://{host}:{port}{path}", headers={"Host": name}) as answer:
+                assert answer.status == 403
+                assert (await answer.json(content_type=None))["code"] == "forbidden"
+        for name in (f"127.0.0.1:{port}", f"localhost:{port}", "[::1]:8081", "edge", "edge.localhost", "10.1.2.3"):
+            async with api.session.get(f"http://{host}:{port}{path}", headers={"Host": name}) as answer:
+                assert answer.status in (200, 404)
+        assert (await api.call("GET", "/v1/sites", headers={"Host": "edge.example.org"})).status == 200, (
+            "a token speaks for itself"
+        )
+
+
+async def test_connections_that_ask_nothing_are_ended(tmp_path: Path) -> None:
+    async with running(tmp_path, settings={"idle_seconds": 0.2}) as api:
+        silent, half, asked = [await asyncio.open_connection(*api.control.address) for _ in range(3)]
+        half[1].write(b"GET /v1/healthz HTTP/1.1\r\nHost: x\r\n")
+        asked[1].write(b"GET /v1/healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(30):
+            assert (await asked[0].read(-1)).startswith(b"HTTP/1.1 200")
+            assert await silent[0].read(-1) == b""
+            assert await half[0].read(-1) == b""
+        for _, writer in (silent, half, asked):
+            writer.close()
+
+
+async def test_connections_are_bounded_in_number_and_those_at_work_stay(tmp_path: Path) -> None:
+    async with running(tmp_path, settings={"connections": 4, "idle_seconds": 3600.0}) as api:
+        await api.site()
+        working = await asyncio.open_connection(*api.control.address)
+        head = f"POST /v1/sites HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.token}\r\nContent-Type: application/json\r\n"
+        working[1].write(f"{head}Content-Length: 2\r\n\r\n".encode())
+        silent = [await asyncio.open_connection(*api.control.address) for _ in range(12)]
+        async with asyncio.timeout(30):
+            while sum(reader.at_eof() for reader, _ in silent) < 9:
+                await asyncio.sleep(0.02)
+            working[1].write(b"{}")
+            assert (await working[0].readuntil(b"\r\n")).startswith(b"HTTP/1.1 400")
+        for _, writer in (working, *silent):
+            writer.close()

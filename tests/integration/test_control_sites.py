@@ -17,8 +17,6 @@ from sandbox.limits import DEFAULT_LIMITS, MIB
 from tests.control_support import bundle, running
 
 CONFIG = Site(name="conf", hosts=("conf.test",), origins=("http://127.0.0.1:1",), from_config=True)
-
-
 BAD_SITES = {
     "unknown key": ({"host": ["a.test"]}, "did you mean hosts"),
     "unknown cache key": ({"cache": {"ttl": "60s"}}, "unknown key 'ttl'"),

@@ -294,10 +294,20 @@ asyncio.run(main())
                 opened = {os.readlink(f"/proc/{zygote}/fd/{fd}") for fd in os.listdir(f"/proc/{zygote}/fd")}
                 assert f"pipe:[{os.fstat(read).st_ino}]" not in opened
                 assert os.readlink(f"/proc/{zygote}/cwd") == "/"
-                assert os.getsid(zygote) == zygote
+                assert os.getpgid(zygote) == zygote != os.getpgrp(), "no key of a terminal reaches it"
         finally:
             os.close(read)
             os.close(write)
+
+
+async def test_workers_step_back_behind_the_monitor_and_compete_in_its_session() -> None:
+    """Elsewhere their niceness would be none of the monitor's: sched(7), autogroup."""
+    async with Monitor() as monitor:
+        monitor.register("probe", resident(), limits(), tenant="shop")
+        assert await ask(monitor, "/ok") == b"ok"
+        (worker,) = monitor.status().workers
+        assert os.getpriority(os.PRIO_PROCESS, worker.pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + JailPolicy().nice)
+        assert os.getsid(worker.pid) == os.getsid(0)
 
 
 async def test_a_thousand_calls_reach_only_a_few_processes() -> None:

@@ -7,6 +7,7 @@ from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from edgecache.policy.message import Request, Response
+from edgecache.policy.purging import Purge
 from edgecache.policy.rule import CacheRule
 from edgecache.sites import ActiveVersion, GeneratorRoutes
 from edgecache.source import Body, Interim, Reply
@@ -132,3 +133,49 @@ async def test_what_the_key_holds_is_passed_on() -> None:
 async def test_what_is_never_shared_may_override_its_method() -> None:
     async with origin_of(echoing) as origin, edge_for(origin.url) as edge:
         assert (await edge.fetch("/", "POST", headers={"X-HTTP-Method-Override": "PATCH"})).body == b"PATCH"
+        assert (await edge.fetch("/", "POST", headers={"X-Original-URL": "/g/page"})).body == b"", "it is routed by what it names"
+
+
+class Guard:
+    """A generator that shows nothing of what lies behind it."""
+
+    async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply:
+        fields = CIMultiDictProxy(CIMultiDict({"Cache-Control": "no-store", "Content-Type": "text/plain"}))
+        return Reply(Response(200, "OK", fields), BytesBody(request.target.encode()))
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/g/page", "/%67/page", "//g/page", "/x/../g/page", "/x/%2e%2e/g/page", "/./g/page", "/g/%70age?q=/../..", "/g/../g/p"],
+)
+async def test_no_spelling_of_a_path_reaches_the_origin_past_its_generator(path: str) -> None:
+    async with (
+        origin_of(plain(b"secret", cache_control="max-age=60")) as origin,
+        edge_for(origin.url, generators={"g": Guard()}, routes=(ROUTES,)) as edge,
+    ):
+        said = await edge.raw(f"GET {path} HTTP/1.1\r\nHost: e\r\nConnection: close\r\n\r\n".encode())
+        assert path.encode() in said, "the generator sees the target as it came"
+        assert origin.count == 0
+
+
+@pytest.mark.parametrize("path", ["/", "/gg/page", "/%2567/page", "/x/g/page", "/g%2Fpage"])
+async def test_other_paths_are_the_origins(path: str) -> None:
+    async with (
+        origin_of(plain(b"public")) as origin,
+        edge_for(origin.url, generators={"g": Guard()}, routes=(ROUTES,)) as edge,
+    ):
+        assert (await edge.raw(f"GET {path} HTTP/1.1\r\nHost: e\r\nConnection: close\r\n\r\n".encode())).endswith(b"public")
+        assert origin.seen[0].raw_path == path
+
+
+@pytest.mark.parametrize("host", ["shop.test.", "SHOP.TEST.", "shop.test.:80", "shop.test:80", "shop.test:"])
+async def test_a_host_has_one_key_and_is_purged_by_it(host: str) -> None:
+    """A name that ends in a dot is the same name (RFC 1034 section 3.1): what is purged must not live on under it."""
+    async with origin_of(plain(b"leaked", cache_control="max-age=60")) as origin, edge_for(origin.url) as edge:
+        for named in ("shop.test", host):
+            await edge.raw(f"GET /a HTTP/1.1\r\nHost: {named}\r\nConnection: close\r\n\r\n".encode())
+        assert origin.count == 1
+        assert edge.records[-1].uri == "http://shop.test/a"
+        assert await edge.pipeline.purge(Purge(urls=("http://shop.test/a",))) == 1
+        await edge.raw(f"GET http://{host}/a HTTP/1.1\r\nHost: other\r\nConnection: close\r\n\r\n".encode())
+        assert [seen.headers["Host"].removesuffix(":80").removesuffix(":") for seen in origin.seen] == ["shop.test"] * 2

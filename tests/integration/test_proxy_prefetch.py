@@ -11,6 +11,7 @@ from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgecache.observe.record import Renewal
 from edgecache.policy.cache_control import parse_response
 from edgecache.policy.fields import freeze
 from edgecache.policy.freshness import Lifetime, LifetimeSource, Terms
@@ -61,7 +62,7 @@ async def test_hits_in_its_last_tenth_have_it_fetched_before_it_expires() -> Non
         assert await bodies(edge, 5) == [b"2"] * 5
         assert origin.count == 2
         assert [record.cache for record in edge.records] == ["miss"] + ["hit"] * 17
-        assert edge.pipeline.prefetched == 1
+        assert edge.renewals == [("site", Renewal.PREFETCH, True)]
 
 
 async def test_what_is_seldom_asked_for_is_left_to_expire() -> None:
@@ -93,6 +94,7 @@ async def test_a_failure_is_tried_once_and_what_is_stored_goes_on_answering() ->
         assert await bodies(edge, 20) == [b"1"] * 20
         await settled(edge)
         assert origin.count == 2
+        assert edge.renewals == [("site", Renewal.PREFETCH, False)]
 
 
 async def test_the_same_holds_for_answers_that_are_too_large_for_the_fast_lane() -> None:

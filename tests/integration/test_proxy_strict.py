@@ -309,3 +309,40 @@ async def test_an_unknown_host_is_misdirected() -> None:
     async with origin_of(echo) as origin, edge_for(origin.url, hosts=("shop.test",)) as edge:
         assert (await edge.fetch("/", headers={"Host": "other.test"})).status == 421
         assert (await edge.fetch("/", headers={"Host": "SHOP.test:80"})).status == 200
+
+
+@pytest.mark.parametrize(
+    "coded",
+    [
+        pytest.param(b"5 \r\nhello\r\n0\r\n\r\n", id="white space after a size, as padded ones have it"),
+        pytest.param(b"5\t\r\nhello\r\n0 \r\n\r\n", id="white space after the last size"),
+        pytest.param(b"5 ;a\r\nhello\r\n0\r\n\r\n", id="RFC9112-7.1.1 white space before an extension"),
+        pytest.param(b"5; a = b\r\nhello\r\n0\r\n\r\n", id="RFC9112-7.1.1 white space inside an extension"),
+        pytest.param(b"5;\r\nhello\r\n0;;\r\n\r\n", id="extensions without names"),
+        pytest.param(b'5;a="b;c"\r\nhello\r\n0\r\n\r\n', id="a quoted extension"),
+        pytest.param(b"0000000000000005\r\nhello\r\n0000000000000000\r\n\r\n", id="sizes of sixteen digits"),
+        pytest.param(b"2\r\nhe\r\n3\r\nllo\r\n0\r\nTransfer-Encoding: chunked\r\n\r\n", id="a trailer that would frame"),
+        pytest.param(b"5\r\nhello\r\n0\r\nContent-Length: 3\r\nHost: x\r\n\r\n", id="a trailer that would frame otherwise"),
+        pytest.param(b"5\r\nhello\r\n0\r\n" + b"X: y\r\n" * 500 + b"\r\n", id="many trailers"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+async def test_what_is_accepted_of_chunked_coding_is_understood_by_all(coded: bytes, size: int) -> None:
+    """There are two parsers: what the first lets pass, the second must not wait for, nor take for another request."""
+    data = b"POST /a HTTP/1.1\r\nHost: e\r\nTransfer-Encoding: chunked\r\n\r\n" + coded
+    data += b"GET /next HTTP/1.1\r\nHost: e\r\nConnection: close\r\n\r\n"
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        return web.Response(body=request.raw_path.encode() + b"<" + await request.read() + b">")
+
+    async with origin_of(answer) as origin, edge_for(origin.url) as edge:
+        reader, writer = await edge.connect()
+        for start in range(0, len(data), size):
+            writer.write(data[start : start + size])
+            if size < 100:
+                await writer.drain()
+        async with asyncio.timeout(10):
+            said = await reader.read(-1)
+        assert said.count(b"HTTP/1.1 200 OK") == 2
+        assert b"/a<hello>" in said
+        assert said.endswith(b"/next<>")

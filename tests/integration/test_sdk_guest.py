@@ -54,14 +54,20 @@ static void values(edge_response *res) {
 
 int main(void) {
     static edge_request req;
-    while (edge_next(&req)) {
+    int more = edge_next(&req);
+    while (more) {
         edge_response res;
         if (strcmp(req.path, "/headers") == 0) headers(&res);
         else if (strcmp(req.path, "/escapes") == 0) escapes(&res);
         else if (strcmp(req.path, "/large") == 0) large(&res);
         else if (strcmp(req.path, "/values") == 0) values(&res);
         else edge_begin(&res, 404, NULL);
-        edge_end(&res);
+        if (strcmp(req.query, "finish") == 0) {
+            more = edge_finish(&res, &req);
+        } else {
+            edge_end(&res);
+            more = edge_next(&req);
+        }
     }
     return 1;
 }
@@ -111,3 +117,8 @@ def test_values_are_kept_and_cut_to_the_buffer(probe: Path) -> None:
 
 def test_an_answer_may_have_no_body_and_no_type(probe: Path) -> None:
     assert ask(probe, "/nothing") == b"HTTP/1.1 404 Not Found\n\n"
+
+
+@pytest.mark.parametrize("target", ["/headers", "/escapes", "/large", "/nothing"])
+def test_an_answer_finished_is_the_answer_ended(probe: Path, target: str) -> None:
+    assert ask(probe, target + "?finish") == ask(probe, target)

@@ -21,6 +21,7 @@ from edgecache.observe.settings import ObserveSettings, TraceSettings
 from edgecache.sites import Site
 from sandbox.sdk import compile_c
 from tests.control_support import tar
+from tests.integration.proxy_support import raw_origin, read_head
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -110,7 +111,7 @@ async def listening(handler: Any) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def running(tmp_path: Path, **traces: Any) -> AsyncIterator[Running]:
+async def running(tmp_path: Path, *, origin_url: str = "", **traces: Any) -> AsyncIterator[Running]:
     collector = Collector()
     asked: list[web.BaseRequest] = []
 
@@ -128,7 +129,7 @@ async def running(tmp_path: Path, **traces: Any) -> AsyncIterator[Running]:
                 listen=Address("127.0.0.1", 0),
                 state_dir=state,
                 control=ControlSettings(state_dir=state, port=0),
-                sites=(Site(name="shop", hosts=("shop.test",), origins=(behind,), from_config=True),),
+                sites=(Site(name="shop", hosts=("shop.test",), origins=(origin_url or behind,), from_config=True),),
                 observe=ObserveSettings(traces=settings),
             )
         )
@@ -164,6 +165,22 @@ async def test_a_miss_is_a_trace_from_the_request_to_the_origin(tmp_path: Path) 
         assert told(origin)["http.response.body.size"] == 4
         assert here.asked[0].headers.getall("traceparent") == [f"00-{server.trace_id.hex()}-{origin.span_id.hex()}-01"]
         assert "Traceparent" not in response.headers
+
+
+async def test_trailers_reach_clients_of_traced_requests_too(tmp_path: Path) -> None:
+    async def trailed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_head(reader)
+        head = b"HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nTransfer-Encoding: chunked\r\n\r\n"
+        writer.write(head + b"4\r\nbody\r\n0\r\nX-Sum: 1\r\n\r\n")
+
+    async with raw_origin(trailed) as url, running(tmp_path, origin_url=url) as here:
+        reader, writer = await asyncio.open_connection(*here.url.removeprefix("http://").split(":"))
+        writer.write(b"GET / HTTP/1.1\r\nHost: shop.test\r\nConnection: close, TE\r\nTE: trailers\r\n\r\n")
+        async with asyncio.timeout(20):
+            assert (await reader.read(-1)).endswith(b"body\r\n0\r\nX-Sum: 1\r\n\r\n")
+        writer.close()
+        await here.finish()
+        assert len(here.collector.named("origin")) == 1
 
 
 async def test_hits_are_traced_whichever_way_they_are_answered(tmp_path: Path) -> None:

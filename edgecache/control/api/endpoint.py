@@ -1,6 +1,7 @@
 """An endpoint: method, path, who may use it, and the handler. Access is decided here, before any handler runs.
 
-What belongs to another site answers like what does not exist. `routes` adds the endpoints of all resources.
+What belongs to another site answers like what does not exist. `routes` adds the endpoints of all resources; /metrics alone is
+none (`metrics`).
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from edgecache.control.api.services import Services
+from edgecache.control.listener import is_foreign
 from edgecache.control.manifest import NAME
 from edgecache.control.problems import Code, Problem, not_found
 from edgecache.control.records import Token, Verb
@@ -107,6 +110,15 @@ class Endpoint:
                 raise not_found("such site")
             raise forbidden("is for the operator")
         return await self.work(call)
+
+
+@web.middleware
+async def own_name(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Without a token, nothing is told to a page that a browser was led here for. Raises Problem."""
+    if "Authorization" not in request.headers and is_foreign(request.headers.get("Host", ""), request.app[SERVICES].settings):
+        detail = f"this edge is not called {request.headers['Host'][:100]!r}"
+        raise Problem(Code.FORBIDDEN, detail, "ask for it by its address, or send a token")
+    return await handler(request)
 
 
 def authenticated(request: web.Request, services: Services) -> Token:

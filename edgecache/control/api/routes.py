@@ -7,7 +7,7 @@ from typing import Final
 from aiohttp import web
 
 from edgecache.control.api import clusters, generators, purge, sites, status, tokens
-from edgecache.control.api.endpoint import SERVICES, Endpoint
+from edgecache.control.api.endpoint import SERVICES, Endpoint, own_name
 from edgecache.control.api.messages import errors
 from edgecache.control.api.metrics import metrics
 from edgecache.control.api.services import Services
@@ -25,7 +25,7 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
 def build_control(services: Services) -> web.Application:
     """The control API as an application. It starts and stops nothing: `service.Control` does."""
     # Bodies are bounded where they are read, each by its own limit.
-    app = web.Application(middlewares=[errors], client_max_size=2**60)
+    app = web.Application(middlewares=[errors, own_name], client_max_size=2**60)
     app[SERVICES] = services
     for endpoint in ENDPOINTS:
         app.router.add_route(endpoint.method, endpoint.path, endpoint.handle)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from edgecache.policy.fields import freeze
 from edgecache.policy.message import Response
@@ -39,6 +39,7 @@ class StreamBody:
         self._expects_continue = head.expect_continue
         self._chunks: deque[tuple[bytes, int]] = deque()
         self._ended = False
+        self._trailers: tuple[tuple[str, str], ...] = ()
         self._closed = False
         self._failure: SourceError | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -59,6 +60,14 @@ class StreamBody:
             self._chunks.append((data, size))
             self._wake()
         return True
+
+    def trailers(self) -> tuple[tuple[str, str], ...]:
+        """The fields after the body, once it has ended."""
+        return self._trailers
+
+    def trail(self, fields: Sequence[tuple[str, str]]) -> None:
+        """What follows the body, which ends now."""
+        self._trailers = tuple(fields)
 
     def end(self) -> bool:
         """The client has sent all. False: that is less than Content-Length says."""

@@ -21,6 +21,8 @@ class Pending:
         """In force, not yet in the index; oldest first."""
         self._waiting: dict[str, dict[str, Put]] = {}
         self._dropping: Counter[bytes] = Counter()
+        self._replacing: Counter[bytes] = Counter()
+        """Keys of what is in line to be written, overtaken or not: what the index has there is older."""
 
     def wait(self, put: Put) -> None:
         """A response that is to be written; it takes the place of others as it will on disk."""
@@ -31,10 +33,12 @@ class Pending:
         self._waiting[entry.uri] = variants
         variants[entry.variant] = put
         self.waiting_bytes += len(entry.body)
+        self._replacing[put.key] += 1
 
     def written(self, put: Put) -> None:
         """It is on disk, or refused."""
         self.waiting_bytes -= len(put.entry.body)
+        _less(self._replacing, put.key)
         if self._waiting.get(put.entry.uri, {}).get(put.entry.variant) is put:
             self.overtake(put.entry.uri, put.entry.variant)
 
@@ -65,14 +69,11 @@ class Pending:
             self._dropping[order.key] += 1
 
     def dropped(self, order: Drop) -> None:
-        if self._dropping[order.key] > 1:
-            self._dropping[order.key] -= 1
-        else:
-            del self._dropping[order.key]
+        _less(self._dropping, order.key)
 
     def hides(self, key: bytes) -> bool:
-        """Whether what the index has there is to be forgotten."""
-        return key in self._dropping
+        """Whether what the index has there is to be forgotten, or to be replaced: also by what a purge has taken since."""
+        return key in self._dropping or key in self._replacing
 
     def left(self, named: Purgeable, marks: Marks) -> Marks | None:
         """What the purges that are not on record leave of what is on disk."""
@@ -82,3 +83,10 @@ class Pending:
         """A purge of everything stands for all keys that were to be forgotten."""
         self.purging.append(order)
         self._dropping.clear()
+
+
+def _less(counted: Counter[bytes], key: bytes) -> None:
+    if counted[key] > 1:
+        counted[key] -= 1
+    else:
+        del counted[key]

@@ -40,7 +40,7 @@ class Unstorable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a body lies; `checksum` as `segments.checksums` makes it."""
+    """Where a body lies; `checksum` as `stored_body.checksums` makes it."""
 
     segment: int
     offset: int

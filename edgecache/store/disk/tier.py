@@ -1,4 +1,4 @@
-"""The disk tier as the event loop's thread sees it: lookups at once, from mapped memory; everything that writes goes to `worker`.
+"""The disk tier as the event loop sees it: `lookups` at once, from mapped memory; everything that writes goes to `worker`.
 
 `store.tiered` calls it. A response that waits to be written answers from here, and purges are in force before they are written.
 """
@@ -14,26 +14,22 @@ from functools import partial
 from typing import Any, Final
 
 import lmdb
-from lru import LRU
 
 from edgecache.policy.purging import Purge
 from edgecache.store.disk import row as rows
-from edgecache.store.disk.index import Index, Txn
-from edgecache.store.disk.judging import Marks, judge
+from edgecache.store.disk.index import Index
+from edgecache.store.disk.lookups import Lookups, VariantOf
 from edgecache.store.disk.opening import DiskError, open_index
 from edgecache.store.disk.orders import Ban, Drop, Order, Put, Release, Reserve, Told
 from edgecache.store.disk.pending import Pending
 from edgecache.store.disk.row import CorruptRow, Place
-from edgecache.store.disk.segments import SegmentReader, SegmentWriter
+from edgecache.store.disk.segments import SegmentWriter
 from edgecache.store.disk.settings import FULL, DiskSettings
 from edgecache.store.disk.stats import Counts, DiskStats
 from edgecache.store.disk.worker import Worker
 from edgecache.store.entry import Entry
-from edgecache.store.stored_body import CorruptBody, Extent, StoredBody, blocks
 
 _log = logging.getLogger(__name__)
-INLINE_BYTES: Final = 64 << 10
-"""Bodies up to this length are read at once and may go to memory; longer ones are read as they are sent."""
 _MAX_ORDERS: Final = 50_000
 _CROWDED: Final = 64
 """Purges not yet on record at which those that can wait do; each costs every lookup a comparison."""
@@ -41,10 +37,6 @@ _MAX_PURGING: Final = 1000
 _HOUSEKEEPING_SECONDS: Final = 1.0
 _AGAIN_SECONDS: Final = 5.0
 """After which what the disk refused is tried again."""
-_VERIFIED: Final = 4096
-"""Bodies of which this process remembers what it has verified."""
-
-VariantOf = Callable[[tuple[str, ...]], str]
 
 
 class DiskTier:
@@ -57,11 +49,8 @@ class DiskTier:
         self._index: Index | None = None
         self._worker: Worker | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._files = SegmentReader(settings.path)
-        self._verified: LRU[tuple[int, int], bytearray] = LRU(_VERIFIED)
         self._pending = Pending()
-        self._bans: list[tuple[int, Purge]] = []
-        self._bans_known = (-1, -1)
+        self._lookups = Lookups(settings.path, self.counts, self._pending, order=self._order, used=self._used)
         self._overrun: Ban | None = None
         """Everything is being forgotten: nothing else is asked of the disk until that is on record."""
         self._until_empty: list[asyncio.Future[int]] = []
@@ -72,6 +61,7 @@ class DiskTier:
         self._loop = asyncio.get_running_loop()
         self._index = await asyncio.to_thread(open_index, self.settings)
         self._worker = Worker(self.settings, self._index, self.counts, self._finished_elsewhere, max_variants=self._max_variants)
+        self._lookups.index = self._index
         self._worker.start()
         self._housekeeping = self._loop.call_later(_HOUSEKEEPING_SECONDS, self._keep_house)
 
@@ -80,6 +70,7 @@ class DiskTier:
         if self._housekeeping is not None:
             self._housekeeping.cancel()
         worker, index, self._worker, self._index = self._worker, self._index, None, None
+        self._lookups.index = None
         if worker is not None and index is not None:
             if await asyncio.to_thread(worker.stop, seconds):
                 index.close()
@@ -90,123 +81,22 @@ class DiskTier:
 
     def get(self, uri: str, variant_of: VariantOf) -> Entry | None:
         """What is stored of `uri` under the variant chosen by `variant_of`, which is told the fields that variants differ in."""
-        waiting = self._pending.entries(uri)
-        if waiting:
-            vary = next(iter(waiting.values())).vary
-            if (awaited := waiting.get(variant_of(vary))) is not None:
-                return awaited
-        entry = self._stored(uri, variant_of)
-        if entry is None or (waiting and entry.vary != vary):
-            self.counts.misses += 1
-            return None
-        self.counts.hits += 1
-        return entry
+        return self._lookups.get(uri, variant_of)
 
     def vary(self, uri: str) -> tuple[str, ...]:
-        waiting = self._pending.entries(uri)
-        if waiting:
-            return next(iter(waiting.values())).vary
-        if self._index is None:
-            return ()
-        with contextlib.suppress(lmdb.Error, CorruptRow), self._index.reading() as txn:
-            for key, row in self._index.variants(txn, uri):
-                if self._pending.hides(key):
-                    continue
-                named = rows.label(row)
-                if named.uri == uri and self._left(txn, row, named) is not None:
-                    return named.vary
-        return ()
+        return self._lookups.vary(uri)
 
     def has(self, uri: str, variant: str) -> bool:
         """Whether something is stored there, or waits to be."""
-        if variant in self._pending.entries(uri):
-            return True
-        if self._index is None:
-            return False
-        key = rows.object_key(uri, variant)
-        with contextlib.suppress(lmdb.Error), self._index.reading() as txn:
-            return not self._pending.hides(key) and self._index.row(txn, key) is not None
-        return False
+        return self._lookups.has(uri, variant)
 
     def holds(self, entry: Entry) -> bool:
         """Whether this very response is what is stored, or waits to be."""
-        awaited = self._pending.entries(entry.uri).get(entry.variant)
-        if awaited is not None:
-            return awaited.timed == entry.timed
-        if self._index is None:
-            return False
-        with contextlib.suppress(lmdb.Error, CorruptRow), self._index.reading() as txn:
-            key = rows.object_key(entry.uri, entry.variant)
-            row = None if self._pending.hides(key) else self._index.row(txn, key)
-            return row is not None and rows.fixed(row).time == entry.timed.response_time
-        return False
+        return self._lookups.holds(entry)
 
-    def _stored(self, uri: str, variant_of: VariantOf) -> Entry | None:
-        index = self._index
-        if index is None:
-            return None
-        try:
-            with index.reading() as txn:
-                found = index.find(txn, uri, variant_of)
-                if found is None or self._pending.hides(found[0]):
-                    return None
-                named = rows.label(found[1])
-                marks = self._left(txn, found[1], named)
-        except (lmdb.Error, CorruptRow) as error:
-            _log.error("disk tier %s: %s: %s", self.settings.path, type(error).__name__, error)
-            self.counts.failures += 1
-            return None
-        if marks is None or named.uri != uri:
-            return None
-        return self._read(*found, marks)
-
-    def _left(self, txn: Txn, row: bytes, named: rows.Label) -> Marks | None:
-        """What the purges since it was written leave of a row."""
-        have = rows.fixed(row)
-        marks = Marks(have.stale, have.renewing)
-        bans = self._bans_of(txn)
-        if bans and bans[-1][0] > have.serial:
-            left = judge((purge for number, purge in bans if number > have.serial), named, marks)
-            if left is None:
-                return None
-            marks = left
-        return self._pending.left(named, marks)
-
-    def _bans_of(self, txn: Txn) -> list[tuple[int, Purge]]:
-        index = self._index
-        if index is None:
-            return []
-        known = index.number(txn, b"general"), index.number(txn, b"swept")
-        if known != self._bans_known:
-            self._bans = index.bans(txn, known[1]) if known[0] > known[1] else []
-            self._bans_known = known
-        return self._bans
-
-    def _read(self, key: bytes, row: bytes, marks: Marks) -> Entry | None:
-        """The entry of a row, a short body with it; None: the file is gone, or something is corrupt."""
-        fixed = rows.fixed(row)
-        try:
-            body = self._body(key, fixed.place, fixed.time)
-            content = body.read(0, fixed.place.length) if fixed.place.length <= INLINE_BYTES else body
-            entry = rows.entry_of(row, content, stale=marks.stale, renewing=marks.renewing)
-        except (CorruptRow, CorruptBody, OSError):
-            # A segment that was reclaimed a moment ago took its rows with it: then there is nothing to drop.
-            self._order(Drop(key, fixed.time, fixed.place, corrupt=True))
-            return None
+    def _used(self, key: bytes) -> None:
         if self._worker is not None:
             self._worker.used(key)
-        return entry
-
-    def _body(self, key: bytes, place: Place, time: float) -> StoredBody:
-        """Raises OSError."""
-        where = (place.segment, place.offset)
-        verified = self._verified.get(where)
-        if verified is None or len(verified) != blocks(place.length):
-            verified = self._verified[where] = bytearray(blocks(place.length))
-        file = self._files.open(place.segment)
-        condemn = partial(self._order, Drop(key, time, place, corrupt=True))
-        extent = Extent(file, place.offset, place.length, place.checksum)
-        return StoredBody(extent, verified, condemn)
 
     # Changes.
 
@@ -338,7 +228,7 @@ class DiskTier:
             self._worker.line.append(self._overrun, urgent=True)
 
     def _keep_house(self) -> None:
-        self._files.close_unlinked()
+        self._lookups.close_unlinked()
         if self._loop is not None:
             self._housekeeping = self._loop.call_later(_HOUSEKEEPING_SECONDS, self._keep_house)
 

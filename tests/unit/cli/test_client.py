@@ -73,13 +73,13 @@ def test_an_edge_that_is_not_there_is_told(run: Run) -> None:
 @pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1", "http://", "http://127.0.0.1:99999", "http://127.0.0.1/?q"])
 def test_what_is_no_url_is_told(run: Run, url: str) -> None:
     result = run("status", "--url", url, "--token", "x")
-    assert result.code == 1
+    assert result.code == 2
     assert "is not the URL of a control API" in result.err
 
 
 def test_a_token_never_crosses_a_network_in_the_clear(run: Run) -> None:
     result = run("status", "--url", "http://192.0.2.1:8081", "--token", "x")
-    assert result.code == 1
+    assert result.code == 2
     assert "in the clear" in result.err
 
 

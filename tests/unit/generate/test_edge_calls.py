@@ -43,10 +43,17 @@ def test_a_malformed_fetch_is_refused(data: bytes) -> None:
     assert caught.value.status == 400
 
 
-@pytest.mark.parametrize("line", [b"X:" + b" " * 500_000 + b"\x01", b"X: y" + b" \t" * 250_000 + b"\x01"])
-def test_whitespace_before_what_is_refused_costs_no_more_than_it_is_long(line: bytes) -> None:
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("line", [b"A:" + b" " * 60_000 + b"\x01", b"A:x" + b" \t" * 30_000 + b"\x01", b"a" * 60_000 + b" "])
+def test_a_long_malformed_line_is_refused_without_trying_every_way_to_read_it(line: bytes) -> None:
+    """Cubic once: a guest had the whole edge stand still for hours."""
     with pytest.raises(SourceError):
-        parse_fetch(b"GET /\n" + line + b"\n\n", "http", "a")
+        parse_fetch(b"GET /\n" + line, "http", "shop.test")
+
+
+def test_white_space_around_a_value_is_no_part_of_it() -> None:
+    request, _ = parse_fetch(b"GET /\nA: \t b c\t \nB:\n", "http", "shop.test")
+    assert (request.headers["A"], request.headers["B"]) == ("b c", "")
 
 
 @given(st.binary(max_size=200))

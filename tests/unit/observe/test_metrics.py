@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from edgecache.observe import figures
 from edgecache.observe.metrics import Metrics, Sources
-from edgecache.observe.record import CACHE_WORDS, Record
+from edgecache.observe.record import CACHE_WORDS, Record, Renewal
 from edgecache.observe.recorder import Recorder
 from edgecache.observe.status import StatusBoard
 from edgecache.store.memory import MemoryStore
@@ -82,9 +82,9 @@ def test_rate_errors_and_durations_are_told_by_site_and_route() -> None:
     recorder.on_request(replace(RECORD, generator="hello", status=504, cache="error", reason="wall-limit", duration=2.0))
     recorder.on_request(replace(RECORD, site="", status=421, cache="none", reason="unknown-host"))
     found = samples(Metrics(sources(recorder)))
-    assert found["edgecache_route_requests_total", "origin", "shop", "2xx"] == 4
-    assert found["edgecache_route_requests_total", "hello", "shop", "5xx"] == 1
-    assert found["edgecache_route_requests_total", figures.NO_SITE, figures.NO_SITE, "4xx"] == 1
+    assert found["edgecache_route_requests_total", "hit", "origin", "shop", "2xx"] == 4
+    assert found["edgecache_route_requests_total", "error", "hello", "shop", "5xx"] == 1
+    assert found["edgecache_route_requests_total", "none", figures.NO_SITE, figures.NO_SITE, "4xx"] == 1
     assert found["edgecache_route_duration_seconds_count", "origin", "shop"] == 4
     assert found["edgecache_route_duration_seconds_bucket", "0.0025", "origin", "shop"] == 3
     assert found["edgecache_route_duration_seconds_bucket", "0.025", "origin", "shop"] == 4
@@ -95,12 +95,12 @@ def test_rate_errors_and_durations_are_told_by_site_and_route() -> None:
 
 def test_figures_of_two_edges_add_up() -> None:
     first, second = figures.RouteFigures(), figures.RouteFigures()
-    first.of_class("2xx").counts[0] = 2
-    second.of_class("2xx").counts[0] = 3
-    second.of_class("5xx").seconds = 1.5
+    first.of_result("2xx", "hit").counts[0] = 2
+    second.of_result("2xx", "hit").counts[0] = 3
+    second.of_result("5xx", "error").seconds = 1.5
     first.add(second)
-    assert (first.by_class["2xx"].counts[0], first.by_class["5xx"].seconds) == (5, 1.5)
-    assert second.by_class["2xx"].counts[0] == 3
+    assert (first.by_result["2xx", "hit"].counts[0], first.by_result["5xx", "error"].seconds) == (5, 1.5)
+    assert second.by_result["2xx", "hit"].counts[0] == 3
 
 
 def test_calls_of_generators_are_counted_whatever_their_version() -> None:
@@ -138,6 +138,25 @@ def test_sites_beyond_a_thousand_share_one_label() -> None:
     labels = [key[1] for key in found if key[0] == "edgecache_site_cpu_received_ratio"]
     assert len(labels) == figures.MAX_SITES + 1
     assert found["edgecache_site_cpu_received_ratio", figures.OTHER] == pytest.approx(0.05)
+
+
+def test_renewals_are_counted_by_site_cause_and_result() -> None:
+    recorder = Recorder()
+    for done in (True, True, False):
+        recorder.on_renewal("shop", Renewal.PREFETCH, done=done)
+    recorder.on_renewal("shop", Renewal.STALE, done=True)
+    found = samples(Metrics(sources(recorder)))
+    assert found["edgecache_renewals_total", "prefetch", "done", "shop"] == 2
+    assert found["edgecache_renewals_total", "prefetch", "failed", "shop"] == 1
+    assert found["edgecache_renewals_total", "stale", "done", "shop"] == 1
+
+
+def test_tunnels_of_sites_beyond_a_thousand_share_one_label() -> None:
+    many = figures.Clients(2000, {f"s{number}": 1 for number in range(figures.MAX_SITES + 50)})
+    found = samples(Metrics(Sources(recorder=Recorder(), clients=lambda: many)))
+    assert found["edgecache_connections",] == 2000
+    assert len([key for key in found if key[0] == "edgecache_tunnels"]) == figures.MAX_SITES + 1
+    assert found["edgecache_tunnels", figures.OTHER] == 50
 
 
 def test_the_fast_lanes_share_can_be_told() -> None:
@@ -202,7 +221,9 @@ def test_the_dashboard_asks_for_nothing_that_is_not_there() -> None:
     recorder = Recorder()
     recorder.on_request(replace(RECORD, reason="refresh"))
     recorder.on_usage("shop/hello@1", End.FINISHED, Usage(cpu_ns=1))
-    told = dataclasses.replace(sources(recorder), fast_hits=lambda: 1)
+    recorder.on_renewal("shop", Renewal.PREFETCH, done=True)
+    clients = figures.Clients(1, {"shop": 1})
+    told = dataclasses.replace(sources(recorder), fast_hits=lambda: 1, clients=lambda: clients)
     text = Metrics(told).render()[0].decode()
     labels: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(text):

@@ -21,7 +21,7 @@ GET = GuestRequest(((b"REQUEST_METHOD", b"GET"), (b"PATH_INFO", b"/")))
 
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10 = range(11)
 SYSCALL = b"\x0f\x05"
-NEXT_REQUEST, RESPOND, LOG, FETCH, KV_GET, KV_PUT = range(0x45440001, 0x45440007)
+NEXT_REQUEST, RESPOND, LOG, FETCH, KV_GET, KV_PUT, FINISH = range(0x45440001, 0x45440008)
 
 
 def mov(register: int, value: int) -> bytes:

@@ -83,6 +83,7 @@ BAD = {
     "wrapping": (elf([CODE, Seg(0xFFFF_FFFF_FFFF_F000, b"x", 4, 0x2000)]), "outside"),
     "entry in data": (patched(24, "<Q", DATA), "no executable segment"),
     "entry nowhere": (patched(24, "<Q", 0), "no executable segment"),
+    "program headers nowhere": (elf([CODE, Seg(0xFFFF_FFFF_FFFF_FFFF, b"", 4, 0, 6)], kind=3), "program headers"),
     "PIE past the top": (elf([Seg(0x7FFF_FFFF_D000, b"\x90", 5)], 0x7FFF_FFFF_D000, kind=3), "outside"),
 }
 
@@ -106,6 +107,13 @@ def test_what_does_not_fit_the_memory_is_refused() -> None:
         load(Program(high, Convention.CGI), LIMITS)
     with pytest.raises(ImageError, match="do not fit its stack"):
         load(Program(GOOD, Convention.RESIDENT, args=("x" * MIB,)), LIMITS)
+
+
+@pytest.mark.parametrize("convention", Convention)
+def test_an_address_of_program_headers_that_no_word_holds_is_refused(convention: Convention) -> None:
+    """It stands on the initial stack: of a cgi program only once a request has come, in a worker that others may share."""
+    with pytest.raises(ImageError, match="program headers"):
+        load(Program(elf([CODE, Seg(0xFFFF_FFFF_FFFF_FFFF, b"", 4, 0, 6)], kind=3), convention), LIMITS)
 
 
 def test_arguments_and_variables_are_text_without_nul() -> None:

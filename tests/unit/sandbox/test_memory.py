@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.memory import DROP_FACTOR, DROP_SLACK, FrozenMemory, GuestMemory
@@ -75,6 +76,70 @@ def test_reset_restores_page_tables_and_says_so(memory: GuestMemory) -> None:
     assert memory.reset(memory.written()) is True
     assert memory.entry(start) == 0
     assert not memory.tables_changed
+
+
+def test_page_tables_that_were_changed_back_need_no_forgetting(memory: GuestMemory) -> None:
+    start = BASE + 64 * PAGE
+    for _ in range(2):
+        memory.set_pages(start, start + PAGE, DATA)
+        assert memory.reset(memory.written()) is True
+        assert memory.entry(start) == 0
+        memory.window[0] = 1
+        assert memory.reset(memory.written()) is False
+        memory.set_pages(start, start + PAGE, DATA)
+        memory.drop_pages(start, start + PAGE)
+        assert memory.reset(memory.written()) is True, "the engine has not heard of it yet"
+        memory.set_pages(start, start + PAGE, DATA)
+        memory.drop_pages(start, start + PAGE)
+        memory.tables_changed = False
+        assert memory.reset(memory.written()) is False
+
+
+STEPS = st.lists(
+    st.one_of(st.integers(0, 2047), st.sampled_from(["look", "reset", "tables", "far", "thread"])),
+    min_size=1,
+    max_size=60,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(STEPS)
+def test_what_was_written_is_known_at_any_time(steps: list[int | str]) -> None:
+    """Whatever was seen before, and whoever writes: the kernel's own answer, and after a reset the template."""
+    frozen = build()
+    fork, original = frozen.fork(), frozen.fork()
+    pages = Pagemap()
+    end = fork.layout.supervisor_offset
+    try:
+        for step in steps:
+            if isinstance(step, int):
+                fork.window[step * PAGE + 7] = 1
+            elif step == "tables":
+                fork.set_pages(BASE + 64 * PAGE, BASE + 70 * PAGE, DATA)
+            elif step == "far":
+                write(fork, 400)
+            elif step == "thread":
+                thread = threading.Thread(target=fork.window.__setitem__, args=(1999 * PAGE, 1))
+                thread.start()
+                thread.join()
+            elif step == "reset":
+                fork.reset(fork.written())
+                assert fork.block[:end].tobytes() == original.block[:end].tobytes()
+            if step != "reset":
+                found = [(a - fork.address, b - fork.address) for a, b in pages.written(fork.address, end)]
+                assert fork.written() == found
+    finally:
+        pages.close()
+        fork.close()
+        original.close()
+        frozen.close()
+
+
+def test_a_fork_is_reset_after_its_template_is_closed(template: FrozenMemory, memory: GuestMemory) -> None:
+    memory.window[0] = 1
+    template.close()
+    memory.reset(memory.written())
+    assert bytes(memory.window[0:4]) == b"text"
 
 
 def write(memory: GuestMemory, pages: int) -> None:

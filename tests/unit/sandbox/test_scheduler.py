@@ -189,9 +189,9 @@ class TestExpress:
 
     CREDIT = 2 * QUANTUM
 
-    def loops(self, count: int, light: int = 1, loop: int = 1) -> Scheduler:
+    def loops(self, count: int, light: int = 1, loop: int = 1, express_ns: int = CREDIT) -> Scheduler:
         """As many sites that loop, and one that sleeps."""
-        scheduler = Scheduler(quantum_ns=QUANTUM, credit_ns=self.CREDIT)
+        scheduler = Scheduler(quantum_ns=QUANTUM, credit_ns=self.CREDIT, express_ns=express_ns)
         for number in range(count):
             scheduler.add((str(number),), loop)
             scheduler.wake((str(number),))
@@ -227,10 +227,12 @@ class TestExpress:
         assert scheduler.pick() == [("light",)]
 
     @settings(deadline=None)
-    @given(st.integers(1, 50), st.integers(1, 50), st.integers(1, QUANTUM), st.integers(1, 5))
-    def test_waking_again_and_again_gains_no_more_than_the_credit(self, light: int, loop: int, cost: int, loops: int) -> None:
+    @given(st.integers(1, 50), st.integers(1, 50), st.integers(1, QUANTUM), st.integers(1, 5), st.integers(0, CREDIT))
+    def test_waking_again_and_again_gains_no_more_than_the_credit(
+        self, light: int, loop: int, cost: int, loops: int, express_ns: int
+    ) -> None:
         """Express or not: over any time it gets its weight's part, its credit and a slice, and a slice of the others'."""
-        scheduler = self.loops(loops, light=light, loop=loop)
+        scheduler = self.loops(loops, light=light, loop=loop, express_ns=express_ns)
         used = looped = 0
         for _ in range(300):
             scheduler.wake(("light",))
@@ -246,6 +248,79 @@ class TestExpress:
                     looped += QUANTUM
             bound = (looped / loops + QUANTUM) / loop + (self.CREDIT + 2 * QUANTUM) / light + 2 * QUANTUM / loop
             assert used / light <= bound
+
+    def test_it_is_there_again_as_long_as_credit_covers_it(self) -> None:
+        """Its credit is two quanta, and an express slice needs one."""
+        scheduler = self.loops(3, express_ns=QUANTUM)
+        run(scheduler, 99)
+        taken = 0
+        scheduler.wake(("light",))
+        while scheduler.pick_express() is not None:
+            scheduler.sleep(("light",))
+            scheduler.charge(("light",), MS)
+            scheduler.wake(("light",))
+            taken += 1
+        assert taken == (self.CREDIT - QUANTUM) // MS + 1
+        assert scheduler.pick() == [("light",)]
+
+    def test_who_woke_last_is_first_and_a_cap_or_a_full_site_holds_it_back(self) -> None:
+        scheduler = self.loops(3, express_ns=QUANTUM)
+        for name in ("early", "late", "capped"):
+            scheduler.add((name,), 1)
+        scheduler.add(("full",), 1, width=1)
+        for generator in "xy":
+            scheduler.add(("full", generator), 1, parent=("full",))
+        run(scheduler, 99)
+        scheduler.set_cap(("capped",), 1, 0)
+        scheduler.wake(("capped",))
+        while scheduler.pick_express() == ("capped",):
+            scheduler.sleep(("capped",))
+            scheduler.charge(("capped",), MS)
+            scheduler.wake(("capped",))
+        assert scheduler.share(("capped",)).throttled
+        scheduler.wake(("full", "x"))
+        assert scheduler.pick_express() == ("full", "x")
+        for path in (("full", "y"), ("early",), ("late",)):
+            scheduler.wake(path)
+        assert [scheduler.pick_express() for _ in range(3)] == [("late",), ("early",), None]
+
+    @settings(max_examples=50, deadline=None)
+    @given(st.integers(1, 30), st.integers(1, QUANTUM), st.integers(1, 4))
+    def test_a_busy_site_gains_nothing_by_the_number_of_its_generators(self, generators: int, cost: int, loops: int) -> None:
+        """Each wakes with credit in its site, which has none among the others: it is never idle."""
+        scheduler = self.loops(loops, express_ns=QUANTUM)
+        scheduler.add(("busy",), 1, width=generators + 1)
+        for name in ("loop", *map(str, range(generators))):
+            scheduler.add(("busy", name), 1, parent=("busy",))
+        scheduler.wake(("busy", "loop"))
+        used = looped = 0
+        for turn in range(400):
+            scheduler.wake(("busy", str(turn % generators)))
+            taken = scheduler.pick_express()
+            for path in [taken] if taken else scheduler.pick():
+                mine = path[0] == "busy"
+                spent = cost if mine and path[1] != "loop" else QUANTUM
+                if spent == cost and mine and path[1] != "loop":
+                    scheduler.sleep(path)
+                scheduler.charge(path, spent)
+                used += spent * mine
+                looped += spent * (not mine)
+            assert used <= looped / loops + self.CREDIT + 5 * QUANTUM
+
+    def test_who_was_alone_owes_nothing(self) -> None:
+        """What it used while nobody wanted the CPU is no reason for it to wait for the credit of those who come."""
+        scheduler = self.loops(0, express_ns=QUANTUM)
+        for _ in range(100):
+            scheduler.wake(("light",))
+            scheduler.pick()
+            scheduler.sleep(("light",))
+            scheduler.charge(("light",), QUANTUM)
+        for number in range(20):
+            scheduler.add((str(number),), 1)
+            scheduler.wake((str(number),))
+        scheduler.pick()
+        scheduler.wake(("light",))
+        assert scheduler.pick_express() == ("light",)
 
 
 class TestWaking:

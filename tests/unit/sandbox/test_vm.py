@@ -13,12 +13,14 @@ from sandbox.events import Booted, Ended, HostCall, HostCallKind, OutputFull, Pr
 from sandbox.guest.edge_calls import MAX_KEY
 from sandbox.limits import MIB, MILLISECOND_NS, SECOND_NS
 from sandbox.outcome import End
-from sandbox.program import Convention
+from sandbox.program import Convention, Program
 from sandbox.request import GuestRequest, cgi_environ, scgi_frame
 from sandbox.vm import Vm, load
 from tests.unit.sandbox.machine_code import (
     DATA,
+    DATA_BYTES,
     FETCH,
+    FINISH,
     GET,
     KV_GET,
     KV_PUT,
@@ -30,14 +32,17 @@ from tests.unit.sandbox.machine_code import (
     RDI,
     RDX,
     RESPOND,
+    RODATA,
     RSI,
     SYSCALL,
+    TEXT,
     boot,
     call,
     call_with_result,
     dump,
     exit_,
     finish,
+    image,
     mov,
     program,
     put,
@@ -262,6 +267,78 @@ def test_much_output_comes_in_pieces(engine: str) -> None:
         if isinstance(part.event, Ended):
             break
     assert pieces == [(OutputFull, 0x10000), (OutputFull, 0x10000), (Ended, 0x8000)]
+    vm.close()
+    template.close()
+
+
+def test_an_answer_finished_in_one_stop_is_the_same_as_in_two(engine: str) -> None:
+    """Ends, output and counts; but for the one system call less."""
+    two = serve(call(RESPOND, DATA, 6) + call(RESPOND, DATA + 6, 10))
+    one = serve(call(RESPOND, DATA, 6) + call(FINISH, DATA + 6, 10, DATA + 0x1000, 4096) + b"\x0f\x0b")
+    results = []
+    for code in (two, one):
+        template = boot(Program(image(code, b"0123456789abcdef"), Convention.RESIDENT), engine=engine)
+        vm = Vm(template, engine)
+        results.append([serve_once(vm) for _ in range(3)])
+        vm.close()
+        template.close()
+    for before, after in zip(*results, strict=True):
+        assert (after.end, after.output) == ("finished", b"0123456789abcdef") == (before.end, before.output)
+        assert after.outcome.usage.system_calls == before.outcome.usage.system_calls - 1 == 2
+        assert after.outcome.usage.output_bytes == before.outcome.usage.output_bytes
+
+
+HOSTILE_PIECES = (
+    *((address, 8) for address in (0, 8, TEXT, RODATA, DATA, DATA + DATA_BYTES - 4, TEXT + 8 * MIB - 4, 1 << 47, 1 << 63, -8)),
+    *((DATA, length) for length in (0, 1, DATA_BYTES, DATA_BYTES + 1, 100_001, 1 << 31, 1 << 63, -1)),
+)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_hostile_pieces_come_to_the_same_end_in_one_stop_as_in_two(resident: bool, engine: str) -> None:
+    """What is refused gives its errno, and the request goes on: to an answer that shows it."""
+    limits = replace(LIMITS, output_bytes=100_000)
+    show = store_rax(DATA + 0x2000) + (call(RESPOND, DATA + 0x2000, 8) if resident else call(1, 1, DATA + 0x2000, 8))
+    last = call(NEXT_REQUEST, DATA + 0x1000, 4096) if resident else exit_()
+    negative = b"\x48\x85\xc0\x78"  # test rax, rax; js
+    for address, length in HOSTILE_PIECES:
+        ends = []
+        piece = call(RESPOND, address, length)
+        skip = call(NEXT_REQUEST, 0x10, 1 << 63)
+        two = piece + negative + bytes((len(skip),)) + skip + show + last
+        one = call(FINISH, address, length, 0x10, 1 << 63) + show + last
+        for code in (two, one):
+            template = boot(serve(code), limits, engine=engine) if resident else load(program(code), limits)
+            vm = Vm(template, engine)
+            vm.begin(GET, limits)
+            result = finish(vm)
+            ends.append((result.outcome.end, result.outcome.detail, result.output, result.outcome.usage.output_bytes))
+            vm.close()
+            template.close()
+        assert ends[0] == ends[1], (address, length)
+
+
+def test_to_finish_before_the_first_request_is_refused(engine: str) -> None:
+    template = boot(call(FINISH, DATA, 8, DATA, 8) + store_rax(DATA) + serve(call(RESPOND, DATA, 8)), engine=engine)
+    vm = Vm(template, engine)
+    assert serve_once(vm).words() == (-22,)
+    vm.close()
+    template.close()
+
+
+def test_a_large_last_piece_ends_the_slice_before_the_request(engine: str) -> None:
+    """So that its rate and its reader hold it up as they do for `respond`."""
+    work = call(RESPOND, DATA, 0x7FFF) + call(RESPOND, DATA, 0x7FFF) + call(FINISH, DATA, 0x7FFF, 0, 0)
+    template = boot(serve(work), engine=engine)
+    vm = Vm(template, engine)
+    for _ in range(2):
+        vm.begin(GET, LIMITS)
+        first, second = vm.run(SECOND_NS), vm.run(SECOND_NS)
+        assert (first.event, len(first.output)) == (OutputFull(), 3 * 0x7FFF)
+        assert isinstance(second.event, Ended)
+        assert (str(second.event.outcome.end), second.output) == ("finished", b"")
+        assert second.event.outcome.usage.output_bytes == 3 * 0x7FFF
+        vm.reset()
     vm.close()
     template.close()
 

@@ -101,6 +101,22 @@ def test_two_tiers_answer_as_one(steps: list[Entry | Purge | Do]) -> None:
         asyncio.run(_walk(Path(folder) / "cache", steps))
 
 
+async def test_a_purge_of_what_waits_to_be_written_does_not_bring_back_what_it_replaces(tmp_path: Path) -> None:
+    store = await opened(tmp_path / "cache")
+    uri = URIS[0]
+    for time in range(1, 40, 2):
+        store.put(entry(uri, "1:1", "s", frozenset(), time=time))
+        await settled(store)
+        assert store.get(uri, request(uri, "1:1"), RULE) is not None
+        store.put(entry(uri, "1:1", "s", frozenset({"t"}), time=time + 1))
+        store.purge(Purge(tag="t"))
+        assert store.get(uri, request(uri, "1:1"), RULE) is None
+        assert not store.disk.has(uri, "x-v=1:1")
+        await settled(store)
+        assert store.get(uri, request(uri, "1:1"), RULE) is None
+    await store.disk.close()
+
+
 async def _walk(path: Path, steps: list[Entry | Purge | Do]) -> None:
     store = await opened(path)
     held: dict[tuple[str, str], Entry] = {}

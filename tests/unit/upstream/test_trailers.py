@@ -36,6 +36,12 @@ def test_cutting_changes_nothing(chunks: list[bytes], fields: list[tuple[str, st
     assert read(coded[:-1]) == (), "the body has not ended"
 
 
+@pytest.mark.timeout(30)
+def test_long_malformed_lines_are_given_up_without_trying_every_way_to_read_them() -> None:
+    """Cubic once: an origin had the whole edge stand still."""
+    assert read(b"0\r\nA:" + b" " * 4000 + b"\x01\r\n\r\n") == ()
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_survived(data: bytes) -> None:
     assert all(name and "\n" not in value for name, value in read(data))

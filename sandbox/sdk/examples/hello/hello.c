@@ -25,7 +25,7 @@ static const speech *speech_for(const char *accepted) {
     return &SPEECHES[0];
 }
 
-static void answer(const edge_request *req) {
+static int answer(edge_request *req) {
     const speech *speech = speech_for(edge_or_empty(edge_header(req, "Accept-Language")));
     const char *slash = strrchr(req->path, '/');
     const char *name = slash != NULL && slash[1] != 0 ? slash + 1 : "world";
@@ -43,12 +43,13 @@ static void answer(const edge_request *req) {
                 speech->language, speech->greeting, speech->greeting);
     edge_html(&res, name);
     edge_printf(&res, "!</h1>\n<p>%s</p>\n</html>\n", speech->text);
-    edge_end(&res);
     edge_log("greeted in %s", speech->language);
+    return edge_finish(&res, req);
 }
 
 int main(void) {
     static edge_request req;
-    while (edge_next(&req)) answer(&req);
+    int more = edge_next(&req);
+    while (more) more = answer(&req);
     return 1;
 }

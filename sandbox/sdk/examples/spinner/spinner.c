@@ -25,7 +25,7 @@ static unsigned long spin(long ms) {
     return hash;
 }
 
-static void answer(const edge_request *req) {
+static int answer(edge_request *req) {
     int moody = strcmp(req->path, "/spinner/moody") == 0;
     long times = moody ? edge_kv_get_number("moody", 0) : 0;
     long ms = edge_param_number(req, "ms", 0, LONGEST_MS, 1);
@@ -47,11 +47,12 @@ static void answer(const edge_request *req) {
                 ms, hash);
     if (moody) edge_print(&res, "<p>Reload after a second: the next time takes too long, and this copy is all there is.</p>\n");
     edge_print(&res, "</html>\n");
-    edge_end(&res);
+    return edge_finish(&res, req);
 }
 
 int main(void) {
     static edge_request req;
-    while (edge_next(&req)) answer(&req);
+    int more = edge_next(&req);
+    while (more) more = answer(&req);
     return 1;
 }

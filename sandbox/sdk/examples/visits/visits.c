@@ -22,7 +22,7 @@ static void origin(edge_response *res) {
     edge_print(res, "</pre>\n");
 }
 
-static void answer(void) {
+static int answer(edge_request *req) {
     long visits = edge_kv_get_number("visits", 0) + 1;
     long kept = edge_kv_put_number("visits", visits);
     edge_response res;
@@ -38,11 +38,12 @@ static void answer(void) {
     if (kept < 0) edge_printf(&res, "<p>It could not be kept (error %ld).</p>\n", -kept);
     origin(&res);
     edge_print(&res, "</html>\n");
-    edge_end(&res);
+    return edge_finish(&res, req);
 }
 
 int main(void) {
     static edge_request req;
-    while (edge_next(&req)) answer();
+    int more = edge_next(&req);
+    while (more) more = answer(&req);
     return 1;
 }
