@@ -24,7 +24,8 @@ COMPILED: Final = {
     "edgecache/serve": "call fast_lane guard interim parts request_id respond shape wire",
     "edgecache/upstream": "balancing breaker ejection endpoint pool response retrying trailers whole",
     "sandbox": """
-        bucket claims cpuclock deadlines frames handle keeper lane ledger pacing promise quarantine scheduler serving sharenode
+        bucket call claims cpuclock deadlines dispatcher frames handle keeper lane ledger pacer pacing promise quarantine requests
+        scheduler serving sharenode
     """,
 }
 """By package; modules of one package call each other directly. `tests/unit/test_compiled.py` holds what is left out:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 from sandbox.errors import GuestFailed, SandboxError
 from sandbox.outcome import End, Outcome, Usage
+from sandbox.reading import closed, next_piece
 
 
 class EdgeCallRefused(SandboxError):
@@ -57,28 +59,30 @@ class GuestCall:
     def __aiter__(self) -> GuestCall:
         return self
 
-    async def __anext__(self) -> bytes:
-        while not self._chunks:
-            if self.outcome is not None:
-                if self.outcome.ok:
-                    raise StopAsyncIteration
-                raise GuestFailed(self.outcome)
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            except asyncio.CancelledError:
-                self._close()
-                raise
-            finally:
-                self._waiter = None
+    def __anext__(self) -> Coroutine[Any, Any, bytes]:
+        return next_piece(self)
+
+    def aclose(self) -> Coroutine[Any, Any, None]:
+        """End the request if it has not ended. Idempotent."""
+        return closed(self)
+
+    def take(self) -> bytes | None:
+        """See `reading.Source`."""
+        if not self._chunks:
+            if self.outcome is None:
+                return None
+            if self.outcome.ok:
+                raise StopAsyncIteration
+            raise GuestFailed(self.outcome)
         chunk = self._chunks.popleft()
         self.undelivered -= len(chunk)
         self._taken()
         return chunk
 
-    async def aclose(self) -> None:
-        """End the request if it has not ended. Idempotent."""
-        self._close()
+    def more(self) -> asyncio.Future[None]:
+        """See `reading.Source`."""
+        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        return waiter
 
     def deliver(self, output: bytes) -> None:
         """The dispatcher's: for the reader."""
@@ -91,7 +95,8 @@ class GuestCall:
         self.outcome = outcome
         self._notify()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """See `reading.Source`."""
         if self.outcome is None:
             self._given_up()
         self._chunks.clear()
@@ -104,8 +109,9 @@ class GuestCall:
         """The reader wants no more of what has not ended."""
 
     def _notify(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
 
 def refused(key: str, end: End, detail: str) -> GuestCall:

@@ -8,8 +8,8 @@ worker reports is checked against what it was asked and against the limits. A re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import assert_never
+from collections.abc import Callable, Coroutine
+from typing import Any, assert_never
 
 from sandbox import claims, wire
 from sandbox.fleet import Fleet
@@ -40,6 +40,9 @@ def scheduler_for(policy: DispatchPolicy) -> Scheduler:
 class Dispatcher:
     def __init__(self, spawner: Spawner, policy: DispatchPolicy, engine: str, clock: Callable[[], float]) -> None:
         self._policy = policy
+        self._slice_ns, self._express = policy.slice_ns, policy.express
+        self._roomy = policy.round_ns * policy.slots // policy.slice_ns
+        """So many generators may compete for full slices."""
         self.engine = engine
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks()
@@ -115,8 +118,10 @@ class Dispatcher:
             if not picked:
                 self._pump_later()
                 return
-            self._give_slice(self.generators[picked[0]], self._policy.slice_for(self.scheduler.awake))
-        while self._free > -self._policy.express and not self._closed:
+            awake = self.scheduler.awake
+            slice_ns = self._slice_ns if awake <= self._roomy else self._policy.slice_for(awake)
+            self._give_slice(self.generators[picked[0]], slice_ns)
+        while self._free > -self._express and not self._closed:
             woken = self.scheduler.pick_express(self.now_ns())
             if woken is None:
                 return
@@ -138,7 +143,7 @@ class Dispatcher:
             raise AssertionError("picked a generator that has no worker")
         self._free -= 1
         now = self._loop.time()
-        running = lane.running = Running(generator, None, now, lane.clock(generator), slice_ns)
+        running = lane.running = Running(generator, now, lane.clock(generator), slice_ns)
         lane.last_used = now
         match lane.stages.get(generator.number):
             case None:
@@ -167,31 +172,35 @@ class Dispatcher:
         if running is None or lane.worker is None:
             raise wire.WireError("a report that nobody asked for")
         generator, call = running.generator, running.call
-        match message:
-            case wire.CallSlice() | wire.Piece():
-                if call is None or call.number != message.call:
-                    raise wire.WireError("a report about another request")
-                if isinstance(message, wire.Piece):
+        if type(message) is wire.CallSlice:  # for every slice, and quicker than isinstance
+            if call is None or call.number != message.call:
+                raise wire.WireError("a report about another request")
+            event = message.event
+            if type(event) is wire.Done:
+                claims.check_end(event.outcome.end)
+            call.admit(message)
+            if type(event) is wire.WantsMore and call.output_bytes - running.output_bytes < OUTPUT_PENDING_BYTES:
+                call.slices_ns += running.slice_ns
+                claims.check_slices(call.slices_ns, generator.limits.cpu_ns)
+            used_ns = self._slice_over(lane)
+            self._call_slice(generator, call, event)
+        else:
+            match message:
+                case wire.Piece():
+                    if call is None or call.number != message.call:
+                        raise wire.WireError("a report about another request")
                     call.admit_piece(message.output)
                     return
-                if isinstance(message.event, wire.Done):
-                    claims.check_end(message.event.outcome.end)
-                call.admit(message)
-                if isinstance(message.event, wire.WantsMore) and call.output_bytes - running.output_bytes < OUTPUT_PENDING_BYTES:
-                    call.slices_ns += running.slice_ns
-                    claims.check_slices(call.slices_ns, generator.limits.cpu_ns)
-                used_ns = self._slice_over(lane)
-                self._call_slice(generator, call, message)
-            case wire.BootSlice() | wire.Loaded() | wire.Rejected():
-                if call is not None or message.program != generator.number:
-                    raise wire.WireError("a report about another program")
-                if isinstance(message, wire.BootSlice):
-                    generator.boot_slices_ns += running.slice_ns
-                    claims.check_slices(generator.boot_slices_ns, generator.limits.boot_cpu_ns)
-                used_ns = self._slice_over(lane)
-                self._program_slice(generator, message)
-            case _:
-                raise wire.WireError(f"{type(message).__name__} out of turn")
+                case wire.BootSlice() | wire.Loaded() | wire.Rejected():
+                    if call is not None or message.program != generator.number:
+                        raise wire.WireError("a report about another program")
+                    if isinstance(message, wire.BootSlice):
+                        generator.boot_slices_ns += running.slice_ns
+                        claims.check_slices(generator.boot_slices_ns, generator.limits.boot_cpu_ns)
+                    used_ns = self._slice_over(lane)
+                    self._program_slice(generator, message)
+                case _:
+                    raise wire.WireError(f"{type(message).__name__} out of turn")
         self.refresh(generator)
         self._charge(
             generator, used_ns, yielded=isinstance(message, wire.CallSlice) and not isinstance(message.event, wire.WantsMore)
@@ -223,12 +232,10 @@ class Dispatcher:
                 else:
                     self.requests.unusable(generator, Outcome(End.BOOT_FAILED, outcome.usage, outcome.detail))
 
-    def _call_slice(self, generator: Generator, call: Job, message: wire.CallSlice) -> None:
-        event = message.event
-        done = isinstance(event, wire.Done)
+    def _call_slice(self, generator: Generator, call: Job, event: wire.WantsMore | wire.WantsAnswer | wire.Done) -> None:
         if call.outcome is not None:
             generator.active.discard(call)
-            if not done:
+            if type(event) is not wire.Done:
                 generator.lane.tell(wire.Abort(call.number))
             return
         match event:
@@ -312,8 +319,8 @@ class Dispatcher:
                     worker.lose("it did not report at the end of its slice")
         self.fleet.sweep(now)
 
-    async def close(self) -> None:
-        """End every request and worker, and await every task."""
+    def close(self) -> Coroutine[Any, Any, None]:
+        """End every request and worker; what is returned ends and awaits every task."""
         self._closed = True
         if self._pump_timer is not None:
             self._pump_timer.cancel()
@@ -324,4 +331,4 @@ class Dispatcher:
                 self.requests.finish(call, closing)
         self.requests.close()
         self.fleet.close()
-        await self._tasks.close()
+        return self._tasks.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+from collections.abc import Callable
 
 from sandbox import wire
 from sandbox.call import EdgeCallRefused, EdgeCalls
@@ -16,6 +17,20 @@ from sandbox.limits import MIB
 MAX_ANSWER_BYTES = 16 * MIB
 """More than a guest can ask for at once, and far from what a frame to a worker holds."""
 _log = logging.getLogger(__name__)
+
+
+async def answer_in_turn(
+    turn: Callable[[], asyncio.Future[None] | None],
+    edge: EdgeCalls,
+    wanted: wire.WantsAnswer,
+    timeout_s: float,
+    answered: Callable[[int | bytes], None],
+) -> None:
+    """Answer it once `turn` lets it pass, and hand the answer over."""
+    waiting = turn()
+    if waiting is not None:
+        await waiting
+    answered(await answer_edge_call(edge, wanted, timeout_s))
 
 
 async def answer_edge_call(edge: EdgeCalls, wanted: wire.WantsAnswer, timeout_s: float) -> int | bytes:

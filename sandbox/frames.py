@@ -41,12 +41,15 @@ class Frames(Generic[T]):
         self._limit = limit_bytes
         self._held = bytearray()
 
-    def whole(self, data: bytes | memoryview) -> T | None:
-        """The message, where `data` is one frame and nothing is held; else None, and `data` is to be fed. Raises as `feed`."""
-        size = len(data) - _HEAD_BYTES
-        if self._held or size < 0 or _HEAD.unpack_from(data)[0] != size or size > self._limit:
+    def whole(self, data: memoryview, size: int) -> T | None:
+        """The message, where the first `size` bytes are one frame and nothing is held; else None, and they are to be fed.
+
+        Raises as `feed`.
+        """
+        payload = size - _HEAD_BYTES
+        if self._held or payload < 0 or _HEAD.unpack_from(data)[0] != payload or payload > self._limit:
             return None
-        return self._decode(memoryview(data)[_HEAD_BYTES:])
+        return self._decode(data[_HEAD_BYTES:size])
 
     def feed(self, data: bytes | memoryview) -> Iterator[T]:
         """The messages that are complete now. Raises WireError on a frame that is too long or not a message."""
@@ -149,11 +152,10 @@ class BlockingChannel(Generic[T]):
                 self.fds.add(ancillary, flags)
             if not size:
                 return None
-            data = self._view[:size]
-            message = self._frames.whole(data)
+            message = self._frames.whole(self._view, size)
             if message is not None:
                 return message
-            self._ready.extend(self._frames.feed(data))
+            self._ready.extend(self._frames.feed(self._view[:size]))
         return self._ready.popleft()
 
     def close(self) -> None:
@@ -186,11 +188,10 @@ class Receiver(Generic[T]):
                 self._fds.add(ancillary, flags)
         except (BlockingIOError, InterruptedError):
             return True
-        data = self._view[:size]
-        message = self._frames.whole(data)
+        message = self._frames.whole(self._view, size)
         if message is not None:
             on_message(message)
             return True
-        for message in self._frames.feed(data):
+        for message in self._frames.feed(self._view[:size]):
             on_message(message)
         return size > 0

@@ -10,7 +10,8 @@ import enum
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from sandbox import wire
 from sandbox.call import EdgeCalls, GuestCall
@@ -49,19 +50,21 @@ class State(enum.Enum):
     ENDED = "ended"
 
 
-@dataclass(slots=True)
 class Running:
     """The slice that a worker has been given and not yet answered."""
 
-    generator: Generator
-    call: Job | None
-    """None while loading and booting."""
-    since: float
-    cpu_ns: int
-    """The worker's CPU clock from where on its time is for the generator's account."""
-    slice_ns: int
-    output_bytes: int = 0
-    """What its request had sent before."""
+    __slots__ = ("call", "cpu_ns", "generator", "output_bytes", "since", "slice_ns")
+
+    def __init__(self, generator: Generator, since: float, cpu_ns: int, slice_ns: int) -> None:
+        self.generator = generator
+        self.call: Job | None = None
+        """None while loading and booting."""
+        self.since = since
+        self.cpu_ns = cpu_ns
+        """The worker's CPU clock from where on its time is for the generator's account."""
+        self.slice_ns = slice_ns
+        self.output_bytes = 0
+        """What its request had sent before."""
 
 
 class Job(GuestCall):
@@ -131,9 +134,10 @@ class Job(GuestCall):
             if self.log_bytes > limits.log_bytes:
                 raise wire.WireError("more log than the limit allows")
             self.on_log(self, report.log)
-        if isinstance(report.event, wire.WantsAnswer):
+        event = report.event
+        if type(event) is wire.WantsAnswer:
             self.edge_calls += 1
-            self.sub_requests += report.event.kind == "fetch"
+            self.sub_requests += event.kind == "fetch"
             if self.edge_calls > limits.edge_calls or self.sub_requests > limits.sub_requests:
                 raise wire.WireError("more edge calls than the limits allow")
 
@@ -336,16 +340,8 @@ class Lane:
 
 
 def _completed(usage: Usage, wall_ns: int, dropped: int) -> Usage:
-    """With its time, and without the log dropped here. By hand: dataclasses.replace takes seven times as long."""
-    return Usage(
-        usage.cpu_ns,
-        wall_ns,
-        usage.output_bytes,
-        max(0, usage.log_bytes - dropped),
-        usage.log_dropped_bytes + dropped,
-        usage.edge_calls,
-        usage.sub_requests,
-        usage.system_calls,
-        usage.unknown_calls,
-        usage.pages_written,
-    )
+    """With its time, and without the log dropped here."""
+    if not dropped:
+        return replace(usage, wall_ns=wall_ns)
+    log_bytes, log_dropped_bytes = max(0, usage.log_bytes - dropped), usage.log_dropped_bytes + dropped
+    return replace(usage, wall_ns=wall_ns, log_bytes=log_bytes, log_dropped_bytes=log_dropped_bytes)

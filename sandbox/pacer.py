@@ -93,22 +93,17 @@ class Pacer:
             generator.log_untold_bytes = 0
             call.tell(notice)
 
-    def takes_turn(self, generator: Generator, flow: Flow) -> bool:
-        """Whether one call may be made at once; it counts then."""
+    def turn(self, generator: Generator, flow: Flow) -> asyncio.Future[None] | None:
+        """When one call may be made: None at once, and it counts; else when this is done. Who cancels it gives its place up."""
         keeper, line = self._way(generator, flow)
-        return keeper.gate.take(line, 1, keeper.now_ns())
-
-    async def turn(self, generator: Generator, flow: Flow) -> None:
-        """Return when one call may be made."""
-        keeper, line = self._way(generator, flow)
+        if keeper.gate.take(line, 1, keeper.now_ns()):
+            return None
         generator.delayed += 1
         here: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         ticket = keeper.gate.wait(line, 1, lambda: _settle(here), keeper.now_ns())
+        here.add_done_callback(lambda _: keeper.gate.leave(ticket))
         keeper.wind()
-        try:
-            await here
-        finally:
-            keeper.gate.leave(ticket)
+        return here
 
     def close(self) -> None:
         """Let nothing pass any more."""

@@ -14,7 +14,7 @@ from typing import Protocol, assert_never
 from sandbox import wire
 from sandbox.call import EdgeCalls, GuestCall, refused
 from sandbox.deadlines import Deadlines
-from sandbox.edge import answer_edge_call
+from sandbox.edge import answer_in_turn
 from sandbox.lane import Generator, Job, Lane, State
 from sandbox.limits import SECOND_NS
 from sandbox.outcome import End, Outcome, Usage
@@ -183,7 +183,15 @@ class Requests:
     def ask_edge(self, call: Job, wanted: wire.WantsAnswer) -> None:
         """The guest waits for an edge call."""
         call.state = State.CALLING
-        call.edge_task = self._tasks.start(self._answer(call, wanted))
+        flow = Flow.SUB_REQUESTS if wanted.kind == "fetch" else Flow.EDGE_CALLS
+        answering = answer_in_turn(
+            lambda: self.pacer.turn(call.generator, flow),
+            call.edge,
+            wanted,
+            self._policy.edge_call_s,
+            lambda answer: self._answered(call, answer),
+        )
+        call.edge_task = self._tasks.start(answering)
 
     def close(self) -> None:
         """End what is only on its way to its reader."""
@@ -192,11 +200,7 @@ class Requests:
         self.pacer.close()
         self._deadlines.close()
 
-    async def _answer(self, call: Job, wanted: wire.WantsAnswer) -> None:
-        flow = Flow.SUB_REQUESTS if wanted.kind == "fetch" else Flow.EDGE_CALLS
-        if not self.pacer.takes_turn(call.generator, flow):
-            await self.pacer.turn(call.generator, flow)
-        answer = await answer_edge_call(call.edge, wanted, self._policy.edge_call_s)
+    def _answered(self, call: Job, answer: int | bytes) -> None:
         call.edge_task = None
         if call.state is State.CALLING:
             call.answer = answer
