@@ -24,6 +24,8 @@ from sandbox.monitor import Monitor, NoEdge
 from sandbox.policies import DispatchPolicy, FleetPolicy, MonitorPolicy
 
 _ROUNDS: Final = 5
+_SPIN_S: Final = 1.0
+"""In each round, and of each kind."""
 _LIMITS: Final = replace(DEFAULT_LIMITS, cpu_ns=3600 * SECOND_NS, wall_ns=3600 * SECOND_NS, vms=1)
 
 
@@ -59,6 +61,8 @@ class Times:
     """How late the monitor's event loop woke to ask."""
     strangers: float
     """CPUs that programs which have nothing to do with this used meanwhile: a figure is as quiet as its machine."""
+    own_cpu: float
+    """Of one CPU, what the monitor's process gets when it wants all of it: what is left for answers out of the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,7 @@ class Figures:
                 f"           of it queued {times.queued_p50_ms:.2f} and {times.queued_p99_ms:.2f}, to the worker and back"
                 f" {times.away_p50_ms:.2f} and {times.away_p99_ms:.2f} (p50 and p99)",
                 f"           event loop late by {times.late_p99_ms:.2f} (p99); other programs used {times.strangers:.2f} CPUs",
+                f"           of one CPU the monitor's own process gets {times.own_cpu:.2f}, if it wants all",
             ]
         return "\n".join(rows)
 
@@ -90,6 +95,7 @@ class _Phase:
     late_ms: list[float] = field(default_factory=list)
     seconds: float = 0.0
     strangers_s: float = 0.0
+    own_cpu: list[float] = field(default_factory=list)
 
     def times(self) -> Times:
         whole = [asked.whole_ms for asked in self.asked]
@@ -105,6 +111,7 @@ class _Phase:
             _quantile(away, 0.99),
             _quantile(self.late_ms, 0.99),
             self.strangers_s / self.seconds,
+            sum(self.own_cpu) / len(self.own_cpu),
         )
 
 
@@ -121,6 +128,7 @@ async def measure(loops: int, seconds: float, rate: float) -> Figures:
             await _one(monitor)
         for _ in range(_ROUNDS):
             await _ask(monitor, seconds / _ROUNDS, rate, alone)
+            await _spin(alone)
             calls = [monitor.call(f"loop{number}", REQUEST, edge=NoEdge(), log=lambda _: None) for number in range(loops)]
             readers = [asyncio.create_task(_read(call)) for call in calls]
             try:
@@ -129,6 +137,7 @@ async def measure(loops: int, seconds: float, rate: float) -> Figures:
                 ):
                     await asyncio.sleep(0.05)
                 await _ask(monitor, seconds / _ROUNDS, rate, beside)
+                await _spin(beside)
             finally:
                 for reader in readers:
                     reader.cancel()
@@ -149,6 +158,15 @@ async def _ask(monitor: Monitor, seconds: float, rate: float, phase: _Phase) -> 
     phase.asked.extend(await asyncio.gather(*asked))
     phase.seconds += loop.time() - started
     phase.strangers_s += max(0.0, _busy_s() - busy_s - (_ours_s(monitor) - ours_s))
+
+
+async def _spin(phase: _Phase) -> None:
+    """Use the CPU in short turns of the event loop, as serving does."""
+    started, cpu_s = time.perf_counter(), time.process_time()
+    while (passed := time.perf_counter() - started) < _SPIN_S:
+        sum(range(2000))
+        await asyncio.sleep(0)
+    phase.own_cpu.append((time.process_time() - cpu_s) / passed)
 
 
 async def _one(monitor: Monitor) -> Asked:
