@@ -130,8 +130,8 @@ class KvmVcpu(SlicedVcpu):
         self._page = self._machine.page
         self._general, self._special = b"", b""
         """Registers and special registers of the state that was loaded last, as they stand in struct kvm_run."""
-        self._fpu = bytearray(api.XSAVE_BYTES)
-        """Its struct kvm_xsave."""
+        self._fpu = bytearray()
+        """Its struct kvm_xsave, once it has been needed."""
         self._entrance = b""
         """Registers that have ring 3 itself arrive at that state; empty where it may not: see `restoring`."""
         self._restores = False
@@ -165,7 +165,7 @@ class KvmVcpu(SlicedVcpu):
     def complete(self, result: int) -> None:
         if self._restores and not 0 <= result < USER_TOP:  # kvm_pvm enters ring 3 otherwise with such an RSP
             self._put(self._general)
-            self._machine.transfer(api.SET_XSAVE, self._fpu)
+            self._set_fpu()
             self._restores = False
         _WORD.pack_into(self._page, _RSP_OFFSET if self._restores else _RAX_OFFSET, result & _MASK)
         self._page[api.DIRTY_OFFSET] |= api.REGS
@@ -186,7 +186,7 @@ class KvmVcpu(SlicedVcpu):
         self._restores = bool(self._entrance)
         self._put(self._entrance or self._general)
         if not self._restores:
-            self._machine.transfer(api.SET_XSAVE, self._fpu)
+            self._set_fpu()
 
     def extended_state(self) -> bytes:
         """Its struct kvm_xsave, as of the last stop."""
@@ -216,7 +216,7 @@ class KvmVcpu(SlicedVcpu):
 
     def _prepare(self, state: CpuState) -> None:
         self._loaded = state
-        self._fpu[:] = (state.fpu + _X87_SSE).ljust(api.XSAVE_BYTES, b"\0")
+        self._fpu.clear()
         rflags = state.rflags & RFLAGS_KEPT | RFLAGS_FIXED
         sregs = api.SpecialRegisters.from_buffer_copy(self._fresh)
         sregs.fs.base, sregs.gs.base = state.fs_base, state.gs_base
@@ -225,6 +225,11 @@ class KvmVcpu(SlicedVcpu):
         entrance = restoring.entrance(state)
         usable = entrance is not None and self._holds(state) and self._may_restore()
         self._entrance = _registers(*entrance, rflags) if entrance is not None and usable else b""
+
+    def _set_fpu(self) -> None:
+        if not self._fpu and self._loaded is not None:
+            self._fpu += (self._loaded.fpu + _X87_SSE).ljust(api.XSAVE_BYTES, b"\0")
+        self._machine.transfer(api.SET_XSAVE, self._fpu)
 
     def _holds(self, state: CpuState) -> bool:
         at, content = restoring.piece(self._layout, state)
