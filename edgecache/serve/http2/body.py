@@ -27,7 +27,7 @@ class StreamBody:
         *,
         hint: Callable[[Response], None],
         consumed: Callable[[int], None],
-        timeout: float,
+        timeout: float | None,
         max_bytes: int,
     ) -> None:
         """`consumed` hears of flow-controlled bytes (RFC 9113, 6.9.1) that are buffered no longer; `timeout` in seconds."""
