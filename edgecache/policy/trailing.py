@@ -51,19 +51,26 @@ _NEVER_UP: Final = _NEVER | {
     "accept-language",
     "cdn-loop",
     "forwarded",
+    "front-end-https",
     "origin",
     "referer",
     "surrogate-capability",
     "traceparent",
     "tracestate",
     "user-agent",
+    "x-host",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
+    "x-original-host",
+    "x-original-url",
     "x-real-ip",
     "x-request-id",
+    "x-rewrite-url",
+    "x-url-scheme",
 }
-"""Besides: what selects the response or says who asks. An origin that merges trailers with the head would believe it."""
+"""Besides: what selects the response, or says who asks and for what. An origin that merges trailers with the head would believe
+it."""
 _NEVER_BEGIN: Final = ("if-",)
 _NEVER_BEGIN_UP: Final = ("if-", "access-control-", "proxy-", "sec-", "x-forwarded-")
 MAX_TRAILERS: Final = 64

@@ -41,6 +41,12 @@ class Opened(Protocol):
         """
         ...
 
+    async def join_stream(
+        self, client: AsyncIterator[bytes], send: Callable[[bytes], Awaitable[None]], idle_seconds: float
+    ) -> tuple[int, int]:
+        """As `join`, where the client has one stream of a connection: what comes from it, and what sends to it."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:

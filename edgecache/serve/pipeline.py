@@ -31,7 +31,7 @@ from edgecache.policy.lookup import (
 )
 from edgecache.policy.message import Request, Response
 from edgecache.policy.purging import Purge
-from edgecache.policy.upgrading import Upgradable, asked
+from edgecache.policy.upgrading import Upgradable, accepted, asked, by_extended_connect
 from edgecache.serve.answer import Answer, HeldBody
 from edgecache.serve.asking import Asker, coded
 from edgecache.serve.assembling import assemble
@@ -47,9 +47,9 @@ from edgecache.serve.purger import Purger
 from edgecache.serve.renewing import Renewer
 from edgecache.serve.respond import Outcome, Responder
 from edgecache.serve.settings import ServeSettings
-from edgecache.serve.upgrading import Upgrades
+from edgecache.serve.upgrading import OpenTunnel, Upgrades
 from edgecache.sites import Route, Site, SiteTable
-from edgecache.source import Body, Interim, Reply, Source, SourceError
+from edgecache.source import Body, Culprit, Interim, Reply, Source, SourceError
 from edgecache.store import Entry, Store, StoredBody
 from edgecache.upstream.background import Background
 from edgecache.upstream.collapse import Flights, Private, Stream
@@ -277,6 +277,8 @@ class Pipeline:
             return self.respond.own_options(call)
         if self._upgrades is not None and (protocol := self._upgrades.wanted(call)) is not None:
             return await self._guarded(call, self._switch(call, self._upgrades, protocol))
+        if by_extended_connect(request):
+            return self.respond.refused(call, 501, "No WebSockets are passed on here.", outcome=Outcome("none", "method"))
         lookup = None if call.trace is None else call.trace.begin("cache lookup")
         entry = self._stored(route, request)
         if entry is not None and isinstance(entry.body, StoredBody) and not await sound(entry.body):
@@ -336,6 +338,8 @@ class Pipeline:
         opened = await upgrades.open(call, self._asker.forwarded(call), protocol)
         decision = Bypass(BypassReason.UPGRADE)
         outcome = Outcome("bypass", decision.reason)
+        if by_extended_connect(call.request):
+            await _check_switched(call.request, opened)
         if isinstance(opened, Reply):
             return self.respond.passed(call, decision, opened, opened.body, outcome)
         return self.respond.switched(call, decision, opened, outcome)
@@ -369,3 +373,14 @@ class Pipeline:
             self._purger.invalidate(uri)
         if uris and self._siblings is not None:
             await self._siblings.invalidate(uris)
+
+
+async def _check_switched(request: Request, opened: Reply | OpenTunnel) -> None:
+    """The client takes 2xx for an open tunnel, and cannot see what the origin has accepted. Raises SourceError."""
+    if isinstance(opened, Reply):
+        if 200 <= opened.response.status < 300:
+            await opened.body.close()
+            raise SourceError(Culprit.ORIGIN, "protocol", f"status {opened.response.status} in answer to an upgrade")
+    elif not accepted(request, opened.head):
+        opened.close()
+        raise SourceError(Culprit.ORIGIN, "protocol", "a 101 that accepts another request")

@@ -1,5 +1,5 @@
-"""Connections without TLS on which either protocol may be spoken: HTTP/2 where the client begins with its preface, that is with
-prior knowledge (RFC 9113 section 3.3), else HTTP/1.1.
+"""Connections without TLS on which either protocol may be spoken: HTTP/2 where the client begins with its preface, called prior
+knowledge (RFC 9113 section 3.3), else HTTP/1.1.
 
 `listener` makes one for each where `serve.h2c` says so, and keeps it among its connections until the first bytes have told.
 """

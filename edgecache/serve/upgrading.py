@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Protocol, cast
 
@@ -16,6 +16,7 @@ from edgecache.policy.upgrading import Upgradable, asked, fields_of
 from edgecache.serve.answer import Opened
 from edgecache.serve.call import Call
 from edgecache.serve.settings import ServeSettings
+from edgecache.serve.stream_tunnel import join_stream
 from edgecache.source import Culprit, Reply, SourceError
 from edgecache.upstream.tunnel import Tunnel, TunnelClient
 
@@ -99,6 +100,14 @@ class OpenTunnel(Opened):
             up.leave()
             self.close()
         return up.received, down.received
+
+    async def join_stream(
+        self, client: AsyncIterator[bytes], send: Callable[[bytes], Awaitable[None]], idle_seconds: float
+    ) -> tuple[int, int]:
+        try:
+            return await join_stream(self._tunnel, client, send, idle_seconds)
+        finally:
+            self.close()
 
 
 class _Losing(Protocol):

@@ -28,10 +28,10 @@ class StreamBody:
         *,
         hint: Callable[[Response], None],
         consumed: Callable[[int], None],
-        pace: BodyPace,
+        pace: BodyPace | None,
         max_bytes: int,
     ) -> None:
-        """`consumed` hears of flow-controlled bytes (RFC 9113, 6.9.1) that are buffered no longer."""
+        """`consumed` hears of flow-controlled bytes (RFC 9113, 6.9.1) that are buffered no longer; without `pace` there is no hurry."""
         self._hint = hint
         self._consumed = consumed
         self._pace = pace
@@ -118,9 +118,10 @@ class StreamBody:
         self._waiter = loop.create_future()
         began = loop.time()
         try:
-            async with asyncio.timeout(self._pace.left):
+            async with asyncio.timeout(None if self._pace is None else self._pace.left):
                 await self._waiter
-            self._pace.waited(loop.time() - began, sum(len(data) for data, _ in self._chunks))
+            if self._pace is not None:
+                self._pace.waited(loop.time() - began, sum(len(data) for data, _ in self._chunks))
         except TimeoutError:
             raise SourceError(Culprit.CLIENT, "body-timeout", status=408) from None
         finally:

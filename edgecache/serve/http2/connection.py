@@ -336,6 +336,9 @@ class Http2Connection(asyncio.Protocol):
         if self._streams:
             self._out.say_goaway(ErrorCodes.NO_ERROR)
         self._draining = True
+        for stream in list(self._streams.values()):
+            if stream.tunnel is not None:
+                stream.tunnel.close()
         self._close_if_done()
 
     def reset(self) -> None:

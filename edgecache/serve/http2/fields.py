@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from edgecache.policy.connection import HOP_BY_HOP
 from edgecache.policy.message import Response
 from edgecache.policy.trailing import MAX_TRAILERS
+from edgecache.policy.upgrading import from_extended_connect
 from edgecache.serve.guard import STATUS, Fault, Head, Violation, assemble, authority_of
 from edgecache.serve.http2.hpack import CONTENT_LENGTH, PREPARED, Fields, encode
 from edgecache.serve.settings import ServeSettings
@@ -27,7 +29,7 @@ _VALUE: Final = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[
 """No control characters, and no white space around it."""
 _METHOD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET: Final = re.compile(rb"[\x21\x22\x24-\x7e]+")
-_PSEUDO: Final = frozenset({b":method", b":scheme", b":authority", b":path"})
+_PSEUDO: Final = frozenset({b":method", b":scheme", b":authority", b":path", b":protocol"})
 _CONNECTION_SPECIFIC: Final = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
 _ENTRY_OVERHEAD: Final = 32
 """RFC 9113 section 6.5.2: what each field counts besides its bytes."""
@@ -70,6 +72,10 @@ def list_bytes(fields: Fields) -> int:
 def request_head(fields: Fields, settings: ServeSettings, scheme: str, *, ended: bool) -> Head:
     """The request that a field list states; `ended`: no body follows. Raises Malformed, or Violation where an answer says why."""
     pseudo, regular = _split(fields)
+    own: tuple[tuple[str, str], ...] = ()
+    if b":protocol" in pseudo:
+        own = _extended(pseudo, ended=ended)
+        regular = [field for field in regular if field[0] != b"sec-websocket-key"]
     method, target, authority = _addressed(pseudo)
     if len(target) > settings.max_target_bytes:
         raise Violation(Fault.TARGET_TOO_LONG, f"the request target may have {settings.max_target_bytes} bytes")
@@ -92,6 +98,7 @@ def request_head(fields: Fields, settings: ServeSettings, scheme: str, *, ended:
     if cookies:
         # RFC 9113 section 8.2.3.
         headers.add("Cookie", "; ".join(cookies))
+    headers.extend(own)
     try:
         head = assemble(method, target, False, CIMultiDictProxy(headers), settings, scheme=scheme, version="2.0")
     except Violation as violation:
@@ -132,6 +139,23 @@ def _split(fields: Fields) -> tuple[dict[bytes, bytes], Fields]:
             raise Malformed("a field of HTTP/1.1 connections")
         regular.append((name, value))
     return pseudo, regular
+
+
+def _extended(pseudo: dict[bytes, bytes], *, ended: bool) -> tuple[tuple[str, str], ...]:
+    """An extended CONNECT (RFC 8441 section 4) becomes in `pseudo` the request that says the same in HTTP/1.1, by these fields.
+
+    One for a protocol that is not known stays a CONNECT, which nobody answers with 2xx.
+    """
+    if pseudo.get(b":method") != b"CONNECT":
+        raise Malformed(":protocol is for CONNECT")
+    if ended or not pseudo.get(b":authority"):
+        raise Malformed("an extended CONNECT has :authority, and goes on")
+    if pseudo.pop(b":protocol").lower() != b"websocket":
+        pseudo.pop(b":scheme", None)
+        pseudo.pop(b":path", None)
+        return ()
+    pseudo[b":method"] = b"GET"
+    return from_extended_connect(os.urandom(16))
 
 
 def _addressed(pseudo: dict[bytes, bytes]) -> tuple[str, str, bytes | None]:

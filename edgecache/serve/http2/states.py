@@ -35,7 +35,8 @@ class States(H2Connection):
             normalize_outbound_headers=False,
         )
         super().__init__(config)
-        self.local_settings = Settings(client=False, initial_values={SettingCodes.MAX_HEADER_LIST_SIZE: settings.max_head_bytes})
+        said = {SettingCodes.MAX_HEADER_LIST_SIZE: settings.max_head_bytes, SettingCodes.ENABLE_CONNECT_PROTOCOL: 1}
+        self.local_settings = Settings(client=False, initial_values=said)
         # A list that is too long, but can be read, gets an answer.
         self.fields = FieldDecoder(2 * settings.max_head_bytes)
         self.decoder = self.fields

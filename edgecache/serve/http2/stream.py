@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import suppress
 from functools import partial
 from typing import Final, Protocol
 
 from edgecache.observe.record import HTTP_2
+from edgecache.policy.fields import freeze, without
 from edgecache.policy.message import Response
+from edgecache.policy.upgrading import by_extended_connect
+from edgecache.serve.answer import Answer, Opened
 from edgecache.serve.body_pace import BodyPace
 from edgecache.serve.exchange import Exchange
 from edgecache.serve.guard import Head, Violation
@@ -22,7 +26,9 @@ from edgecache.serve.http2.writer import write_answer
 from edgecache.serve.interim import InterimWriter
 from edgecache.serve.pipeline import Pipeline
 from edgecache.serve.settings import ServeSettings
+from edgecache.serve.writer import Sent
 
+_NOT_OVER_HTTP_2: Final = frozenset({"sec-websocket-accept"})
 _IN_A_ROW_BYTES: Final = 64 << 10
 """What a stream may send before others have a turn, however fast the client reads."""
 
@@ -64,13 +70,18 @@ class Stream:
         self._in_a_row = 0
         self.task: asyncio.Task[None] | None = None
         self.body: StreamBody | None = None
+        self.tunnel: Opened | None = None
+        """What the stream is an end of."""
+        self._asks_for_tunnel = isinstance(said, Head) and by_extended_connect(said.request)
+        self._tunnel_idle_seconds = settings.tunnel_idle_timeout
         if isinstance(said, Head) and not ended:
             self.body = StreamBody(
                 said,
                 hint=self.hint,
                 consumed=partial(peer.consumed, stream_id),
-                pace=BodyPace(settings.body_timeout, settings.body_rate),
-                max_bytes=settings.max_body_bytes,
+                # What comes through a tunnel has no end; that nothing moves is noticed by whoever joins its sides.
+                pace=None if self._asks_for_tunnel else BodyPace(settings.body_timeout, settings.body_rate),
+                max_bytes=sys.maxsize if self._asks_for_tunnel else settings.max_body_bytes,
             )
 
     def exchange(self, pipeline: Pipeline, client: str) -> Exchange:
@@ -86,7 +97,26 @@ class Stream:
                 await exchange.refuse(self._said, partial(write_answer, self, method="GET"))
             return
         interim = InterimWriter(self.hint, self._edge_id)
+        if self._asks_for_tunnel:
+            await exchange.run(None, interim, self._write_or_switch)
+            return
         await exchange.run(self.body, interim, partial(write_answer, self, method=self._said.method))
+
+    async def _write_or_switch(self, answer: Answer) -> Sent:
+        """RFC 8441 section 5: a tunnel is told by 200, and its key stays with whoever made it."""
+        tunnel, body = answer.tunnel, self.body
+        if tunnel is None or body is None:
+            return await write_answer(self, answer, method="GET")
+        self.tunnel = tunnel
+        try:
+            headers = freeze(without(answer.response.headers, _NOT_OVER_HTTP_2))
+            self.send_head(response_fields(Response(200, "", headers), length=None, extra=answer.extra), end=False)
+            send = partial(self.send_body, end=False)
+            sent, received = await tunnel.join_stream(body, send, self._tunnel_idle_seconds)
+            await self.send_body(b"", end=True)
+        finally:
+            await answer.close()
+        return Sent(body_bytes=sent, received_bytes=received)
 
     def abandon(self) -> None:
         """Nobody waits for the answer any more."""

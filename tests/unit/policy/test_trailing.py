@@ -23,13 +23,12 @@ def test_nothing_is_announced_without_the_field() -> None:
 
 
 def test_what_a_merging_origin_would_believe_is_not_let_through() -> None:
-    forbidden = (
-        "host, content-length, transfer-encoding, trailer, te, connection, upgrade, expect, authorization, cookie, "
-        "range, if-match, via, forwarded, x-forwarded-for, x-forwarded-any, cdn-loop, x-real-ip, x-request-id, x-http- "
-        "method-override, proxy-authorization, sec-fetch-site, access-control-request-method, accept, accept-encoding, "
-        "origin, traceparent, max-forwards"
-    )
-    assert announced(request(("Trailer", forbidden))) == ()
+    forbidden = """
+        host content-length transfer-encoding trailer te connection upgrade expect authorization cookie range if-match
+        via forwarded x-forwarded-for x-forwarded-any cdn-loop x-real-ip x-original-url x-request-id x-http-method-override
+        proxy-authorization sec-fetch-site access-control-request-method accept accept-encoding origin traceparent max-forwards
+    """
+    assert [name for name in forbidden.split() if announced(request(("Trailer", name)))] == []
 
 
 def test_what_is_no_name_is_not_announced() -> None:
