@@ -84,6 +84,8 @@ class Answer:
     async def read(self, limit_bytes: int) -> bytes:
         """The whole body. SourceError when it ends early or is longer than `limit_bytes`."""
         if isinstance(self.body, bytes):
+            if len(self.body) > limit_bytes:
+                raise _too_large(limit_bytes)
             return self.body
         chunks: list[bytes] = []
         size = 0
@@ -91,11 +93,15 @@ class Answer:
             async for chunk in self.body:
                 size += len(chunk)
                 if size > limit_bytes:
-                    raise SourceError(Culprit.ORIGIN, "too-large", f"more than {limit_bytes} bytes")
+                    raise _too_large(limit_bytes)
                 chunks.append(chunk)
         finally:
             await self.close()
         return b"".join(chunks)
+
+
+def _too_large(limit_bytes: int) -> SourceError:
+    return SourceError(Culprit.ORIGIN, "too-large", f"more than {limit_bytes} bytes")
 
 
 class HeldBody:

@@ -351,6 +351,21 @@ async def test_what_an_origin_says_in_a_generators_place_does_not_outlast_the_fa
         assert (await edge.fetch("/gen/x")).body == b""
 
 
+async def test_a_sub_request_is_bounded_whether_its_answer_is_stored_or_not() -> None:
+    """What is stored is handed over in one piece: a guest would have the loop copy it whole."""
+    async with origin_of(plain(b"x" * 100_000, Cache_Control="max-age=60")) as origin, edge_for(origin.url) as edge:
+        site = edge.sites.snapshot.sites[0]
+        request = Request("GET", "http", "a", "/big", freeze([("Host", "a")]))
+        for limit in (99_999, 100_000, 99_999):
+            answer = await edge.pipeline.fetch_through(site, request)
+            if limit < 100_000:
+                with pytest.raises(SourceError, match="too-large"):
+                    await answer.read(limit)
+            else:
+                assert len(await answer.read(limit)) == limit
+        assert edge.store.stats().entries == 1
+
+
 async def test_an_idle_connection_is_ended_before_its_origin_ends_it() -> None:
     ended = asyncio.Event()
 
