@@ -31,7 +31,7 @@ class StreamBody:
         pace: BodyPace | None,
         max_bytes: int,
     ) -> None:
-        """`consumed` hears of flow-controlled bytes (RFC 9113, 6.9.1) that are buffered no longer; without `pace` there is no hurry."""
+        """`consumed` hears of flow-controlled bytes (RFC 9113, 6.9.1) buffered no longer. Without `pace` there is no hurry."""
         self._hint = hint
         self._consumed = consumed
         self._pace = pace
