@@ -74,7 +74,7 @@ it."""
 _NEVER_BEGIN: Final = ("if-",)
 _NEVER_BEGIN_UP: Final = ("if-", "access-control-", "proxy-", "sec-", "x-forwarded-")
 MAX_TRAILERS: Final = 64
-"""Fields of one trailer section, and names announced."""
+"""Fields of one trailer section that is passed on, and names announced. RFC 9110 section 6.5: others may be dropped."""
 
 
 def wants_trailers(request: Request) -> bool:

@@ -297,8 +297,8 @@ class BodyFraming:
         self.complete = False
 
     def trailers(self) -> tuple[tuple[str, str], ...]:
-        """The fields after a chunked body that is complete; else none."""
-        return tuple(self._trailers) if self.complete else ()
+        """The fields after a chunked body that is complete; else none, and none where they are too many to be kept."""
+        return tuple(self._trailers) if self.complete and len(self._trailers) <= MAX_TRAILERS else ()
 
     def advance(self, data: bytes, start: int) -> int:
         """The position after the bytes of `data` that belong to this body. Raises Violation."""
@@ -361,11 +361,10 @@ class BodyFraming:
             self.complete = True
         elif _FIELDS.fullmatch(b"\r\n" + line) is None:
             raise Violation(Fault.CHUNK, "a trailer is not a field line")
-        elif len(self._trailers) >= MAX_TRAILERS:
-            raise Violation(Fault.CHUNK, f"a request may have {MAX_TRAILERS} trailer fields")
         else:
             self._trailer_bytes += len(line) + 2
-            self._trailers.append(_field(line))
+            if len(self._trailers) <= MAX_TRAILERS:
+                self._trailers.append(_field(line))
 
     def _on_size(self, line: bytes) -> None:
         size = _CHUNK_SIZE.fullmatch(line)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from edgecache.policy.fields import freeze
 from edgecache.policy.message import Response
+from edgecache.policy.trailing import MAX_TRAILERS
 from edgecache.serve.body_pace import BodyPace
 from edgecache.serve.client_body import CLIENT_GONE
 from edgecache.serve.guard import STATUS, Fault, Head
@@ -67,8 +68,8 @@ class StreamBody:
         return self._trailers
 
     def trail(self, fields: Sequence[tuple[str, str]]) -> None:
-        """What follows the body, which ends now."""
-        self._trailers = tuple(fields)
+        """What follows the body, which ends now. Too many are not kept."""
+        self._trailers = tuple(fields) if len(fields) <= MAX_TRAILERS else ()
 
     def end(self) -> bool:
         """The client has sent all. False: that is less than Content-Length says."""

@@ -17,7 +17,6 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from edgecache.policy.connection import HOP_BY_HOP
 from edgecache.policy.message import Response
-from edgecache.policy.trailing import MAX_TRAILERS
 from edgecache.policy.upgrading import from_extended_connect
 from edgecache.serve.guard import STATUS, Fault, Head, Violation, assemble, authority_of
 from edgecache.serve.http2.hpack import CONTENT_LENGTH, PREPARED, Fields, encode
@@ -116,8 +115,6 @@ def trailer_fields(fields: Fields) -> list[tuple[str, str]]:
     pseudo, regular = _split(fields)
     if pseudo:
         raise Malformed("a pseudo-header field in trailers")
-    if len(regular) > MAX_TRAILERS:
-        raise Malformed(f"more than {MAX_TRAILERS} trailer fields")
     return [(name.decode("ascii"), value.decode("utf-8", "surrogateescape")) for name, value in regular if name != CONTENT_LENGTH]
 
 
