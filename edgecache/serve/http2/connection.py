@@ -26,6 +26,7 @@ from h2.events import (
 from h2.exceptions import H2Error, ProtocolError
 from hyperframe.frame import GoAwayFrame
 
+from edgecache.serve.body_pace import BodyPace
 from edgecache.serve.client_body import CLIENT_GONE
 from edgecache.serve.guard import Violation
 from edgecache.serve.http2.fields import FieldReader, Malformed, trailer_fields
@@ -91,7 +92,8 @@ class Http2Connection(asyncio.Protocol):
         self._draining = False
         self._written = 0
         self._last_sent = 0
-        self._last_progress = now
+        self._last_look = now
+        self._taking = BodyPace(settings.write_timeout, settings.write_rate)
 
     # The transport's calls.
 
@@ -414,13 +416,16 @@ class Http2Connection(asyncio.Protocol):
             self._end(ErrorCodes.NO_ERROR)
         waiting = transport.get_write_buffer_size()
         gone_out = self._written - waiting
-        if waiting == 0 or gone_out != self._last_sent:
-            self._last_sent, self._last_progress = gone_out, now
-        elif now - self._last_progress > settings.write_timeout:
+        if waiting == 0:
+            self._taking.rest()
+        elif self._taking.left:
+            self._taking.waited(now - self._last_look, gone_out - self._last_sent)
+        else:
             transport.abort()
             return
+        self._last_sent, self._last_look = gone_out, now
         for stream in list(self._streams.values()):
-            if stream.blocked_since is not None and now - stream.blocked_since > settings.write_timeout:
+            if stream.blocked_since is not None and now - stream.blocked_since > stream.taking.left:
                 stream.cancel()
 
     def fade(self) -> None:
