@@ -148,6 +148,7 @@ SERVE: Final[Table] = {
     "body_rate": ("body_rate", _size(1, _GIB)),
     "keepalive_timeout": ("keepalive_timeout", _time(0.1, 3600)),
     "write_timeout": ("write_timeout", _time(0.1, 3600)),
+    "write_rate": ("write_rate", _size(1, _GIB)),
     "drain_timeout": ("drain_timeout", _time(0, 3600)),
     "linger_timeout": ("linger_timeout", _time(0, 60)),
     "max_connections": ("max_connections", _count(1, 10_000_000)),

@@ -1,18 +1,20 @@
-"""How long a client is waited for that sends a body: some time for each read, and on the whole no longer than a least rate takes.
+"""How long a client is waited for that sends or takes a body: some time for each step, and no longer on the whole than
+a least rate takes.
 
-Values only. `client_body` and `http2.body` ask; while the body waits for its reader no time passes for the client.
+Values only. `client_body` and `http2.body` ask for what is sent, `sending` and `http2` for what is taken; while a body waits for
+somebody else no time passes for the client.
 """
 
 from __future__ import annotations
 
 
 class BodyPace:
-    """One request body's."""
+    """One body's."""
 
     __slots__ = ("_allowed", "_rate", "_timeout")
 
     def __init__(self, timeout: float, rate: int) -> None:
-        """`timeout`: seconds that a read may take, and that the whole may be behind `rate`, in bytes a second."""
+        """`timeout`: seconds that a step may take, and that the whole may be behind `rate`, in bytes a second."""
         self._timeout = timeout
         self._rate = rate
         self._allowed = timeout
@@ -23,5 +25,9 @@ class BodyPace:
         return max(0.0, self._allowed)
 
     def waited(self, seconds: float, size: int) -> None:
-        """So many bytes came after so long."""
+        """So many bytes passed after so long."""
         self._allowed = min(self._timeout, self._allowed - seconds + size / self._rate)
+
+    def rest(self) -> None:
+        """Nothing is waited for."""
+        self._allowed = self._timeout

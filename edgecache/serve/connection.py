@@ -70,6 +70,7 @@ class Connection(Sending, Turns):
         super().__init__(
             server,
             write_timeout=settings.write_timeout,
+            write_rate=settings.write_rate,
             loop=loop,
             keepalive_timeout=settings.keepalive_timeout,
             access_log=None,

@@ -14,6 +14,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from edgecache.serve.body_pace import BodyPace
 from edgecache.serve.sendfile import send_file
 
 _RESET = struct.pack("ii", 1, 0)
@@ -23,16 +24,17 @@ _RESET = struct.pack("ii", 1, 0)
 class Sending(RequestHandler):
     """A part of a connection; implements `writer.Wire`."""
 
-    __slots__ = ("_last_progress", "_last_sent", "_write_timeout", "_written")
+    __slots__ = ("_last_look", "_last_sent", "_taking", "_write_timeout", "_written")
 
-    def __init__(self, server: web.Server, *, write_timeout: float, **options: Any) -> None:
-        """`write_timeout`: seconds for which a client may take nothing. `options`: aiohttp's."""
+    def __init__(self, server: web.Server, *, write_timeout: float, write_rate: int, **options: Any) -> None:
+        """`write_timeout`: seconds for which a client may take nothing; `write_rate`: bytes a second. `options`: aiohttp's."""
         super().__init__(server, **options)
         self._write_timeout = write_timeout
+        self._taking = BodyPace(write_timeout, write_rate)
         self._written = 0
         """Bytes given to the transport."""
         self._last_sent = 0
-        self._last_progress = 0.0
+        self._last_look: float | None = None
 
     def send(self, *parts: bytes | memoryview) -> None:
         transport = self.transport
@@ -84,13 +86,16 @@ class Sending(RequestHandler):
         transport.abort()
 
     def check_progress(self, now: float) -> None:
-        """Abort where the client has taken nothing of what waits for too long."""
+        """Abort where the client has taken nothing, or too little, of what waits for too long."""
         transport = self.transport
         if transport is None:
             return
         waiting = transport.get_write_buffer_size()
         gone_out = self._written - waiting
-        if waiting == 0 or gone_out != self._last_sent:
-            self._last_sent, self._last_progress = gone_out, now
-        elif now - self._last_progress > self._write_timeout:
+        if waiting == 0 or self._last_look is None:
+            self._taking.rest()
+        elif self._taking.left:
+            self._taking.waited(now - self._last_look, gone_out - self._last_sent)
+        else:
             transport.abort()
+        self._last_sent, self._last_look = gone_out, now

@@ -28,6 +28,9 @@ class ServeSettings:
     """How long a connection may idle between requests, and before the first."""
     write_timeout: float = 30.0
     """How long a client may accept no byte of what waits for it."""
+    write_rate: int = 500
+    """Bytes a second that a client must accept of what waits for it, after `write_timeout`: who accepts a byte now and then would
+    hold a connection to the origin for ever."""
     drain_timeout: float = 30.0
     """How long requests in flight may go on after the order to stop."""
     linger_timeout: float = 2.0

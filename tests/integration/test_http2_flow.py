@@ -186,6 +186,24 @@ async def test_a_body_that_comes_a_byte_at_a_time_is_given_up(tmp_path: Path) ->
         assert (await client.finish(exchange)).status == 408
 
 
+async def test_a_window_that_opens_a_byte_at_a_time_is_given_up(tmp_path: Path) -> None:
+    async with big_edge(tmp_path, ServeSettings(write_timeout=0.5, write_rate=1000)) as serving:
+        client = await serving.connect({SettingCodes.INITIAL_WINDOW_SIZE: 10})
+        client.acknowledge = False
+        exchange = client.begin(client.head(path="/big"))
+        async with asyncio.timeout(20):
+            while exchange.reset is None:
+                client.h2.increment_flow_control_window(1, exchange.stream_id)
+                client.flush()
+                await asyncio.sleep(0.05)
+        assert exchange.reset == int(ErrorCodes.CANCEL)
+        assert len(exchange.body) < 1000
+        steady = client.begin(client.head(path="/small"))
+        client.h2.increment_flow_control_window(1 << 20, steady.stream_id)
+        client.flush()
+        assert (await client.finish(steady)).status == 200
+
+
 async def test_a_client_that_reads_nothing_is_let_go(tmp_path: Path) -> None:
     async with big_edge(tmp_path, ServeSettings(write_timeout=0.5)) as serving:
         client = await serving.connect({SettingCodes.INITIAL_WINDOW_SIZE: 1 << 30})

@@ -377,3 +377,35 @@ async def test_what_is_accepted_of_chunked_coding_is_understood_by_all(coded: by
         assert said.count(b"HTTP/1.1 200 OK") == 2
         assert b"/a<hello>" in said
         assert said.endswith(b"/next<>")
+
+
+async def test_answers_that_are_taken_a_little_at_a_time_do_not_hold_the_connections_to_an_origin() -> None:
+    body = b"x" * (32 << 20)
+    settings, upstream = ServeSettings(write_timeout=0.5, write_rate=1 << 30), UpstreamSettings(max_connections_per_origin=1)
+    async with (
+        origin_of(plain(body, Cache_Control="no-store")) as origin,
+        edge_for(origin.url, settings=settings, upstream=upstream) as edge,
+    ):
+        reader, writer = await edge.connect()
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            async with asyncio.timeout(30):
+                while await reader.readexactly(64 << 10):
+                    await asyncio.sleep(0.02)
+        assert edge.records[0].truncated
+        assert origin.count == 1
+
+
+async def test_who_takes_an_answer_as_it_comes_is_waited_for() -> None:
+    settings = ServeSettings(write_timeout=0.4, write_rate=1000)
+    async with (
+        origin_of(plain(b"x" * (8 << 20), Cache_Control="no-store")) as origin,
+        edge_for(origin.url, settings=settings) as edge,
+    ):
+        reader, writer = await edge.connect()
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        size = 0
+        while chunk := await reader.read(256 << 10):
+            size += len(chunk)
+            await asyncio.sleep(0.01)
+        assert size > 8 << 20

@@ -25,6 +25,7 @@ from h2.events import (
 )
 from h2.exceptions import ProtocolError
 
+from edgecache.serve.body_pace import BodyPace
 from edgecache.serve.client_body import CLIENT_GONE
 from edgecache.serve.guard import Violation
 from edgecache.serve.http2.fields import FieldReader, Malformed, trailer_fields
@@ -71,7 +72,7 @@ class Http2Connection(asyncio.Protocol):
         self._cutter = FrameCutter(2 * settings.max_head_bytes)
         self._floods = FloodGuard(now)
         self._states = States(settings)
-        self._out = Outgoing(self._states, self._floods, now)
+        self._out = Outgoing(self._states, self._floods, BodyPace(settings.write_timeout, settings.write_rate), now)
         self._hits = HitWriter(pipeline, heads, self._states)
         self._streams: dict[int, Stream] = {}
         self._head_since: float | None = now
@@ -318,11 +319,11 @@ class Http2Connection(asyncio.Protocol):
         head_late = self._head_since is not None and now - self._head_since > settings.head_timeout
         if head_late or (not self._streams and now - self._idle_since > settings.keepalive_timeout):
             self._end(ErrorCodes.NO_ERROR)
-        if self._out.stalled(now, settings.write_timeout):
+        if self._out.stalled(now):
             transport.abort()
             return
         for stream in list(self._streams.values()):
-            if stream.blocked_since is not None and now - stream.blocked_since > settings.write_timeout:
+            if stream.blocked_since is not None and now - stream.blocked_since > stream.taking.left:
                 stream.cancel()
 
     def fade(self) -> None:

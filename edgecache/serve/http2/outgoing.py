@@ -12,6 +12,7 @@ from h2.errors import ErrorCodes
 from h2.exceptions import H2Error
 from hyperframe.frame import GoAwayFrame
 
+from edgecache.serve.body_pace import BodyPace
 from edgecache.serve.http2.floods import FloodGuard
 from edgecache.serve.http2.frames import MAX_FRAME_BYTES
 from edgecache.serve.http2.hpack import Fields
@@ -26,7 +27,8 @@ _HEAD_BYTES: Final = 512
 class Outgoing:
     """Until `begin` nothing leaves, after `end` nobody can send."""
 
-    def __init__(self, states: States, floods: FloodGuard, now: float) -> None:
+    def __init__(self, states: States, floods: FloodGuard, taking: BodyPace, now: float) -> None:
+        """`taking`: how long the client may take nothing, or too little, of what waits. `now`: the loop's time."""
         self._states = states
         self._floods = floods
         self._transport: asyncio.Transport | None = None
@@ -40,7 +42,8 @@ class Outgoing:
         self._ended = False
         self._written = 0
         self._last_sent = 0
-        self._last_progress = now
+        self._last_look = now
+        self._taking = taking
 
     def begin(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -136,14 +139,19 @@ class Outgoing:
         """The library would take this for the end of all streams."""
         self._write(GoAwayFrame(0, last_stream_id=self._states.highest_inbound_stream_id, error_code=code).serialize())
 
-    def stalled(self, now: float, seconds: float) -> bool:
-        """Whether the client has taken nothing of what waits for so long; asked every second or so, with the loop's time."""
+    def stalled(self, now: float) -> bool:
+        """Whether the client takes too little of what waits; asked every second or so, with the loop's time."""
         waiting = 0 if self._transport is None else self._transport.get_write_buffer_size()
         gone_out = self._written - waiting
-        if waiting == 0 or gone_out != self._last_sent:
-            self._last_sent, self._last_progress = gone_out, now
-            return False
-        return now - self._last_progress > seconds
+        late = False
+        if waiting == 0:
+            self._taking.rest()
+        elif self._taking.left:
+            self._taking.waited(now - self._last_look, gone_out - self._last_sent)
+        else:
+            late = True
+        self._last_sent, self._last_look = gone_out, now
+        return late
 
     def _send_piece(self, stream_id: int, data: memoryview, *, end: bool) -> int:
         size = min(len(data), self.window(stream_id), self._states.max_outbound_frame_size, MAX_FRAME_BYTES)

@@ -67,6 +67,9 @@ class Stream:
         self.blocked: asyncio.Future[None] | None = None
         self.blocked_since: float | None = None
         """On the loop's clock: since when the client gives no window."""
+        self.taking = BodyPace(settings.write_timeout, settings.write_rate)
+        """How long a shut window is waited for."""
+        self._unblocked_bytes = 0
         self._in_a_row = 0
         self.task: asyncio.Task[None] | None = None
         self.body: StreamBody | None = None
@@ -154,6 +157,7 @@ class Stream:
                 continue
             size = await self._peer.send_data(self.stream_id, rest, end=end)
             rest = rest[size:]
+            self._unblocked_bytes += size
             self._in_a_row += size
             if self._in_a_row >= _IN_A_ROW_BYTES:
                 self._in_a_row = 0
@@ -171,5 +175,8 @@ class Stream:
         self.blocked, self.blocked_since = loop.create_future(), loop.time()
         try:
             await self.blocked
+            # What the windows before have let pass counts now.
+            self.taking.waited(loop.time() - self.blocked_since, self._unblocked_bytes)
+            self._unblocked_bytes = 0
         finally:
             self.blocked = self.blocked_since = None
