@@ -275,9 +275,12 @@ class Listener:
         pause = min(_MAX_WATCH_SECONDS, self._settings.head_timeout / 2, self._settings.write_timeout / 2)
         while True:
             await asyncio.sleep(pause)
-            now = loop.time()
-            for connection in self._connections():
-                connection.watch(now)
+            self._look(loop.time())
+
+    def _look(self, now: float) -> None:
+        # Not in the task itself: its loop variable would keep the last connection alive, buffers and all, after its end.
+        for connection in self._connections():
+            connection.watch(now)
 
 
 async def _unused(_request: web.BaseRequest) -> web.StreamResponse:
