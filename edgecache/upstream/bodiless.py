@@ -129,7 +129,9 @@ class BodilessExchanges:
         key = way.connection_key
         again = True
         while True:
-            protocol = self._connector.take(key) or await self._connected(way, connecting)
+            kept = self._connector.take(key)
+            # Not by its truth: aiohttp's protocol is a queue too, and empty.
+            protocol = await self._connected(way, connecting) if kept is None else kept
             protocol.on_interim = on_interim
             protocol.trailers = trailers
             try:

@@ -154,7 +154,8 @@ class Seat:
             case Settled(joinable=True):
                 return landing
             case Private() | Settled():
-                if flight.claimed:
+                # It was asked for with the first one's fields, its cookies among them.
+                if flight.claimed or not self.first:
                     return Released()
                 flight.claimed = True
                 return landing

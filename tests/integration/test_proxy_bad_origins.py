@@ -68,3 +68,29 @@ async def test_an_answer_has_one_request_id_and_it_is_the_requests_own() -> None
         for _ in range(3):
             got = await edge.fetch("/")
             assert got.headers.getall("X-Request-Id") == [edge.records[-1].request_id]
+
+
+async def test_what_follows_a_whole_response_answers_nobody() -> None:
+    """On a kept connection: the next request has another one, and its own answer."""
+    connections = 0
+    said_more, closed = asyncio.Event(), asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await read_head(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Length: 3\r\n\r\nabc")
+        await writer.drain()
+        if connections == 1:
+            await asyncio.wait_for(said_more.wait(), 10)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+            await writer.drain()
+            await reader.read()
+            closed.set()
+
+    async with raw_origin(handle) as url, edge_for(url) as edge:
+        assert (await edge.fetch("/")).body == b"abc"
+        said_more.set()
+        await asyncio.wait_for(closed.wait(), 10)
+        assert (await edge.fetch("/")).body == b"abc"
+        assert connections == 2

@@ -118,6 +118,27 @@ async def test_a_leader_that_leaves_does_not_end_the_flight() -> None:
         assert origin.count == 1
 
 
+async def test_what_was_fetched_for_a_leader_alone_is_given_to_nobody_else() -> None:
+    gate = asyncio.Event()
+
+    async def personal(request: web.BaseRequest) -> web.Response:
+        await gate.wait()
+        return web.Response(text=request.headers.get("Cookie", ""), headers={"Cache-Control": "private"})
+
+    async with origin_of(personal) as origin, edge_for(origin.url) as edge:
+        _, leader = await edge.connect()
+        leader.write(f"GET /a HTTP/1.1\r\nHost: {edge.address[0]}:{edge.address[1]}\r\nCookie: leader=1\r\n\r\n".encode())
+        await until(lambda: origin.count == 1)
+        follower = asyncio.create_task(edge.fetch("/a", headers={"Cookie": "follower=1"}))
+        await until(lambda: seats(edge) == 2)
+        leader.close()
+        await until(lambda: seats(edge) == 1)
+        gate.set()
+        assert (await follower).body == b"follower=1"
+        assert origin.count == 2
+        await until(lambda: len(edge.pipeline.flights) == 0)
+
+
 async def test_a_lone_client_that_leaves_cancels_the_upstream_work() -> None:
     cancelled = asyncio.Event()
 
