@@ -15,21 +15,14 @@ from typing import Final
 from setuptools import Extension, setup
 
 COMPILED: Final = {
-    "edgecache": "sites source",
     "edgecache/policy": """
-        access cache_control cache_status coding connection dates etag fields forwarding freshness lookup message partial prefetch
-        purging ranges rule storing trailing upgrading upstream validation variance
+        cache_control cache_status coding connection dates etag fields forwarding freshness lookup message partial prefetch ranges
+        storing trailing upgrading validation variance
     """,
     "edgecache/store": "entry eviction frequency groups memory",
-    "edgecache/observe": "figures recorder sampling",
-    "edgecache/serve": """
-        answer asking call elsewhere exchange fast_lane fetching flying guard interim keeping parts pipeline renewing request_id
-        respond settings shape wire writer
-    """,
-    "edgecache/upstream": """
-        balancing bodiless body breaker collapse ejection endpoint figures member origin origins pool response retrying
-        shared_body trailers
-    """,
+    "edgecache/observe": "access_log counting log_writer recorder sampling",
+    "edgecache/serve": "call fast_lane guard interim parts request_id respond shape turnstile wire",
+    "edgecache/upstream": "balancing breaker ejection endpoint pool response retrying trailers",
 }
 """By package. Left out is what mypyc does not take: async generators, msgspec's values, and classes whose interpreted base has
 `__slots__`, as aiohttp's protocols do. Modules of one package call each other directly; each takes a second or two to compile."""

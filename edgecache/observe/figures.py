@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
+from edgecache.observe.counting import Kind, RepeatedCount
 from edgecache.observe.record import CACHE_WORDS, Record
 from sandbox.outcome import End, Usage
 
@@ -23,7 +25,7 @@ MAX_REASONS: Final = 64
 """Reasons told apart for one site. They come from fixed sets; this holds whatever those grow to."""
 ORIGIN_ROUTE: Final = "origin"
 """The route of requests that no generator claims."""
-BUCKETS: Final[tuple[float, ...]] = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+BUCKETS: Final = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds of the durations' histogram, in seconds."""
 HITS: Final = frozenset({"hit", "stale", "revalidated"})
 """The words for answers out of the cache."""
@@ -74,9 +76,11 @@ class SiteFigures:
 
     def route(self, name: str) -> RouteFigures:
         """Where requests for this route are counted."""
-        if name not in self.routes and len(self.routes) >= MAX_ROUTES:
-            name = OTHER
-        return self.routes.setdefault(name, RouteFigures())
+        return self.routes.setdefault(self.named(name), RouteFigures())
+
+    def named(self, route: str) -> str:
+        """The name under which requests for this route are counted."""
+        return OTHER if route not in self.routes and len(self.routes) >= MAX_ROUTES else route
 
     def count_reason(self, reason: str, count: int = 1) -> None:
         if reason not in self.reasons and len(self.reasons) >= MAX_REASONS:
@@ -110,61 +114,77 @@ class GeneratorFigures:
         return sum(self.ends.values())
 
 
-class RepeatedCount:
-    """Where the requests of one kind are counted, found once."""
+class _Place:
+    """Where requests of one kind are counted."""
 
-    __slots__ = ("_collapsed", "_durations", "_reason", "_result", "_route", "_site", "_size", "_truncated")
+    __slots__ = ("_durations", "_result", "_route", "_site")
 
-    def __init__(self, site: SiteFigures, durations: Durations, record: Record, word: str) -> None:
-        self._site, self._durations = site, durations
-        status = _CLASSES.get(record.status // 100, OTHER)
-        self._result = (status, word, record.protocol)
-        self._route = site.route(record.generator or (ORIGIN_ROUTE if record.site else NO_SITE)).of_class(status)
-        self._reason = record.reason
-        self._size, self._collapsed, self._truncated = record.bytes_sent, record.collapsed, record.truncated
+    def __init__(self, site: SiteFigures, route: Durations, durations: Durations, result: tuple[str, str, str]) -> None:
+        self._site, self._route, self._durations, self._result = site, route, durations, result
 
-    def on_request(self, time: float, request_id: str, client: str, duration: float) -> None:
-        """One finished request."""
-        del time, request_id, client
-        site = self._site
-        site.by_result[self._result] = site.by_result.get(self._result, 0) + 1
-        site.bytes_sent += self._size
-        if self._collapsed:
-            site.collapsed += 1
-        if self._truncated:
-            site.truncated += 1
-        if self._reason:
-            site.count_reason(self._reason)
-        bucket = bisect_left(BUCKETS, duration)
-        durations, route = self._durations, self._route
-        durations.counts[bucket] += 1
-        durations.seconds += duration
-        route.counts[bucket] += 1
-        route.seconds += duration
+    def put(self, requests: int, size: int, longest: float, seconds: float) -> None:
+        """See `counting.Put`."""
+        site, bucket = self._site, bisect_left(BUCKETS, longest)
+        site.by_result[self._result] = site.by_result.get(self._result, 0) + requests
+        site.bytes_sent += size
+        for durations in (self._durations, self._route):
+            durations.counts[bucket] += requests
+            durations.seconds += seconds
+
+
+def _count_besides(site: SiteFigures, record: Record) -> None:
+    site.collapsed += record.collapsed
+    site.truncated += record.truncated
+    if record.reason:
+        site.count_reason(record.reason)
 
 
 class Figures:
     """All that is counted since the start."""
 
     def __init__(self) -> None:
-        self.sites: dict[str, SiteFigures] = {}
+        self._sites: dict[str, SiteFigures] = {}
         self.generators: dict[str, GeneratorFigures] = {}
         """By `site/generator`."""
-        self.durations: dict[str, Durations] = {}
+        self._durations: dict[str, Durations] = {}
+        self._kinds: dict[tuple[str, str, str, str, str], Kind] = {}
+
+    @property
+    def sites(self) -> dict[str, SiteFigures]:
+        """By name."""
+        self._settle()
+        return self._sites
+
+    @property
+    def durations(self) -> dict[str, Durations]:
         """By cache word."""
+        self._settle()
+        return self._durations
 
     def count(self, record: Record) -> None:
         """One finished request."""
-        counted = self.repeated(record)
-        counted.on_request(record.time, record.request_id, record.client, record.duration)
+        self.repeated(record).add(record.duration)
 
     def repeated(self, record: Record) -> RepeatedCount:
         """Counts requests that differ from `record` in `Repeated`'s fields only."""
+        name, site = self._site(record.site or NO_SITE)
         word = record.cache if record.cache in CACHE_WORDS else OTHER
-        durations = self.durations.get(word)
-        if durations is None:
-            durations = self.durations[word] = Durations()
-        return RepeatedCount(self._site(record.site or NO_SITE), durations, record, word)
+        status = _CLASSES.get(record.status // 100, OTHER)
+        route = site.named(record.generator or (ORIGIN_ROUTE if record.site else NO_SITE))
+        key = (name, route, status, word, record.protocol)
+        kind = self._kinds.get(key)
+        if kind is None:
+            durations = self._durations.get(word)
+            if durations is None:
+                durations = self._durations[word] = Durations()
+            place = _Place(site, site.route(route).of_class(status), durations, (status, word, record.protocol))
+            kind = self._kinds[key] = Kind(place.put, BUCKETS[0])
+        odd = record.collapsed or record.truncated or record.reason
+        return RepeatedCount(kind, record.bytes_sent, partial(_count_besides, site, record) if odd else None)
+
+    def _settle(self) -> None:
+        for kind in self._kinds.values():
+            kind.settle()
 
     def count_call(self, key: str, end: End, usage: Usage) -> None:
         """One finished call of a generator; `key` is the monitor's name for its version, `site/generator@version`."""
@@ -178,13 +198,13 @@ class Figures:
         figures.log_dropped_bytes += usage.log_dropped_bytes
         figures.ends[end] = figures.ends.get(end, 0) + 1
 
-    def _site(self, name: str) -> SiteFigures:
-        figures = self.sites.get(name)
+    def _site(self, name: str) -> tuple[str, SiteFigures]:
+        figures = self._sites.get(name)
         if figures is None:
-            if len(self.sites) >= MAX_SITES:
+            if len(self._sites) >= MAX_SITES:
                 name = OTHER
-            figures = self.sites.setdefault(name, SiteFigures())
-        return figures
+            figures = self._sites.setdefault(name, SiteFigures())
+        return name, figures
 
 
 _CLASSES: Final = {number: f"{number}xx" for number in range(1, 6)}

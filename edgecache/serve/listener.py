@@ -255,9 +255,12 @@ class Listener:
         pause = min(_MAX_WATCH_SECONDS, self._settings.head_timeout / 2, self._settings.write_timeout / 2)
         while True:
             await asyncio.sleep(pause)
-            now = loop.time()
-            for connection in self._connections():
-                connection.watch(now)
+            self._watch_all(loop.time())
+
+    def _watch_all(self, now: float) -> None:
+        # Apart from the loop above, whose frame would keep the last one in memory when it is closed.
+        for connection in self._connections():
+            connection.watch(now)
 
 
 async def _unused(_request: web.BaseRequest) -> web.StreamResponse:
