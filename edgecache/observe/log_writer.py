@@ -122,15 +122,23 @@ class LogWriter:
         while not self._stop.is_set():
             self._wake.wait()
             self._wake.clear()
-            # Before it looks: what is put from here on sets the event again.
+            # While lines keep coming nobody has to wake anybody: that is what Python's lock changes hands for.
+            while self._look():
+                time.sleep(_GATHER_SECONDS)
             self._woken = False
-            self._switch_file()
-            self._flush()
-            self._stop.wait(_GATHER_SECONDS)
+            if self._lines:
+                self._wake.set()
         self._switch_file()
         self._flush()
         if self._fd > 2:
             os.close(self._fd)
+
+    def _look(self) -> bool:
+        """Do what there is to do; whether lines were written."""
+        self._switch_file()
+        done = self._done
+        self._flush()
+        return self._done != done
 
     def _switch_file(self) -> None:
         if not self._reopen.is_set():
