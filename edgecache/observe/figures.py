@@ -167,11 +167,12 @@ class Figures:
 
     def repeated(self, record: Record) -> RepeatedCount:
         """Counts requests that differ from `record` in `Repeated`'s fields only."""
-        name, site = self._site(record.site or NO_SITE)
+        name = record.site or NO_SITE
+        site = self._site(name)
         word = record.cache if record.cache in CACHE_WORDS else OTHER
         status = _CLASSES.get(record.status // 100, OTHER)
         route = site.named(record.generator or (ORIGIN_ROUTE if record.site else NO_SITE))
-        key = (name, route, status, word, record.protocol)
+        key = (name if name in self._sites else OTHER, route, status, word, record.protocol)
         kind = self._kinds.get(key)
         if kind is None:
             durations = self._durations.get(word)
@@ -198,13 +199,13 @@ class Figures:
         figures.log_dropped_bytes += usage.log_dropped_bytes
         figures.ends[end] = figures.ends.get(end, 0) + 1
 
-    def _site(self, name: str) -> tuple[str, SiteFigures]:
+    def _site(self, name: str) -> SiteFigures:
         figures = self._sites.get(name)
         if figures is None:
             if len(self._sites) >= MAX_SITES:
                 name = OTHER
             figures = self._sites.setdefault(name, SiteFigures())
-        return name, figures
+        return figures
 
 
 _CLASSES: Final = {number: f"{number}xx" for number in range(1, 6)}
