@@ -20,8 +20,8 @@ COMPILED: Final = {
         storing trailing upgrading validation variance
     """,
     "edgecache/store": "entry eviction frequency groups memory",
-    "edgecache/observe": "recorder sampling",
-    "edgecache/serve": "call fast_lane guard interim parts request_id respond shape wire",
+    "edgecache/observe": "access_log counting log_writer recorder sampling",
+    "edgecache/serve": "call fast_lane guard interim parts request_id respond shape turnstile wire",
     "edgecache/upstream": "balancing breaker ejection endpoint pool response retrying trailers whole",
     "sandbox": """
         bucket call claims cpuclock deadlines dispatcher frames handle keeper lane ledger pacer pacing promise quarantine requests

@@ -6,19 +6,24 @@ logged at all, so no credential can be. `recorder` writes to it, `processes.path
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Final
 
 from msgspec import UNSET
 
 from edgecache.observe.log_line import LineEncoder
 from edgecache.observe.log_writer import LogWriter
-from edgecache.observe.record import Record, Repeated
-from edgecache.observe.sampling import Sampler, drawn, threshold
+from edgecache.observe.record import Record
+from edgecache.observe.sampling import ALL, Sampler, drawn, drawn_bytes, threshold
 from edgecache.observe.settings import LogSettings
 
 _CLIENTS: Final = 1024
 """Addresses whose quoted form is remembered."""
+_SHARED: Final = 1024
+"""Kinds of lines that are remembered."""
+_PAST_URI: Final = b'","protocol":"'
+_TABLED: Final = 1000
+_MICROS: Final = [b"0.%06d" % micros for micros in range(_TABLED)]
+"""Durations of up to a millisecond, as they stand in lines."""
 
 
 class AccessLog:
@@ -29,7 +34,10 @@ class AccessLog:
         if settings.access is None:
             raise ValueError("there is no access log to open")
         self._encoder = LineEncoder(settings)
-        self._quoted = lru_cache(_CLIENTS)(self._encoder.quoted)
+        self._addresses: dict[str, bytes] = {}
+        self._lines: dict[tuple[bytes, bytes, bytes], RepeatedLine] = {}
+        self._millis, self._opening = -1, b""
+        """What a line begins with, up to its request ID, in this millisecond."""
         self._writer = LogWriter(settings.access, settings.queue, shared=shared)
         self._sample(settings)
 
@@ -49,25 +57,54 @@ class AccessLog:
             told = UNSET if self._sampler.rate(record.site) >= 1 else chance
             self._writer.put(self._encoder.encode(record, told))
 
-    def repeated(self, record: Record) -> Repeated:
+    def repeated(self, record: Record) -> RepeatedLine:
         """Writes the lines of requests that differ from `record` in `Repeated`'s fields only."""
         rate = self._sampler.rate(record.site) if self._sampled else 1.0
         if rate >= 1:
-            return RepeatedLine(self, *self._encoder.around(record))
+            between, after = self._encoder.around(record)
+            return RepeatedLine(self, between, after)
         chance = self._sampler.chance(record)
-        line = RepeatedLine(self, *self._encoder.around(record, chance))
-        if chance >= 1:
-            return line
-        slow = RepeatedLine(self, *self._encoder.around(record, 1.0))
-        return SampledLine(line, slow, threshold(chance), self._sampler.slow_seconds)
+        between, after = self._encoder.around(record, chance)
+        _, after_slow = self._encoder.around(record, 1.0)
+        return RepeatedLine(
+            self,
+            between,
+            after,
+            after_slow=after_slow,
+            below=threshold(chance),
+            slow_seconds=self._sampler.slow_seconds,
+        )
 
-    def write_around(self, between: str, after: str, own: tuple[float, str, str, float]) -> None:
-        """As `write`, of a line whose other parts are encoded already. Request IDs are this edge's own: they need no escapes."""
+    def opening(self, seconds: float) -> bytes:
+        """A line's beginning, up to its request ID; `seconds`: when its request began."""
+        millis = int(seconds * 1000)
+        if millis != self._millis:
+            self._millis, self._opening = millis, f'{{"time":"{self._encoder.stamp(seconds)}","id":"'.encode()
+        return self._opening
+
+    def address(self, client: str) -> bytes:
+        """What follows the request ID, up to the end of the client's address."""
+        quoted = self._addresses.get(client)
+        if quoted is None:
+            if len(self._addresses) >= _CLIENTS:
+                self._addresses.clear()
+            quoted = self._addresses[client] = b'","client":%b' % self._encoder.quoted(client).encode()
+        return quoted
+
+    def put(self, parts: list[bytes]) -> None:
+        """As `write`, of a line that is encoded already."""
         if self._writer.takes():
-            seconds, request_id, client, duration = own
-            stamp, address = self._encoder.stamp(seconds), self._quoted(client)
-            line = f'{{"time":"{stamp}","id":"{request_id}","client":{address}{between}"duration":{duration:.6f}{after}'
-            self._writer.put(line.encode())
+            self._writer.put(b"".join(parts))
+
+    def shared_line(self, before: bytes, past: bytes, after: bytes) -> RepeatedLine:
+        """The line with these parts before and past the target: one for all targets, for the processor's cache to keep."""
+        key = (before, past, after)
+        line = self._lines.get(key)
+        if line is None:
+            if len(self._lines) >= _SHARED:
+                self._lines.clear()
+            line = self._lines[key] = RepeatedLine(self, before, after, past_target=past)
+        return line
 
     def reopen(self) -> None:
         """Close the file and open the one that now has its name: for log rotation. Lines written before go to the old one."""
@@ -91,27 +128,52 @@ class AccessLog:
 
 
 class RepeatedLine:
-    """The lines of requests of one kind: encoded once but for what each has of its own."""
+    """The lines of requests that are alike: encoded once but for what each has of its own."""
 
-    __slots__ = ("_after", "_between", "_log")
+    __slots__ = ("_after", "_after_slow", "_below", "_between", "_log", "_past_target", "_slow_seconds")
 
-    def __init__(self, log: AccessLog, between: str, after: str) -> None:
-        self._log, self._between, self._after = log, between, after
+    def __init__(
+        self,
+        log: AccessLog,
+        between: bytes,
+        after: bytes,
+        *,
+        past_target: bytes = b"",
+        after_slow: bytes = b"",
+        below: int = ALL,
+        slow_seconds: float = 0.0,
+    ) -> None:
+        """`past_target`: what stands between a target, to be told of each, and the duration.
+
+        Where `below` is not all, those are logged that are drawn, and those of `slow_seconds`, whose lines end in `after_slow`.
+        """
+        self._log, self._between, self._after, self._after_slow = log, between, after, after_slow
+        self._below, self._slow_seconds = below, slow_seconds
+        self._past_target = past_target
+
+    def but_for(self, target: bytes) -> RepeatedLine | None:
+        """The lines of requests that have other targets as well, to be told at each; `target` is what this one's URI ends in.
+
+        The same object for all that are alike. None: the line does not have its target as it was sent, or is not for all.
+        """
+        start, found, end = self._between.partition(_PAST_URI)
+        if self._below < ALL or not start.endswith(target):
+            return None
+        return self._log.shared_line(start[: -len(target)], found + end, self._after)
+
+    def write(self, seconds: float, request_id: bytes, client: str, duration: float, target: bytes = b"") -> None:
+        """One finished request, if the sample has it. Request IDs are this edge's own: they need no escapes."""
+        after = self._after
+        if self._below < ALL:
+            if duration >= self._slow_seconds:
+                after = self._after_slow
+            elif not drawn_bytes(request_id, self._below):
+                return
+        micros = int(duration * 1e6 + 0.5)
+        took = _MICROS[micros] if 0 <= micros < _TABLED else b"%.6f" % duration
+        log = self._log
+        log.put([log.opening(seconds), request_id, log.address(client), self._between, target, self._past_target, took, after])
 
     def on_request(self, time: float, request_id: str, client: str, duration: float) -> None:
-        self._log.write_around(self._between, self._after, (time, request_id, client, duration))
-
-
-class SampledLine:
-    """As `RepeatedLine`, for the requests that the sample has, and for the slow ones."""
-
-    __slots__ = ("_below", "_line", "_slow", "_slow_seconds")
-
-    def __init__(self, line: RepeatedLine, slow: RepeatedLine, below: int, slow_seconds: float) -> None:
-        self._line, self._slow, self._below, self._slow_seconds = line, slow, below, slow_seconds
-
-    def on_request(self, time: float, request_id: str, client: str, duration: float) -> None:
-        if duration >= self._slow_seconds:
-            self._slow.on_request(time, request_id, client, duration)
-        elif drawn(request_id, self._below):
-            self._line.on_request(time, request_id, client, duration)
+        """As `write`: implements `Repeated`."""
+        self.write(time, request_id.encode(), client, duration)

@@ -8,8 +8,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
+from edgecache.observe.counting import Kind, RepeatedCount
 from edgecache.observe.record import CACHE_WORDS, Record, Renewal
 from sandbox.outcome import End, Usage
 
@@ -79,9 +81,11 @@ class SiteFigures:
 
     def route(self, name: str) -> RouteFigures:
         """Where requests for this route are counted."""
-        if name not in self.routes and len(self.routes) >= MAX_ROUTES:
-            name = OTHER
-        return self.routes.setdefault(name, RouteFigures())
+        return self.routes.setdefault(self.named(name), RouteFigures())
+
+    def named(self, route: str) -> str:
+        """The name under which requests for this route are counted."""
+        return OTHER if route not in self.routes and len(self.routes) >= MAX_ROUTES else route
 
     def count_reason(self, reason: str, count: int = 1) -> None:
         if reason not in self.reasons and len(self.reasons) >= MAX_REASONS:
@@ -127,61 +131,78 @@ class GeneratorFigures:
         return sum(self.ends.values())
 
 
-class RepeatedCount:
-    """Where the requests of one kind are counted, found once."""
+class _Place:
+    """Where requests of one kind are counted."""
 
-    __slots__ = ("_collapsed", "_durations", "_reason", "_result", "_route", "_site", "_size", "_truncated")
+    __slots__ = ("_durations", "_result", "_route", "_site")
 
-    def __init__(self, site: SiteFigures, durations: Durations, record: Record, word: str) -> None:
-        self._site, self._durations = site, durations
-        status = _CLASSES.get(record.status // 100, OTHER)
-        self._result = (status, word, record.protocol)
-        self._route = site.route(record.generator or (ORIGIN_ROUTE if record.site else NO_SITE)).of_result(status, word)
-        self._reason = record.reason
-        self._size, self._collapsed, self._truncated = record.bytes_sent, record.collapsed, record.truncated
+    def __init__(self, site: SiteFigures, route: Durations, durations: Durations, result: tuple[str, str, str]) -> None:
+        self._site, self._route, self._durations, self._result = site, route, durations, result
 
-    def on_request(self, time: float, request_id: str, client: str, duration: float) -> None:
-        """One finished request."""
-        del time, request_id, client
-        site = self._site
-        site.by_result[self._result] = site.by_result.get(self._result, 0) + 1
-        site.bytes_sent += self._size
-        if self._collapsed:
-            site.collapsed += 1
-        if self._truncated:
-            site.truncated += 1
-        if self._reason:
-            site.count_reason(self._reason)
-        bucket = bisect_left(BUCKETS, duration)
-        durations, route = self._durations, self._route
-        durations.counts[bucket] += 1
-        durations.seconds += duration
-        route.counts[bucket] += 1
-        route.seconds += duration
+    def put(self, requests: int, size: int, longest: float, seconds: float) -> None:
+        """See `counting.Put`."""
+        site, bucket = self._site, bisect_left(BUCKETS, longest)
+        site.by_result[self._result] = site.by_result.get(self._result, 0) + requests
+        site.bytes_sent += size
+        for durations in (self._durations, self._route):
+            durations.counts[bucket] += requests
+            durations.seconds += seconds
+
+
+def _count_besides(site: SiteFigures, record: Record) -> None:
+    site.collapsed += record.collapsed
+    site.truncated += record.truncated
+    if record.reason:
+        site.count_reason(record.reason)
 
 
 class Figures:
     """All that is counted since the start."""
 
     def __init__(self) -> None:
-        self.sites: dict[str, SiteFigures] = {}
+        self._sites: dict[str, SiteFigures] = {}
         self.generators: dict[str, GeneratorFigures] = {}
         """By `site/generator`."""
-        self.durations: dict[str, Durations] = {}
+        self._durations: dict[str, Durations] = {}
+        self._kinds: dict[tuple[str, str, str, str, str], Kind] = {}
+
+    @property
+    def sites(self) -> dict[str, SiteFigures]:
+        """By name."""
+        self._settle()
+        return self._sites
+
+    @property
+    def durations(self) -> dict[str, Durations]:
         """By cache word."""
+        self._settle()
+        return self._durations
 
     def count(self, record: Record) -> None:
         """One finished request."""
-        counted = self.repeated(record)
-        counted.on_request(record.time, record.request_id, record.client, record.duration)
+        self.repeated(record).add(record.duration)
 
     def repeated(self, record: Record) -> RepeatedCount:
         """Counts requests that differ from `record` in `Repeated`'s fields only."""
+        name = record.site or NO_SITE
+        site = self._site(name)
         word = record.cache if record.cache in CACHE_WORDS else OTHER
-        durations = self.durations.get(word)
-        if durations is None:
-            durations = self.durations[word] = Durations()
-        return RepeatedCount(self._site(record.site or NO_SITE), durations, record, word)
+        status = _CLASSES.get(record.status // 100, OTHER)
+        route = site.named(record.generator or (ORIGIN_ROUTE if record.site else NO_SITE))
+        key = (name if name in self._sites else OTHER, route, status, word, record.protocol)
+        kind = self._kinds.get(key)
+        if kind is None:
+            durations = self._durations.get(word)
+            if durations is None:
+                durations = self._durations[word] = Durations()
+            place = _Place(site, site.route(route).of_result(status, word), durations, (status, word, record.protocol))
+            kind = self._kinds[key] = Kind(place.put, BUCKETS[0])
+        odd = record.collapsed or record.truncated or record.reason
+        return RepeatedCount(kind, record.bytes_sent, partial(_count_besides, site, record) if odd else None)
+
+    def _settle(self) -> None:
+        for kind in self._kinds.values():
+            kind.settle()
 
     def count_renewal(self, site: str, why: Renewal, *, done: bool) -> None:
         """A stored response was fetched anew in the background, or could not be."""
@@ -200,11 +221,11 @@ class Figures:
         figures.ends[end] = figures.ends.get(end, 0) + 1
 
     def _site(self, name: str) -> SiteFigures:
-        figures = self.sites.get(name)
+        figures = self._sites.get(name)
         if figures is None:
-            if len(self.sites) >= MAX_SITES:
+            if len(self._sites) >= MAX_SITES:
                 name = OTHER
-            figures = self.sites.setdefault(name, SiteFigures())
+            figures = self._sites.setdefault(name, SiteFigures())
         return figures
 
 

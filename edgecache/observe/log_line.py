@@ -40,7 +40,7 @@ class LineEncoder:
     def __init__(self, settings: LogSettings) -> None:
         self._query, self._limit = settings.query, settings.uri_chars
         self._encoder = msgspec.json.Encoder()
-        self._millis, self._stamp = -1, ""
+        self._second, self._day_and_time = -1, ""
 
     def encode(self, record: Record, sample: float | msgspec.UnsetType = msgspec.UNSET) -> bytes:
         line = _Line(
@@ -70,11 +70,11 @@ class LineEncoder:
                 setattr(line, name, getattr(line, name).encode("utf-8", "backslashreplace").decode())
             return self._encoder.encode(line) + b"\n"
 
-    def around(self, record: Record, sample: float | msgspec.UnsetType = msgspec.UNSET) -> tuple[str, str]:
-        """What stands between client and duration of `record`'s line, and after the duration."""
-        line = self.encode(msgspec.structs.replace(record, client="", duration=0.0), sample).decode()
-        between, after = line.split('"duration":0.0,', 1)
-        return between.partition('"client":""')[2], f",{after}"
+    def around(self, record: Record, sample: float | msgspec.UnsetType = msgspec.UNSET) -> tuple[bytes, bytes]:
+        """What stands between the values of client and duration in `record`'s line, and what stands after the duration."""
+        line = self.encode(msgspec.structs.replace(record, client="", duration=0.0), sample)
+        between, after = line.split(b'"duration":0.0,', 1)
+        return between.partition(b'"client":""')[2] + b'"duration":', b"," + after
 
     def quoted(self, text: str) -> str:
         """`text` as a JSON string."""
@@ -85,12 +85,10 @@ class LineEncoder:
 
     def stamp(self, seconds: float) -> str:
         """RFC 3339, UTC, with milliseconds."""
-        millis = int(seconds * 1000)
-        if millis != self._millis:
-            whole, rest = divmod(millis, 1000)
-            stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
-            self._millis, self._stamp = millis, f"{stamp}.{rest:03d}Z"
-        return self._stamp
+        second, millis = divmod(int(seconds * 1000), 1000)
+        if second != self._second:
+            self._second, self._day_and_time = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._day_and_time}.{millis:03d}Z"
 
     def _uri(self, uri: str) -> str:
         if not self._query:

@@ -20,12 +20,14 @@ from typing import Final
 _log = logging.getLogger(__name__)
 
 STANDARD_OUTPUT: Final = Path("-")
-_GATHER_SECONDS: Final = 0.02
+_GATHER_SECONDS: Final = 0.005
 """Between two rounds of the thread: lines that are not yet a block wait so long for company."""
-_BLOCK_LINES: Final = 512
-"""Some 150 KiB. Smaller ones make the thread ask for Python's lock more often, larger ones keep a core for longer."""
+_BLOCK_LINES: Final = 128
+"""Some 40 KiB. Smaller ones make the thread ask for Python's lock more often, larger ones keep a core for longer."""
 _BREATH_SECONDS: Final = 0.001
-"""Between two blocks, so that hits wait for one at most; half a million lines a second can still be written."""
+_SHORT_BREATH_SECONDS: Final = 0.0002
+"""Between two blocks, so that hits wait for one at most; the short one where many wait, so that the thread keeps up."""
+_MANY_BLOCKS: Final = 4
 _WARN_SECONDS: Final = 60.0
 _FULL_PIPE_SECONDS: Final = 0.5
 
@@ -41,20 +43,23 @@ class LogWriter:
         self._shared = shared
         self._path = path
         self._limit = limit_lines
-        self._lines: deque[bytes] = deque()
+        self._lines: list[bytes] = []
         """Not yet a block. The loop appends without the lock; who takes lines out holds it."""
         self._blocks: deque[tuple[bytes, int]] = deque()
         """Lines joined, and how many they are."""
         self._taking = threading.Lock()
         self._put = self._done = 0
         """Lines that came, and that are written or lost: each counted by one thread alone."""
+        self._ended = False
         self._wake, self._stop, self._reopen = threading.Event(), threading.Event(), threading.Event()
+        self._woken = False
+        """The thread will look at what was put: its event need not be set again."""
         self._torn = False
         self._warned = 0.0
         self._refused = self._lost = 0
         self._fd = self._open()
-        self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
-        self._thread.start()
+        self._writing = threading.Thread(target=self._run, name="access-log", daemon=True)
+        self._writing.start()
 
     @property
     def dropped(self) -> int:
@@ -63,7 +68,7 @@ class LogWriter:
 
     def takes(self) -> bool:
         """Whether there is room for a line; counts one as dropped where there is not."""
-        if self._put - self._done < self._limit and not self._stop.is_set():
+        if self._put - self._done < self._limit and not self._ended:
             return True
         self._refused += 1
         return False
@@ -74,7 +79,8 @@ class LogWriter:
         self._put += 1
         if len(self._lines) >= _BLOCK_LINES:
             self._join()
-        if not self._wake.is_set():
+        if not self._woken:
+            self._woken = True
             self._wake.set()
 
     def reopen(self) -> None:
@@ -97,16 +103,18 @@ class LogWriter:
 
     def close(self, wait_seconds: float) -> bool:
         """Write what waits and stop; blocks up to `wait_seconds`. False: the disk did not take it in time. Idempotent."""
+        self._ended = True
         self._stop.set()
         self._wake.set()
-        self._thread.join(wait_seconds)
-        return not self._thread.is_alive()
+        self._writing.join(wait_seconds)
+        return not self._writing.is_alive()
 
     def _join(self) -> None:
         with self._taking:
             count = len(self._lines)
             if count:
-                self._blocks.append((b"".join([self._lines.popleft() for _ in range(count)]), count))
+                self._blocks.append((b"".join(self._lines[:count]), count))
+                del self._lines[:count]
 
     # The thread's.
 
@@ -114,13 +122,23 @@ class LogWriter:
         while not self._stop.is_set():
             self._wake.wait()
             self._wake.clear()
-            self._switch_file()
-            self._flush()
-            self._stop.wait(_GATHER_SECONDS)
+            # While lines keep coming nobody has to wake anybody: that is what Python's lock changes hands for.
+            while self._look():
+                time.sleep(_GATHER_SECONDS)
+            self._woken = False
+            if self._lines:
+                self._wake.set()
         self._switch_file()
         self._flush()
         if self._fd > 2:
             os.close(self._fd)
+
+    def _look(self) -> bool:
+        """Do what there is to do; whether lines were written."""
+        self._switch_file()
+        done = self._done
+        self._flush()
+        return self._done != done
 
     def _switch_file(self) -> None:
         if not self._reopen.is_set():
@@ -148,7 +166,7 @@ class LogWriter:
                     self._warn(error)
             self._done += count
             if self._blocks:
-                self._stop.wait(_BREATH_SECONDS)
+                time.sleep(_BREATH_SECONDS if len(self._blocks) < _MANY_BLOCKS else _SHORT_BREATH_SECONDS)
 
     def _pieces(self, block: bytes) -> Iterable[bytes]:
         """What of `block` is written at once, so that no other process' lines come between.
@@ -171,7 +189,9 @@ class LogWriter:
         rest = memoryview(whole)
         try:
             while rest:
-                rest = rest[self._write_some(rest) :]
+                # In one expression, mypyc 2.4 would write twice.
+                taken = self._write_some(rest)
+                rest = rest[taken:]
         except OSError:
             self._torn = self._torn or len(rest) < len(whole)
             raise

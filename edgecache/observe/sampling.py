@@ -26,6 +26,11 @@ def drawn(request_id: str, below: int) -> bool:
     return below >= ALL or crc32(request_id.encode("utf-8", "surrogatepass")) < below
 
 
+def drawn_bytes(request_id: bytes, below: int) -> bool:
+    """As `drawn`."""
+    return below >= ALL or crc32(request_id) < below
+
+
 def failed(record: Record) -> bool:
     """Whether this is a request that somebody will look for: the edge or a source failed it, or its body broke off."""
     return record.status >= 500 or record.truncated or record.cache == "error"

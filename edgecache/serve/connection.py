@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable
 from contextlib import suppress
+from typing import cast
 
 from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
@@ -22,7 +23,7 @@ from edgecache.serve.answer import Answer, Opened
 from edgecache.serve.body_pace import BodyPace
 from edgecache.serve.client_body import ClientBody
 from edgecache.serve.exchange import Exchange, report_hit
-from edgecache.serve.fast_lane import MAX_BODY_BYTES, MAX_HEAD_BYTES
+from edgecache.serve.fast_lane import MAX_BODY_BYTES
 from edgecache.serve.guard import BodyFraming, Fault, Head, HeadReader, Violation, find_head
 from edgecache.serve.interim import InterimWriter
 from edgecache.serve.pipeline import Pipeline
@@ -30,6 +31,7 @@ from edgecache.serve.request_id import next_request_id
 from edgecache.serve.sending import Sending
 from edgecache.serve.shape import is_plain
 from edgecache.serve.turns import Turns
+from edgecache.serve.turnstile import Turnstile
 from edgecache.serve.wire import encode_fields, encode_head
 from edgecache.serve.writer import Sent, write_answer
 
@@ -56,9 +58,12 @@ class Connection(Sending, Turns):
         "_heads",
         "_held",
         "_lane",
+        "_noted",
         "_payload",
         "_pipeline",
         "_tunnel",
+        "_turnstile",
+        "data_received",
         "violation",
     )  # fmt: skip
 
@@ -96,6 +101,10 @@ class Connection(Sending, Turns):
         self._tunnel: Opened | None = None
         self._gone: asyncio.Future[None] | None = None
         self.violation: Violation | None = None
+        self._turnstile = Turnstile(self._lane, self._receive)
+        self._noted = 0
+        """Of what the turnstile has written: what was seen of it."""
+        self.data_received = self._turnstile.data_received  # type: ignore[method-assign] # transports look it up once
 
     # What arrives.
 
@@ -104,13 +113,30 @@ class Connection(Sending, Turns):
         if not self._client:
             peer = transport.get_extra_info("peername")
             self._client = peer[0] if isinstance(peer, tuple) else "unix"
+        # uvloop's transports are no subclasses of asyncio's.
+        self._turnstile.open(cast(asyncio.Transport, transport).write, self._client)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._gone is not None and not self._gone.done():
             self._gone.set_result(None)
+        self._turnstile.close()
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
+    def waits(self) -> None:
+        """Let the turnstile answer, if what comes next begins a head."""
+        held = self._held or self._framing is not None or self._done_reading or self._force_close
+        self._turnstile.waiter = self._waiter if self._idle and not held else None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._turnstile.waiter = None
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.waits()
+
+    def _receive(self, data: bytes) -> None:
+        """What the turnstile has not answered."""
         if not data:
             super().data_received(data)
             return
@@ -118,9 +144,8 @@ class Connection(Sending, Turns):
             return
         if self._held:
             data, self._held = self._held + data, b""
-        elif self._framing is None and len(data) <= MAX_HEAD_BYTES and self._answer_known(data):
-            return
         self._read(data)
+        self.waits()
 
     def _read(self, data: bytes) -> None:
         try:
@@ -339,8 +364,21 @@ class Connection(Sending, Turns):
     def _hint(self, response: Response) -> None:
         self.send(encode_head(response) + b"\r\n")
 
+    def _process_keepalive(self) -> None:
+        self._note_hits(self._loop.time())
+        super()._process_keepalive()
+
+    def _note_hits(self, now: float) -> None:
+        """What the turnstile has written keeps the connection alive."""
+        written = self._turnstile.written
+        if written != self._noted:
+            self._written += written - self._noted
+            self._noted = written
+            self._next_keepalive_close_time = now + self._keepalive_timeout
+
     def watch(self, now: float) -> None:
         """Called every second or so with the loop's time: end what takes too long."""
+        self._note_hits(now)
         if self._head_since is not None and now - self._head_since > self._client_settings.head_timeout:
             self._head_since = None
             self._refuse(Violation(Fault.HEAD_TIMEOUT, "the request head did not arrive in time"))
@@ -349,10 +387,12 @@ class Connection(Sending, Turns):
     def fade(self) -> None:
         """Answer what is asked next, then close."""
         self._draining = True
+        self._turnstile.waiter = None
 
     def drain(self) -> None:
         """Finish what is being answered, then close; close at once where nothing is."""
         self._draining = True
+        self._turnstile.waiter = None
         if self._tunnel is not None:
             self._tunnel.close()
         if not self._busy and not self._accepted:

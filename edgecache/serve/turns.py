@@ -33,11 +33,15 @@ class Turns(RequestHandler):
         """Answer the next request, whose body `payload` is. False: it was the last. ConnectionError: the client has gone."""
         raise NotImplementedError
 
+    def waits(self) -> None:
+        """Called when there is nothing to be answered, and `_waiter` is waited for."""
+
     async def start(self) -> None:
         """In place of aiohttp's: runs while the connection does."""
         while not self._force_close:
             if not self._messages:
                 self._waiter = self._loop.create_future()
+                self.waits()
                 try:
                     await self._waiter
                 finally:

@@ -39,6 +39,14 @@ class Store(Protocol):
     def at(self) -> Callable[[tuple[str, str]], Entry | None]:
         """What memory holds under this very URI and variant."""
 
+    @property
+    def asked(self) -> Callable[[tuple[str, str], int], None]:
+        """Hears how many requests were answered by an entry's standing, without a lookup in memory."""
+
+    @property
+    def unsettled(self) -> list[Purging[tuple[str, str]]]:
+        """Purges under way in memory: while there are any, an entry's standing says nothing. Always the same list."""
+
     def get(self, uri: str, request: Request, rule: CacheRule) -> Entry | None:
         """The variant that `request` selects (RFC 9111 section 4.1)."""
 

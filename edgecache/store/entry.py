@@ -12,10 +12,20 @@ from edgecache.policy.freshness import Terms
 from edgecache.policy.message import Headers, Timed
 from edgecache.store.stored_body import StoredBody
 
-_FIXED_BYTES = 1200
+_FIXED_BYTES = 1260
 """Objects around one entry: the entry itself, its Timed and Response, dictionaries and LRU node (measured with tracemalloc)."""
 _FIELD_BYTES = 180
 """One field line in a multidict beyond its characters."""
+
+
+class Standing:
+    """Whether an entry is what memory holds under its key. Whoever has one sees without a lookup what has become of the entry."""
+
+    __slots__ = ("entry",)
+
+    def __init__(self) -> None:
+        self.entry: Entry | None = None
+        """None: not stored, replaced, dropped, or marked stale since. The store alone changes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +50,7 @@ class Entry:
     """Only to be refreshed: answers meanwhile, within its lifetime."""
     head: bytes = b""
     """The prepared header block of its writer's choice; opaque here."""
+    standing: Standing = field(init=False, repr=False, compare=False, default_factory=Standing)
     size_bytes: int = field(init=False)
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 from lru import LRU
 
 from edgecache.store.entry import Entry
-from edgecache.store.frequency import Frequency
+from edgecache.store.frequency import MOST, Frequency
 
 _Key = tuple[str, str]
 _NO_LIMIT: Final = 2**31 - 1
@@ -56,6 +56,10 @@ class Shelves:
     def __len__(self) -> int:
         return len(self.main) + len(self.window)
 
+    def asked_again(self, key: _Key, times: int) -> None:
+        """Told of several requests for a key at once."""
+        self._recent.extend([key] * min(times, MOST))
+
     def change(self, capacity_bytes: int) -> None:
         """Another bound, from the next `overflow` on. The sketch keeps its size."""
         self._capacity = capacity_bytes
@@ -66,6 +70,7 @@ class Shelves:
         if self.frequency is not None:
             self._count(self.frequency, key)
         self.used += entry.size_bytes
+        entry.standing.entry = entry
         if known or self.frequency is None:
             self.main[key] = entry
         else:
@@ -74,9 +79,15 @@ class Shelves:
 
     def replace(self, key: _Key, entry: Entry) -> None:
         """The same entry, marked."""
-        (self.window if key in self.window else self.main)[key] = entry
+        shelf = self.window if key in self.window else self.main
+        before = shelf.get(key)
+        if before is not None:
+            before.standing.entry = None
+        entry.standing.entry = entry
+        shelf[key] = entry
 
     def remove(self, key: _Key, entry: Entry) -> None:
+        entry.standing.entry = None
         if self.window.pop(key, None) is not None:
             self._window_used -= entry.size_bytes
             self.used -= entry.size_bytes

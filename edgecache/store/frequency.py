@@ -9,7 +9,8 @@ from collections.abc import Hashable
 from typing import Final
 
 _ROWS: Final = 4
-_MOST: Final = 15
+MOST: Final = 15
+"""More requests than this count as this many."""
 _COUNTERS: Final = 4
 """In each row, for each key."""
 _SAMPLE: Final = 10
@@ -43,8 +44,8 @@ class Frequency:
             for row in self._rows:
                 index = mixed & self._mask
                 count = row[index]
-                if count < _MOST:
-                    row[index] = min(_MOST, count + times)
+                if count < MOST:
+                    row[index] = min(MOST, count + times)
                 mixed = (mixed >> self._bits) ^ (mixed << 7 & 0xFFFFFFFFFFFFFFFF)
         if self._added >= self._period:
             self._age()
@@ -53,7 +54,7 @@ class Frequency:
         """The estimate for `key`."""
         mixed = _mix(hash(key))
         counted = self._door[mixed & self._door_mask] & self._door[(mixed >> 32) & self._door_mask]
-        least = _MOST
+        least = MOST
         for row in self._rows:
             least = min(least, row[mixed & self._mask])
             mixed = (mixed >> self._bits) ^ (mixed << 7 & 0xFFFFFFFFFFFFFFFF)

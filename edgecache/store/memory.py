@@ -89,6 +89,15 @@ class MemoryStore:
         self._asked(key)
         return entry if not self._log.pending else self._settled(key, entry)
 
+    def asked(self, key: tuple[str, str], times: int) -> None:
+        """So many requests were answered with what is under `key` since `at` gave it, by who watches over its standing."""
+        self._shelves.asked_again(key, times)
+
+    @property
+    def unsettled(self) -> list[Purging[_Key]]:
+        """Purges under way: while there are any, an entry's standing does not tell all. Always the same list."""
+        return self._log.pending
+
     def vary(self, uri: str) -> tuple[str, ...]:
         """The request fields that select among the stored variants of `uri`."""
         primary = self._living(uri)

@@ -30,6 +30,7 @@ class TieredStore:
         self.disk = disk
         self.at = memory.at
         """What is in memory under this very URI and variant: the hit path asks, and must not wait for a disk."""
+        self.asked, self.unsettled = memory.asked, memory.unsettled
         memory.on_evict = self._evicted
 
     def get(self, uri: str, request: Request, rule: CacheRule) -> Entry | None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from email.utils import formatdate
 
+import pytest
 from aiohttp import web
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -100,6 +101,50 @@ def test_it_answers_and_records_as_the_usual_way_does(steps: list[object]) -> No
     assert fast_hits > 0 or not lane_can
 
 
+def test_it_answers_on_the_loop_that_the_edge_runs_on() -> None:
+    uvloop = pytest.importorskip("uvloop")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        fast_hits, said, seen, told = runner.run(_traffic([("GET", "/a", ""), ("GET", "/a", "")], 64))
+    assert (fast_hits, len(said), len(seen), len(told)) == (4, 6, 1, 6)
+    assert len(set(said[2:])) == 1
+
+
+async def test_a_connection_that_only_the_lane_answers_is_kept_while_it_asks_and_closed_when_it_does_not() -> None:
+    settings = ServeSettings(keepalive_timeout=1.0)
+    async with origin_of(_answer) as origin, edge_for(origin.url, settings=settings) as edge:
+        reader, writer = await edge.connect()
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        while loop.time() < started + 2.0:
+            writer.write(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+            await asyncio.wait_for(_read_answer(reader, "GET"), 10)
+            await asyncio.sleep(0.02)
+        assert edge.fast_hits > 2
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+
+
+async def test_a_client_that_takes_nothing_is_not_answered_without_end() -> None:
+    async def large(_request: web.BaseRequest) -> web.Response:
+        return web.Response(body=bytes(60_000), headers={"Cache-Control": "max-age=60"})
+
+    async with origin_of(large) as origin, edge_for(origin.url) as edge:
+        reader, writer = await edge.connect()
+        head = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
+        for _ in range(3):
+            writer.write(head)
+            await asyncio.wait_for(_read_answer(reader, "GET"), 10)
+        assert edge.fast_hits == 1
+        before, asked = edge.fast_hits, 1000
+        for _ in range(asked):
+            writer.write(head)
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.2)
+        assert edge.fast_hits - before < asked
+        for _ in range(asked):
+            await asyncio.wait_for(_read_answer(reader, "GET"), 10)
+        assert origin.count == 1
+
+
 async def test_a_purged_replaced_or_expired_entry_is_not_remembered() -> None:
     async with origin_of(_answer) as origin, edge_for(origin.url) as edge:
         head = b"GET /brief HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -156,13 +201,13 @@ async def test_split_and_pipelined_heads_are_answered_in_order() -> None:
 
 
 async def test_what_it_remembers_is_bounded_in_heads_and_bytes() -> None:
-    for bounds in (ServeSettings(fast_lane_heads=3), ServeSettings(fast_lane_bytes=3500)):
+    for bounds in (ServeSettings(fast_lane_heads=3), ServeSettings(fast_lane_bytes=4000)):
         async with origin_of(_answer) as origin, edge_for(origin.url, settings=bounds) as edge:
             for number in range(6):
                 await _several(edge, b"GET /a?%d HTTP/1.1\r\nHost: h\r\n\r\n" % number, 2, b"/a None")
             lane = edge.pipeline.fast_lane
             assert len(lane) == 3
-            assert 0 < lane.used_bytes <= 3500
+            assert 0 < lane.used_bytes <= 4000
             assert lane.answer(b"GET /a?0 HTTP/1.1\r\nHost: h\r\n\r\n", "::1") is None
             assert lane.answer(b"GET /a?5 HTTP/1.1\r\nHost: h\r\n\r\n", "::1") is not None
 

@@ -72,6 +72,42 @@ def test_repeated_requests_are_counted_and_logged_as_others_are(
     assert figures[0] == figures[1]
 
 
+@pytest.mark.parametrize(
+    ("uri", "target", "shared"),
+    [
+        ("http://a/b", b"/b", True),
+        ("http://a/b?c=d", b"/b?c=d", False),
+        ('http://a/"b', b'/"b', False),
+        ("http://a/" + "b" * 300, b"/" + b"b" * 300, False),
+        ("http://a/b", b"http://a/b", True),
+        ("http://a/b", b"http://A/b", False),
+    ],
+)
+def test_one_report_serves_for_all_targets_that_are_logged_as_they_are_sent(
+    tmp_path: Path, uri: str, target: bytes, shared: bool
+) -> None:
+    log = AccessLog(LogSettings(access=tmp_path / "log", query=False, uri_chars=200))
+    recorder = Recorder(log)
+    own = recorder.repeated(msgspec.structs.replace(RECORD, uri=uri))
+    report = own.but_for(target)
+    assert (report is not None) == shared
+    own.on_request(1.5, "ab-1", "::1", 0.000012)
+    if report is not None:
+        other = recorder.repeated(msgspec.structs.replace(RECORD, uri="http://a/other")).but_for(b"/other")
+        assert (other is report) == (target == b"/b")
+        report.hear(1.5, b"ab-1", "::1", 0.000012, target)
+    assert log.close()
+    lines = (tmp_path / "log").read_bytes().splitlines()
+    assert len(lines) == 1 + shared
+    assert len(set(lines)) == 1
+    assert sum(site.requests for site in recorder.figures.sites.values()) == 1 + shared
+
+
+@pytest.mark.parametrize("changes", [{"reason": "r"}, {"collapsed": True}, {"truncated": True}])
+def test_what_is_out_of_the_ordinary_shares_no_report(changes: dict[str, object]) -> None:
+    assert Recorder().repeated(msgspec.structs.replace(RECORD, uri="http://a/b", **changes)).but_for(b"/b") is None
+
+
 def test_a_kind_of_request_that_has_not_come_counts_nothing() -> None:
     recorder = Recorder()
     recorder.repeated(RECORD)
