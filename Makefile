@@ -52,13 +52,13 @@ fix: $(STAMP) ## let ruff repair what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: lint interpreted ## lint, then every test that this machine can run, with coverage of policy and sandbox
+test: lint interpreted ## lint, unit tests with coverage of policy and sandbox, then compiled every test that this machine can run
 	@$(BIN)/python -c 'from sandbox.sdk import warm_up; warm_up(on_progress=print)'
 	$(BIN)/coverage erase
 	$(BIN)/pytest --cov --cov-report= tests/unit tests/hostile
 	$(BIN)/coverage report --include='edgecache/policy/*,sandbox/*' --skip-covered --fail-under=90
 	@$(MAKE) --no-print-directory compiled
-	$(BIN)/pytest tests/unit/policy tests/unit/serve tests/unit/store tests/unit/upstream tests/conformance tests/integration
+	$(BIN)/pytest
 
 bench: $(COMPILED) ## the cache against nginx, Varnish and Traffic Server (if installed), and the sandbox's figures
 	$(BIN)/python -m loadtests.bench --seconds 2 --json .run/bench-cache.json

@@ -25,8 +25,10 @@ COMPILED: Final = {
     "edgecache/upstream": "balancing breaker ejection endpoint pool response retrying trailers whole",
     "sandbox": """
         bucket call claims cpuclock deadlines dispatcher frames handle keeper lane ledger pacer pacing promise quarantine requests
-        scheduler serving sharenode
+        scheduler serving sharenode vm
     """,
+    "sandbox/engines": "base kvm",
+    "sandbox/guest": "access actions calls exchange process",
 }
 """By package; modules of one package call each other directly. `tests/unit/test_compiled.py` holds what is left out:
 
