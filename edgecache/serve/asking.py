@@ -68,7 +68,9 @@ class Asker:
             own.append(("Surrogate-Capability", f'{self.settings.edge_id}="{CAPABILITY}"'))
         if call.route.generator is None and call.prepared and wants_trailers(request):
             own += (("TE", "trailers"), ("Connection", "TE"))
-        if call.route.generator is None and isinstance(call.body, TrailedBody) and call.body.trailers is not None:
+        body = call.body
+        # First, for most have none: telling a protocol takes microseconds.
+        if body is not None and call.route.generator is None and isinstance(body, TrailedBody) and body.trailers is not None:
             promised = announced(request)
             if promised:
                 own.append(("Trailer", ", ".join(promised)))
