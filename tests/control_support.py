@@ -214,3 +214,19 @@ async def running(
             yield Api(control, used, table, session, token, purges, state_dir)
     finally:
         await control.close()
+
+
+BASE = "/v1/sites/shop/generators/hello"
+
+
+async def split(api: Api) -> dict[int, int]:
+    """The split of `BASE` as the request path sees it: percent by version."""
+    route = api.table.snapshot.route("shop.test", "/hello/x")
+    assert route is not None
+    if route.generator is None:
+        return {}
+    shown = (await api.call("GET", BASE)).json
+    found = {active.version: active.percent for active in route.generator.active}
+    assert shown["active"] == [{"version": version, "percent": percent} for version, percent in found.items()]
+    assert {active.key for active in route.generator.active} <= set(api.sandbox.registered)
+    return found

@@ -22,22 +22,7 @@ from sandbox import (
 )
 from sandbox.limits import KIB, MIB
 from sandbox.monitor import NoEdge
-from tests.control_support import Api, TrialSandbox, bundle, files, manifest, program, purge_nothing, running, tar
-
-BASE = "/v1/sites/shop/generators/hello"
-
-
-async def split(api: Api) -> dict[int, int]:
-    """The generator's split as the request path sees it."""
-    route = api.table.snapshot.route("shop.test", "/hello/x")
-    assert route is not None
-    if route.generator is None:
-        return {}
-    shown = (await api.call("GET", BASE)).json
-    found = {active.version: active.percent for active in route.generator.active}
-    assert shown["active"] == [{"version": version, "percent": percent} for version, percent in found.items()]
-    assert {active.key for active in route.generator.active} <= set(api.sandbox.registered)
-    return found
+from tests.control_support import BASE, Api, TrialSandbox, bundle, files, manifest, program, purge_nothing, running, split, tar
 
 
 async def activate(api: Api, version: int, percent: int) -> int:
