@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_ENCODED: Final = re.compile(r"%([0-9A-Fa-f]{2})")
+_ENCODED: Final = re.compile(r"%([0-9A-Fa-f]{2})?")
 _SLASHES: Final = re.compile(r"//+")
 _UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
@@ -16,7 +16,8 @@ _UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuv
 def normal(path: str) -> str:
     """`path` without dot segments, repeated slashes and needless percent-encoding, as many origins read it.
 
-    What is encoded for a reason (`%2F`) stays so, in capitals.
+    What is encoded for a reason (`%2F`) stays so, in capitals. A `%` that encodes nothing is one itself: what is decoded behind it
+    must not make it look like another encoding.
     """
     if "%" not in path and "//" not in path and "/." not in path:
         return path
@@ -36,5 +37,7 @@ def normal(path: str) -> str:
 
 
 def _decoded(match: re.Match[str]) -> str:
+    if match[1] is None:
+        return "%25"
     character = chr(int(match[1], 16))
     return character if character in _UNRESERVED else match[0].upper()
