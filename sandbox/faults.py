@@ -1,7 +1,8 @@
-"""Whether a private mapping may have got a new copy of a page since one last looked: told by the process's count of page faults.
+"""Whether a private mapping may have got a new copy of a page since one last looked: told by this thread's count of page faults.
 
-A page becomes a copy in a page fault of a thread that writes to it, or for which KVM does; the kernel counts those
-(mm_account_fault, getrusage(2)). `memory.py` asks before it has the kernel walk page tables.
+A page becomes a copy in a page fault of the thread that writes to it, or for which KVM does; the kernel counts those
+(mm_account_fault, getrusage(2)). `memory.py` asks before it has the kernel walk page tables; `vm.py` has it forget what it knows
+when another thread comes. The process's count would be a sum over its threads, of which KVM makes one for each VM.
 """
 
 from __future__ import annotations
@@ -9,21 +10,30 @@ from __future__ import annotations
 import mmap
 import os
 import resource
+import threading
 from typing import Final
 
 _MINOR: Final = 6
 _MAJOR: Final = 7
 """A fault that had to be tried again counts as one of these."""
 _counted: list[bool] = []
-_process: list[object] = [object()]
-"""Names this process: a fork counts from 0."""
+_threads = threading.local()
+
+
+def thread() -> object:
+    """Names this thread as no other is ever named, in this process or in a fork, whose count begins at 0."""
+    try:
+        name: object = _threads.name
+    except AttributeError:
+        name = _threads.name = object()
+    return name
 
 
 def mark() -> tuple[object, int] | None:
-    """Equal to an earlier mark: this process has had no fault since. None where the kernel does not count them."""
+    """Equal to an earlier mark: this is the same thread, and it has had no fault since. None where faults are not counted."""
     if not _counted:
         prepare()
-    return (_process[0], _faults()) if _counted[0] else None
+    return (thread(), _faults()) if _counted[0] else None
 
 
 def prepare() -> bool:
@@ -52,12 +62,12 @@ def _try() -> bool:
 
 
 def _faults() -> int:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
+    usage = resource.getrusage(resource.RUSAGE_THREAD)
     return usage[_MINOR] + usage[_MAJOR]
 
 
 def _renamed() -> None:
-    _process[0] = object()
+    _threads.name = object()
 
 
 os.register_at_fork(after_in_child=_renamed)

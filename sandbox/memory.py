@@ -236,6 +236,10 @@ class GuestMemory:
             self._mark = mark
         return self._written
 
+    def distrust(self) -> None:
+        """Another thread than before may write: what the next `written` says is looked up."""
+        self._mark = None
+
     def reset(self, written: list[tuple[int, int]]) -> bool:
         """Make the memory the template's again, given what `written` said. Whether page tables have changed by it."""
         undoing = self._undoing

@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from typing import Final, NamedTuple
 
+from sandbox import faults
 from sandbox.engines import create, restoring
 from sandbox.engines.base import Preempted, SystemCall
 from sandbox.events import Booted, Ended, Event, HostCall, OutputFull, Slice
@@ -89,6 +90,8 @@ class Vm:
         self._pending: Ask | None = None
         self._asked: NextRequest | None = None
         """Made together with more output than a slice holds: acted on when that has been taken."""
+        self._thread = faults.thread()
+        """Whose page faults tell what was written; another one is announced by `distrust`."""
         self._stillborn: _Over | None = None
         """The end of a request that could not even be handed over."""
 
@@ -102,6 +105,7 @@ class Vm:
         loaded = self._template.loaded
         if self._phase is not _FRESH or not (self._template.booted or loaded.convention is Convention.CGI):
             raise RuntimeError(f"begin in phase {self._phase.name}")
+        self._watch_threads()
         self._process.exchange = Exchange(request, limits)
         self._phase = _RUNNING
         self._cpu_ns, self._pages_written = 0, 0
@@ -119,6 +123,7 @@ class Vm:
         stillborn, self._stillborn = self._stillborn, None
         if stillborn is None and self._phase not in (_BOOTING, _RUNNING):
             raise RuntimeError(f"run in phase {self._phase.name}")
+        self._watch_threads()
         started = time.thread_time_ns()
         event = stillborn or self._run(started, slice_ns)
         output, log = self._process.exchange.take()
@@ -136,6 +141,7 @@ class Vm:
         ask = self._pending
         if self._phase is not _WAITING or ask is None:
             raise RuntimeError(f"answer in phase {self._phase.name}")
+        self._watch_threads()
         self._pending, self._phase = None, _RUNNING
         if isinstance(result, bytes):
             whole = len(result)
@@ -162,6 +168,7 @@ class Vm:
         """Undo a FINISHED request: memory, registers and the monitor's state are the template's again."""
         if self._phase is not _FINISHED:
             raise RuntimeError(f"reset in phase {self._phase.name}")
+        self._watch_threads()
         if self._memory.reset(self._written):
             self._vcpu.memory_changed()
         self._vcpu.load(self._template.cpu)
@@ -208,6 +215,13 @@ class Vm:
         except CallError as error:
             return -error.number
         return len(data)
+
+    def _watch_threads(self) -> None:
+        """Whoever writes to memory calls this first: page faults are counted by thread."""
+        thread = faults.thread()
+        if thread is not self._thread:
+            self._thread = thread
+            self._memory.distrust()
 
     def _run(self, started: int, slice_ns: int) -> Event | _Over:
         asked, self._asked = self._asked, None

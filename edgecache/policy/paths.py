@@ -16,8 +16,8 @@ _UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuv
 def normal(path: str) -> str:
     """`path` without dot segments, repeated slashes and needless percent-encoding, as many origins read it.
 
-    What is encoded for a reason (`%2F`) stays so, in capitals. A `%` that encodes nothing is one itself: what is decoded behind it must
-    not make it look like another encoding.
+    What is encoded for a reason (`%2F`) stays so, in capitals. A `%` that encodes nothing is one itself: what is decoded behind
+    it must not make it look like another encoding.
     """
     if "%" not in path and "//" not in path and "/." not in path:
         return path

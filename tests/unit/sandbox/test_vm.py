@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 
@@ -487,6 +488,21 @@ def test_nothing_of_a_request_is_left_for_the_next(engine: str) -> None:
         assert getattr(mine, field) == getattr(other, field), field
     vm.close()
     pristine.close()
+    template.close()
+
+
+def test_nothing_is_left_by_a_request_that_another_thread_handed_over(engine: str) -> None:
+    """Page faults tell what was written, and are counted by thread."""
+    template = boot(program(serve(ECHO, 12 << 10), Convention.RESIDENT), engine=engine)
+    with ThreadPoolExecutor(1) as other, closing(Vm(template, engine)) as pristine, closing(Vm(template, engine)) as vm:
+        for _ in range(3):
+            assert serve_once(vm).end == "finished"
+        large = GuestRequest(GET.environ, b"S" * (8 << 10))
+        other.submit(vm.begin, large, LIMITS).result()
+        assert finish(vm).end == "finished"
+        vm.reset()
+        end = vm._memory.layout.supervisor_offset
+        assert vm._memory.block[:end] == pristine._memory.block[:end]
     template.close()
 
 
