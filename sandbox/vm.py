@@ -90,7 +90,7 @@ class Vm:
         self._pending: Ask | None = None
         self._asked: NextRequest | None = None
         """Made together with more output than a slice holds: acted on when that has been taken."""
-        self._thread = faults.thread()
+        self._writer = faults.thread()
         """Whose page faults tell what was written; another one is announced by `distrust`."""
         self._stillborn: _Over | None = None
         """The end of a request that could not even be handed over."""
@@ -219,8 +219,8 @@ class Vm:
     def _watch_threads(self) -> None:
         """Whoever writes to memory calls this first: page faults are counted by thread."""
         thread = faults.thread()
-        if thread is not self._thread:
-            self._thread = thread
+        if thread is not self._writer:
+            self._writer = thread
             self._memory.distrust()
 
     def _run(self, started: int, slice_ns: int) -> Event | _Over:
