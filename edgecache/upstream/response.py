@@ -15,6 +15,8 @@ from multidict import CIMultiDictProxy
 
 _BAD_VALUE: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 """RFC 9110 section 5.5: never forwarded, whoever let it in."""
+_CODINGS: Final = ("chunked", "compress", "deflate", "gzip", "identity")
+"""Of the HTTP Transfer Coding Registry, and once of it."""
 _NOT_OF_A_NAME: Final = re.compile(r"[^!#$%&'*+\-.^_`|~0-9A-Za-z]")
 
 
@@ -55,6 +57,18 @@ def unusable_field(headers: CIMultiDictProxy[str]) -> str | None:
     if _BAD_VALUE.search("\t".join(headers.values())):
         return next(name for name, value in headers.items() if _BAD_VALUE.search(value))
     codings = headers.getall("Transfer-Encoding", None)
-    if codings is not None and (len(codings) != 1 or codings[0].strip(" \t").lower() != "chunked"):
+    if codings is not None and not _undone(codings, headers):
         return "Transfer-Encoding"
     return None
+
+
+def _undone(codings: list[str], headers: CIMultiDictProxy[str]) -> bool:
+    """Whether the parser and we agree on what these transfer codings leave of a body.
+
+    What is no coding at all says nothing: that body goes on until the connection ends (RFC 9112 section 6.3), which nobody else
+    may read otherwise by a Content-Length.
+    """
+    words = [word.strip(" \t").lower() for line in codings for word in line.split(",")]
+    if words == ["chunked"]:
+        return True
+    return all(words) and "Content-Length" not in headers and not any(coding in word for word in words for coding in _CODINGS)

@@ -38,6 +38,7 @@ async def edge_before(answer: bytes) -> AsyncIterator[Edge]:
         pytest.param(b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", id="RFC9112-6.1 twice"),
         pytest.param(b"Transfer-Encoding: identity\r\n\r\nabc", id="RFC9112-7 no coding of HTTP/1.1"),
         pytest.param(b"Transfer-Encoding:\r\n\r\nabc", id="no coding at all"),
+        pytest.param(b"Transfer-Encoding: abc\r\nContent-Length: 2\r\n\r\nabc", id="RFC9112-6.3 two ways to end"),
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -52,6 +53,14 @@ async def test_a_head_with_two_readings_is_refused(lines: bytes, method: str) ->
 async def test_chunked_alone_is_understood_in_any_case() -> None:
     async with edge_before(FRESH + b"Transfer-Encoding: Chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n") as edge:
         assert (await edge.fetch("/")).body == b"abc"
+
+
+async def test_what_is_no_transfer_coding_says_nothing_and_goes_no_further() -> None:
+    async with edge_before(FRESH + b"Transfer-Encoding: 1.5\r\n\r\nabc") as edge:
+        for _ in range(2):
+            got = await edge.fetch("/")
+            assert (got.status, got.body) == (200, b"abc")
+            assert got.headers.get("Transfer-Encoding", "").lower() in ("", "chunked")
 
 
 async def test_an_interim_response_with_two_readings_is_dropped() -> None:
