@@ -35,7 +35,8 @@ COMPILED: Final = {
 - coroutines: a cancelled one of mypyc 2.4 has crashed the process (`async def` in a Protocol would be harmless);
 - values that travel between processes: msgspec reads their annotations, which mypyc does not keep;
 - classes whose interpreted base has `__slots__`, as aiohttp's protocols do: mypyc refuses them at import;
-- attributes whose names are C's keywords behind an underscore (`_thread`): the compiler refuses them."""
+- attributes whose names are C's keywords behind an underscore (`_thread`): the compiler refuses them;
+- calls that do something in the bounds of a slice: mypyc 2.4 makes them twice."""
 
 
 def compiled() -> list[Extension]:

@@ -78,7 +78,8 @@ class WorkerHandle:
             with open(fd, "wb", closefd=False, buffering=0) as file:
                 view = memoryview(data)
                 while view:
-                    view = view[file.write(view) :]
+                    written = file.write(view)
+                    view = view[written:]
             self.send(wire.Load(number, len(data), limits, engine), (fd,))
         finally:
             os.close(fd)

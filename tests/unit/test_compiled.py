@@ -53,6 +53,19 @@ def test_no_coroutines(path: str) -> None:
     assert not [node.name for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef) and id(node) not in declared]
 
 
+@pytest.mark.parametrize("path", _compiled())
+def test_bounds_of_slices_do_nothing(path: str) -> None:
+    """mypyc 2.4 evaluates them twice: `rest[file.write(rest):]` writes twice."""
+    bounds = [
+        bound
+        for node in ast.walk(ast.parse((_ROOT / path).read_text()))
+        if isinstance(node, ast.Slice)
+        for bound in (node.lower, node.upper)
+    ]
+    called = [node.func for bound in bounds if bound is not None for node in ast.walk(bound) if isinstance(node, ast.Call)]
+    assert {ast.unparse(function).rpartition(".")[2] for function in called} <= {"len", "end"}
+
+
 def test_values_that_travel_are_interpreted() -> None:
     kinds = msgspec.inspect.multi_type_info([*get_args(ToLeader), *get_args(ToServing)])
     # Members of enumerations are looked up by value, whoever made the class.
