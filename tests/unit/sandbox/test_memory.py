@@ -105,7 +105,9 @@ STEPS = st.lists(
 @settings(max_examples=50, deadline=None)
 @given(STEPS)
 def test_what_was_written_is_known_at_any_time(steps: list[int | str]) -> None:
-    """Whatever was seen before, and whoever writes: the kernel's own answer, and after a reset the template."""
+    """Whatever was seen before, and whoever writes, when another thread is announced: the kernel's own answer, and after a reset the
+    template.
+    """
     frozen = build()
     fork, original = frozen.fork(), frozen.fork()
     pages = Pagemap()
@@ -122,6 +124,7 @@ def test_what_was_written_is_known_at_any_time(steps: list[int | str]) -> None:
                 thread = threading.Thread(target=fork.window.__setitem__, args=(1999 * PAGE, 1))
                 thread.start()
                 thread.join()
+                fork.distrust()
             elif step == "reset":
                 fork.reset(fork.written())
                 assert fork.block[:end].tobytes() == original.block[:end].tobytes()
