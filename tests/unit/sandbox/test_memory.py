@@ -105,7 +105,7 @@ STEPS = st.lists(
 @settings(max_examples=50, deadline=None)
 @given(STEPS)
 def test_what_was_written_is_known_at_any_time(steps: list[int | str]) -> None:
-    """Whatever was seen before, and whichever thread writes, once it is announced: the kernel's answer; after a reset the template."""
+    """Whatever was seen before, and whoever writes, once announced: as the kernel says; after a reset the template."""
     frozen = build()
     fork, original = frozen.fork(), frozen.fork()
     pages = Pagemap()
