@@ -108,16 +108,19 @@ def to_source(
     return freeze(sent)
 
 
-def to_client(response: Response, *, edge_id: str, received: float | None = None) -> Headers:
-    """The header section to send down: end-to-end fields, with Via appended. A source's request ID is of another request.
-
-    `received` (seconds since the epoch) becomes the Date of a response that has none (RFC 9110 section 6.6.1).
-    """
+def to_client(response: Response, *, edge_id: str) -> Headers:
+    """The header section to send down: end-to-end fields, with Via appended. A source's request ID is of another request."""
     sent = without(response.headers, hop_by_hop(response.headers) | _OF_THE_ANSWER)
-    if received is not None and "Date" not in response.headers:
-        sent.append(("Date", format_date(received)))
     sent.append(("Via", f"1.1 {edge_id}"))
     return freeze(sent)
+
+
+def dated(response: Response, now: float) -> Response:
+    """With the Date that is missing, in seconds since the epoch: who has a clock adds it (RFC 9110 section 6.6.1)."""
+    if "Date" in response.headers:
+        return response
+    fields = freeze([*response.headers.items(), ("Date", format_date(now))])
+    return Response(response.status, response.reason, fields)
 
 
 def _passes_by_via(headers: Headers, edge_id: str) -> int:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from edgecache.observe.tracing import Parent
 from edgecache.policy.message import Request, Response
+from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Meter
 from edgecache.sites import Route
-from edgecache.source import Body, Interim
+from edgecache.source import Body, Interim, Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,18 @@ class Call:
     trace: Parent | None = None
     """What steps of it are spans of; None: it is not traced."""
     on_interim: Interim | None = None
+    source: Source | None = None
+    """What answers in the place of the site's origins: they have been asked already."""
+
+
+FlightKey = tuple[str, str | None, str, str]
+"""Site, generator, URI and variant: requests with the same one may wait for the same answer."""
+
+
+def flight_key(request: Request, route: Route, vary: tuple[str, ...]) -> FlightKey:
+    """`vary`: the fields that are known to select among the responses of its URI."""
+    generator = route.generator.name if route.generator else None
+    return route.site.name, generator, request.uri, variant_key(request, vary, route.rule)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable
 from contextlib import suppress
+from functools import partial
 from typing import cast
 
 from aiohttp import web
@@ -22,21 +23,21 @@ from edgecache.policy.message import Response
 from edgecache.serve.answer import Answer, Opened
 from edgecache.serve.body_pace import BodyPace
 from edgecache.serve.client_body import ClientBody
+from edgecache.serve.errand import Errand
 from edgecache.serve.exchange import Exchange, report_hit
 from edgecache.serve.fast_lane import MAX_BODY_BYTES
 from edgecache.serve.guard import BodyFraming, Fault, Head, HeadReader, Violation, find_head
 from edgecache.serve.interim import InterimWriter
-from edgecache.serve.pipeline import Pipeline
+from edgecache.serve.pipeline import Hit, Missed, Pipeline
 from edgecache.serve.request_id import next_request_id
 from edgecache.serve.sending import Sending
 from edgecache.serve.shape import is_plain
 from edgecache.serve.turns import Turns
 from edgecache.serve.turnstile import Turnstile
-from edgecache.serve.wire import encode_fields, encode_head
+from edgecache.serve.wire import KEEP_ALIVE_10, encode_fields, encode_head
 from edgecache.serve.writer import Sent, write_answer
 
 _CHUNKED = b"POST / HTTP/1.1\r\nHost: e\r\nTransfer-Encoding: chunked\r\n\r\n"
-_KEEP_ALIVE_10 = b"Connection: keep-alive\r\n"
 _HELD_LIMIT_BYTES = 64 << 10
 """Pipelined bytes kept while a request is being answered; above that the socket is not read."""
 
@@ -51,6 +52,7 @@ class Connection(Sending, Turns):
         "_client_settings",
         "_done_reading",
         "_draining",
+        "_errand",
         "_followed",
         "_framing",
         "_gone",
@@ -98,6 +100,8 @@ class Connection(Sending, Turns):
         self._done_reading = False
         self._draining = False
         self._head_since: float | None = None
+        self._errand: Errand | None = None
+        """The request under way, while it has no task."""
         self._tunnel: Opened | None = None
         self._gone: asyncio.Future[None] | None = None
         self.violation: Violation | None = None
@@ -120,6 +124,9 @@ class Connection(Sending, Turns):
         if self._gone is not None and not self._gone.done():
             self._gone.set_result(None)
         self._turnstile.close()
+        errand, self._errand = self._errand, None
+        if errand is not None:
+            self._pipeline.errands.abandon(errand)
         super().connection_lost(exc)
 
     def waits(self) -> None:
@@ -176,7 +183,7 @@ class Connection(Sending, Turns):
             if self._answer_known(raw):
                 continue
             head = self._heads.read(raw)
-            if head.has_body or not self._answer_at_once(head, raw):
+            if head.has_body or not self._take_at_once(head, raw):
                 self._accept(head)
 
     def _hold(self, rest: bytes) -> None:
@@ -246,12 +253,42 @@ class Connection(Sending, Turns):
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         return True
 
-    def _answer_at_once(self, head: Head, raw: bytes) -> bool:
-        """A fresh stored response, written without a task. False: the request takes the usual way."""
+    def _take_at_once(self, head: Head, raw: bytes) -> bool:
+        """A request that needs no task: a hit, or a plain miss. False: it takes the usual way."""
         if not self._idle or not head.keep_alive or not is_plain(head.request):
             return False
-        hit = self._pipeline.hit(head.request)
-        if hit is None or not isinstance(hit.entry.body, bytes) or len(hit.entry.body) > MAX_BODY_BYTES:
+        found = self._pipeline.look(head.request)
+        if isinstance(found, Hit):
+            return self._answer_hit(found, head, raw)
+        return found is not None and self._begin(found, head)
+
+    def _begin(self, missed: Missed, head: Head) -> bool:
+        errand = self._pipeline.begin(head.request, missed, self._client, partial(self._told, head))
+        if errand is None:
+            return False
+        self._busy = True
+        self._errand = errand
+        return True
+
+    def _told(self, head: Head, answer: bytes | None) -> None:
+        """What an errand has brought; None: a turn has to bring it."""
+        if answer is None:
+            self._accept(head)
+            return
+        self._errand = None
+        self._busy = False
+        with suppress(ConnectionError):
+            self.send(answer)
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._held:
+            held, self._held = self._held, b""
+            self._read(held)
+            self._resume_reading_if_drained()
+        self.waits()
+
+    def _answer_hit(self, hit: Hit, head: Head, raw: bytes) -> bool:
+        """A fresh stored response, written without a task. False: it is too long for that."""
+        if not isinstance(hit.entry.body, bytes) or len(hit.entry.body) > MAX_BODY_BYTES:
             return False
         self._lane.learn(raw, head, hit.entry, hit.route, self._pipeline.observer.repeated)
         entry = hit.entry
@@ -263,7 +300,7 @@ class Connection(Sending, Turns):
             self._pipeline.respond.hit_member,
             hit.lifetime_left,
             request_id.encode(),
-            _KEEP_ALIVE_10 if head.http10 else b"",
+            KEEP_ALIVE_10 if head.http10 else b"",
         )
         try:
             self.send(block, body)
@@ -289,7 +326,8 @@ class Connection(Sending, Turns):
             keep_alive = self._may_live_on(head, body)
             return write_answer(self, answer, method=head.method, http10=head.http10, keep_alive=keep_alive)
 
-        exchange = Exchange(self._pipeline, head.request, self._client, HTTP_1)
+        errand, self._errand = self._errand, None
+        exchange = Exchange(self._pipeline, head.request, self._client, HTTP_1, errand)
         sent = await exchange.run(body, InterimWriter(self._hint, self._client_settings.edge_id, http10=head.http10), write)
         if sent is None:
             return False
@@ -365,7 +403,10 @@ class Connection(Sending, Turns):
         self.send(encode_head(response) + b"\r\n")
 
     def _process_keepalive(self) -> None:
-        self._note_hits(self._loop.time())
+        now = self._loop.time()
+        self._note_hits(now)
+        if self._errand is not None:
+            self._next_keepalive_close_time = now + self._keepalive_timeout
         super()._process_keepalive()
 
     def _note_hits(self, now: float) -> None:
@@ -388,11 +429,12 @@ class Connection(Sending, Turns):
         """Answer what is asked next, then close."""
         self._draining = True
         self._turnstile.waiter = None
+        if self._errand is not None:
+            self._errand.in_turn = True
 
     def drain(self) -> None:
         """Finish what is being answered, then close; close at once where nothing is."""
-        self._draining = True
-        self._turnstile.waiter = None
+        self.fade()
         if self._tunnel is not None:
             self._tunnel.close()
         if not self._busy and not self._accepted:

@@ -12,6 +12,7 @@ from edgecache.observe.record import Record
 from edgecache.policy.message import Request
 from edgecache.serve.answer import Answer
 from edgecache.serve.client_body import CLIENT_GONE
+from edgecache.serve.errand import Errand
 from edgecache.serve.guard import Violation
 from edgecache.serve.interim import InterimWriter
 from edgecache.serve.pipeline import Hit, Pipeline
@@ -27,16 +28,20 @@ Write = Callable[[Answer], Awaitable[Sent]]
 class Exchange:
     """Made when a request's head has arrived."""
 
-    __slots__ = ("_client", "_pipeline", "_protocol", "_request", "_started", "request_id")
+    __slots__ = ("_begun", "_client", "_pipeline", "_protocol", "_request", "_started", "request_id")
 
-    def __init__(self, pipeline: Pipeline, request: Request | None, client: str, protocol: str) -> None:
-        """`request` is None where what arrived is no request; `protocol` is as in `observe.record`."""
+    def __init__(
+        self, pipeline: Pipeline, request: Request | None, client: str, protocol: str, begun: Errand | None = None
+    ) -> None:
+        """`request` is None where what arrived is no request; `protocol` is as in `observe.record`; `begun`: it has been asked
+        for already."""
         self._pipeline = pipeline
         self._request = request
         self._client = client
         self._protocol = protocol
-        self._started = pipeline.clock()
-        self.request_id = next_request_id()
+        self._begun = begun
+        self._started = pipeline.clock() if begun is None else begun.asked
+        self.request_id = next_request_id() if begun is None else begun.call.request_id
 
     async def run(self, body: Body | None, interim: InterimWriter, write: Write) -> Sent | None:
         """Have the request answered, and report it. None: the client has gone."""
@@ -45,7 +50,10 @@ class Exchange:
             raise TypeError("there is no request to be answered")
         answer: Answer | None = None
         try:
-            answer = await self._pipeline.handle(request, body, self._client, self.request_id, interim)
+            if self._begun is None:
+                answer = await self._pipeline.handle(request, body, self._client, self.request_id, interim)
+            else:
+                answer = await self._pipeline.go_on(self._begun, interim)
             interim.close()
             sent = await write(answer)
         except ConnectionError:

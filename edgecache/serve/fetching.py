@@ -181,7 +181,7 @@ class Fetcher:
         rule = call.route.rule
         admitted = admit(call.request, timed, rule)
         if isinstance(admitted, NoStore):
-            self._refused(call, timed, entry, admitted.reason, key)
+            self.refused(call, timed, entry, admitted.reason, key)
             self.parts.outdated(call.request, call.route, reply.response)
             return Private(reply, admitted.reason)
         stored = Timed(strip(reply.response), timed.request_time, timed.response_time)
@@ -193,8 +193,7 @@ class Fetcher:
                 self._keeper.part(call, stored, body, vary, since)
                 return None
             entry = self._keeper.entry(call, stored, admitted, body, vary)
-            self._keeper.put(entry, since)
-            self.parts.superseded(entry)
+            self._keeper.keep(entry, since)
             if key is not None:
                 self._predictor.forget(key)
             return entry
@@ -237,7 +236,7 @@ class Fetcher:
             resumable_bytes=MAX_JOINED_BYTES,
         )
 
-    def _refused(self, call: Call, timed: Timed, entry: Entry | None, reason: NoStoreReason, key: Hashable | None) -> None:
+    def refused(self, call: Call, timed: Timed, entry: Entry | None, reason: NoStoreReason, key: Hashable | None) -> None:
         """What a response that is not stored does to what is."""
         status = timed.response.status
         if key is not None and reason not in _OF_ONE_REQUEST and status not in ERROR_STATUSES:

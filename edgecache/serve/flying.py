@@ -13,7 +13,7 @@ from edgecache.policy.lookup import Miss, MissReason, Validate
 from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Answer, HeldBody
 from edgecache.serve.asking import Asker
-from edgecache.serve.call import Call, Selected
+from edgecache.serve.call import Call, Selected, flight_key
 from edgecache.serve.fetching import Fetcher
 from edgecache.serve.respond import Outcome, Responder, suits
 from edgecache.sites import OnError
@@ -77,9 +77,22 @@ class Flyer:
 
         `epoch`: not through one that began before so many purges.
         """
-        purges = self._purges
-        boarded = purges.count
+        boarded = self._purges.count
         seat = self._board(call, decision, entry, self.key(call, vary), alone=alone, epoch=epoch)
+        return await self.land(call, decision, entry, seat, boarded, vary=vary)
+
+    async def land(
+        self,
+        call: Call,
+        decision: Miss | Validate,
+        entry: Entry | None,
+        seat: Seat,
+        boarded: int,
+        *,
+        vary: tuple[str, ...] | None = None,
+    ) -> Answer:
+        """What comes of a flight for `call`, which has boarded it when there had been so many purges."""
+        purges = self._purges
         try:
             landed = await seat.landed()
         except SourceError as error:
@@ -156,10 +169,7 @@ class Flyer:
         return _RANGE, key, tuple(headers.getall("Range")), tuple(headers.getall("If-Range", ()))
 
     def key(self, call: Call, vary: tuple[str, ...] | None) -> Hashable:
-        uri, route = call.request.uri, call.route
-        names = self._store.vary(uri) if vary is None else vary
-        generator = route.generator.name if route.generator else None
-        return route.site.name, generator, uri, variant_key(call.request, names, route.rule)
+        return flight_key(call.request, call.route, self._store.vary(call.request.uri) if vary is None else vary)
 
     def _stale_instead(self, call: Call, decision: Miss | Validate, entry: Entry | None, error: SourceError) -> Answer | None:
         """The stored response in place of a failure (RFC 5861 section 4, and the route's `on_error`)."""

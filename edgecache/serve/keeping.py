@@ -125,6 +125,11 @@ class Keeper:
             head=encode_head(response, _AGE) + (b"" if response.status == 204 else b"Content-Length: %d\r\n" % len(body)),
         )
 
+    def keep(self, entry: Entry, since: int) -> None:
+        """Store a whole response in the place of whatever is stored of it; `since` as `put`."""
+        self.put(entry, since)
+        self.parts.superseded(entry)
+
     def put(self, entry: Entry, since: int) -> None:
         if self.purges.allow(entry, since):
             self._store.put(entry)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, NamedTuple, Protocol, assert_never
 
-from edgecache.observe.record import NullObserver, Observer, Renewal
+from edgecache.observe.record import NullObserver, Observer, Record, Renewal
 from edgecache.observe.trace_context import FIELD, TraceParent, parse
 from edgecache.observe.tracing import Parent, Tracer
 from edgecache.policy.access import Refusal, may_purge, retry_after
@@ -37,6 +37,7 @@ from edgecache.serve.asking import Asker, coded
 from edgecache.serve.assembling import assemble
 from edgecache.serve.call import Call, Selected
 from edgecache.serve.elsewhere import Elsewhere
+from edgecache.serve.errand import Errand, Errands
 from edgecache.serve.fast_lane import FastLane
 from edgecache.serve.fetching import Fetcher
 from edgecache.serve.file_body import sound
@@ -53,6 +54,7 @@ from edgecache.source import Body, Culprit, Interim, Reply, Source, SourceError
 from edgecache.store import Entry, Store, StoredBody
 from edgecache.upstream.background import Background
 from edgecache.upstream.collapse import Flights, Private, Stream
+from edgecache.upstream.origins import Origins
 from edgecache.upstream.predictor import Predictor
 from edgecache.upstream.settings import UpstreamSettings
 
@@ -68,6 +70,13 @@ class Hit(NamedTuple):
     age: float
     lifetime_left: float
     now: float
+    route: Route
+
+
+class Missed(NamedTuple):
+    """Nothing is stored for the request."""
+
+    decision: Miss
     route: Route
 
 
@@ -89,7 +98,7 @@ class Pipeline:
         *,
         sites: SiteTable,
         store: Store,
-        origins: Callable[[Site], Source],
+        origins: Callable[[Site], Origins],
         generators: Callable[[Call], Source],
         observer: Observer | None = None,
         tracer: Tracer | None = None,
@@ -132,6 +141,19 @@ class Pipeline:
             clock=clock,
             respond=self.respond,
         )
+        self.errands = Errands(
+            origins=origins,
+            flights=self.flights,
+            fetcher=self._fetcher,
+            keeper=self._keeper,
+            store=store,
+            predictor=predictor,
+            report=self._report,
+            clock=clock,
+            settings=self.settings,
+            respond=self.respond,
+        )
+        self._elsewhere = elsewhere
         self._background = Background(upstream.background_limit)
         self._renewer = Renewer(self._flyer, self._background, self._route, self._renewed)
         self._purger = Purger(store, self._keeper.purges, self._renewer.refetch)
@@ -153,11 +175,14 @@ class Pipeline:
     def change(self, settings: ServeSettings, upstream: UpstreamSettings) -> None:
         """Go on with these; a request under way may see both. Name and fast lanes stay as they were made."""
         self.settings = settings
-        self.respond = self._flyer.respond = Responder(settings, self.clock)
-        self._asker.settings = self._keeper.settings = settings
+        self.respond = self._flyer.respond = self.errands.respond = Responder(settings, self.clock)
+        self._asker.settings = self._keeper.settings = self.errands.settings = settings
         self._asker.replay_bytes = upstream.replay_bytes
         self.flights.change(upstream)
         self._background.limit = upstream.background_limit
+
+    def _report(self, record: Record) -> None:
+        self.observer.on_request(record)
 
     def _renewed(self, site: str, why: Renewal, done: bool) -> None:
         self.observer.on_renewal(site, why, done=done)
@@ -169,19 +194,39 @@ class Pipeline:
 
     def hit(self, request: Request) -> Hit | None:
         """The fresh stored response that answers `request`, if there is one: without waiting for anybody."""
+        found = self.look(request)
+        return found if isinstance(found, Hit) else None
+
+    def look(self, request: Request) -> Hit | Missed | None:
+        """What the store says, where that is plain. None: the request takes the usual way."""
         route = self._route(request)
         if route is None or not route.site.access.open or (route.site.upgrade and asked(request, route.site.upgrade)):
             return None
         entry = self._stored(route, request)
-        if entry is None or (route.rule.esi and is_template(entry.timed.response, route.rule)):
-            return None
         now = self.clock()
+        if entry is None:
+            missed = decide(request, None, route.rule, now)
+            return Missed(missed, route) if isinstance(missed, Miss) else None
+        if route.rule.esi and is_template(entry.timed.response, route.rule):
+            return None
         decision = decide(request, entry.timed, route.rule, now, known=entry.terms, marked_stale=entry.marked_stale)
         if not isinstance(decision, Fresh):
             return None
         if route.rule.prefetch:
             self._renewer.prefetch(request, route, entry, decision.lifetime_left)
         return Hit(entry, decision.age, decision.lifetime_left, now, route)
+
+    def begin(self, request: Request, missed: Missed, client_ip: str, tell: Callable[[bytes | None], None]) -> Errand | None:
+        """Have a miss answered without a task, if it is plain enough; see `errand`."""
+        if self.tracer is not None or self._elsewhere is not None:
+            return None
+        return self.errands.begin(request, missed.route, missed.decision, client_ip, tell)
+
+    async def go_on(self, errand: Errand, on_interim: Interim) -> Answer:
+        """The answer that an errand could not bring by itself."""
+        call = errand.call
+        errand.pass_on(on_interim)
+        return await self._guarded(call, self._flyer.land(call, errand.decision, None, errand.seat, errand.since))
 
     async def handle(
         self, request: Request, body: Body | None, client_ip: str, request_id: str, on_interim: Interim | None = None

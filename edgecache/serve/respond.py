@@ -16,7 +16,7 @@ from edgecache.policy.esi import is_template
 from edgecache.policy.fields import freeze, without
 from edgecache.policy.forwarding import CONDITIONAL_FIELDS, to_client
 from edgecache.policy.freshness import age_field
-from edgecache.policy.lookup import Decision
+from edgecache.policy.lookup import Decision, Miss, MissReason
 from edgecache.policy.message import Headers, Request, Response
 from edgecache.policy.problem import problem
 from edgecache.serve.answer import Answer, HeldBody, Meter
@@ -26,6 +26,7 @@ from edgecache.serve.file_body import FileBody, whole
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.shape import is_plain, shape_parts, shape_stored, shape_stream
 from edgecache.serve.upgrading import OpenTunnel
+from edgecache.serve.wire import encode_fields
 from edgecache.source import Body, Reply, SourceError, Trailers
 from edgecache.store import Entry
 from edgecache.upstream.collapse import Seat
@@ -65,6 +66,7 @@ class Responder:
         self._clock = clock
         self.hit_member = CacheStatus(hit=True, name=settings.edge_id).line().encode()
         """Cache-Status of a hit, before its `; ttl=`."""
+        self._stored_lines: dict[MissReason, bytes] = {}
 
     def hit(self, call: Call, entry: Entry, age: float, left: float) -> Answer:
         status = CacheStatus(hit=True, ttl=int(left), name=self._settings.edge_id)
@@ -122,6 +124,14 @@ class Responder:
             generator=_generator(call),
             meter=call.meter,
         )
+
+    def stored_fields(self, decision: Miss, request_id: str) -> bytes:
+        """The lines of Cache-Status and request ID that `brought` adds, for a miss nobody else waited for."""
+        line = self._stored_lines.get(decision.reason)
+        if line is None:
+            status = CacheStatus(fwd=forward_of(decision), stored=True, name=self._settings.edge_id)
+            line = self._stored_lines[decision.reason] = encode_fields(((FIELD, status.line()),))
+        return b"%bX-Request-Id: %b\r\n" % (line, request_id.encode())
 
     def streamed(self, call: Call, decision: Decision, seat: Seat, body: Body, selected: Selected) -> Answer:
         """A response that is being stored."""

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from edgecache.serve.answer import Answer, HeldBody
 from edgecache.serve.file_body import FileBody, Span, verify
-from edgecache.serve.wire import encode_fields, encode_head
+from edgecache.serve.wire import encode_fields, head_block
 from edgecache.source import Body, SourceError
 
 _PIECE_BYTES = 256 << 10
@@ -18,8 +18,6 @@ _PIECE_BYTES = 256 << 10
 _SPAN_BYTES = 4 << 20
 """Of a body in a file: verified, then sent."""
 _NO_CONTENT = frozenset({204, 304})
-_CLOSE = b"Connection: close\r\n"
-_KEEP_ALIVE_10 = b"Connection: keep-alive\r\n"
 
 
 class Wire(Protocol):
@@ -49,21 +47,6 @@ class Sent:
     keep_alive: bool = False
     failure: SourceError | None = None
     """The body broke off: the connection must be reset."""
-
-
-def head_block(answer: Answer, *, length: int | None, chunked: bool, keep_alive: bool, http10: bool) -> bytes:
-    """The head with its framing fields and the empty line."""
-    parts = [answer.head or encode_head(answer.response), encode_fields(answer.extra)]
-    if chunked:
-        parts.append(b"Transfer-Encoding: chunked\r\n")
-    elif length is not None and not answer.head:
-        parts.append(b"Content-Length: %d\r\n" % length)
-    if not keep_alive:
-        parts.append(_CLOSE)
-    elif http10:
-        parts.append(_KEEP_ALIVE_10)
-    parts.append(b"\r\n")
-    return b"".join(parts)
 
 
 async def write_answer(wire: Wire, answer: Answer, *, method: str, http10: bool, keep_alive: bool) -> Sent:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -22,6 +23,7 @@ from yarl import URL
 from edgecache.policy.fields import encode_lines
 from edgecache.policy.message import Request
 from edgecache.source import Interim
+from edgecache.upstream.begun import Sent
 from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.upstream.trailers import TrailerReader
@@ -111,6 +113,24 @@ class BodilessExchanges:
             "max_headers": settings.max_head_fields,
         }
 
+    def ready(self, way: Way) -> bool:
+        """Whether there is a kept connection; it may turn out to be closed."""
+        return way.connection_key in self._connector._conns
+
+    def begin(self, way: Way, request: Request, first_byte: float, told: Callable[[], None]) -> Sent | None:
+        """Send a GET on a kept connection, where there is one. `told`: see `Sent`. ValueError as `encode_request`."""
+        head = encode_request(request, way.host)
+        key = way.connection_key
+        protocol = self._connector.take(key)
+        transport = None if protocol is None else protocol.transport
+        if protocol is None or transport is None:
+            return None
+        protocol.on_interim = protocol.trailers = None
+        protocol.expect(self._expecting)
+        sent = Sent(self._connector, key, protocol, self._loop.call_later(first_byte, protocol.give_up), told)
+        transport.write(head)
+        return sent
+
     async def exchange(
         self,
         way: Way,
@@ -120,21 +140,26 @@ class BodilessExchanges:
         *,
         on_interim: Interim | None = None,
         trailers: TrailerReader | None = None,
+        begun: Sent | None = None,
     ) -> BodilessResponse | WholeResponse:
-        """Up to the response head, or all of it where it has come.
+        """Up to the response head, or all of it where it has come. `begun`: it has been sent already.
 
         Raises as aiohttp's session does, and HttpProcessingError where what came is no HTTP.
         """
         head = encode_request(request, way.host)
         key = way.connection_key
         again = True
+        taken = None if begun is None else begun.taken()
         while True:
-            kept = self._connector.take(key)
+            kept = self._connector.take(key) if taken is None else taken[0]
             # Not by its truth: aiohttp's protocol is a queue too, and empty.
             protocol = await self._connected(way, connecting) if kept is None else kept
             protocol.on_interim = on_interim
             protocol.trailers = trailers
             try:
+                if taken is not None:
+                    deadline, taken = taken[1], None
+                    return await self._response(key, protocol, deadline)
                 return await self._ask(key, protocol, request.method, head, first_byte)
             except _STALE:
                 # RFC 9112 section 9.3.1: a kept connection may be closed just when a request is sent on it.
@@ -168,7 +193,11 @@ class BodilessExchanges:
             raise aiohttp.ServerDisconnectedError
         transport.write(head)
         # asyncio.timeout takes several times as long.
-        deadline = self._loop.call_later(first_byte, protocol.give_up)
+        return await self._response(key, protocol, self._loop.call_later(first_byte, protocol.give_up))
+
+    async def _response(
+        self, key: ConnectionKey, protocol: OriginProtocol, deadline: asyncio.TimerHandle
+    ) -> BodilessResponse | WholeResponse:
         try:
             while True:
                 # Any: aiohttp's two parsers each have a message of their own.

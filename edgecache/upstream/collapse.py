@@ -162,6 +162,26 @@ class Seat:
             case _:
                 assert_never(landing)
 
+    @property
+    def alone(self) -> bool:
+        """Whether nobody else is aboard."""
+        return len(self._flight.seats) == 1
+
+    def launch(self, produce: Callable[[], Awaitable[Landing]], ended: Callable[[], None]) -> None:
+        """Have a reserved flight fly. `ended` is called when it has, even if `produce` was never run."""
+        self._flights._launch(self._flight, produce, ended)
+
+    def vacate(self) -> None:
+        """Leave a reserved flight: it is over unless others are aboard, for whom it must have been launched."""
+        self._left = True
+        self._flight.seats.remove(self)
+        if not self._flight.seats:
+            self._flights._drop(self._flight)
+
+    def leave_soon(self) -> None:
+        """As `leave`, for who cannot wait."""
+        self._flights._tasks.start(self, self.leave())
+
     async def leave(self, *, finish: bool = False) -> None:
         """Done with it; idempotent. `finish`: a body that is being stored is worth fetching to its end."""
         if self._left:
@@ -206,11 +226,31 @@ class Flights:
         self._opened += 1
         return seat
 
+    def reserve(self, key: Hashable) -> Seat | None:
+        """The first seat on a flight of `key` that waits to be launched; others may board it. None: there is one already.
+
+        The seat's holder launches or vacates it before long.
+        """
+        if key in self._flights:
+            return None
+        flight = self._flights[key] = _Flight(key)
+        self._opened += 1
+        return Seat(self, flight, first=True)
+
     def __len__(self) -> int:
         return len(self._flights)
 
     async def close(self, timeout: float = 0.0) -> None:  # noqa: ASYNC109 - handed to the flights
         await self._tasks.close(timeout)
+
+    def _launch(self, flight: _Flight, produce: Callable[[], Awaitable[Landing]], ended: Callable[[], None]) -> None:
+        flight.task = self._tasks.start(flight, self._fly(flight, produce))
+        if flight.task is not None:
+            flight.task.add_done_callback(lambda _task: ended())
+            return
+        self._drop(flight)
+        _fail(flight, SourceError(Culprit.EDGE, "shutting-down", status=503))
+        ended()
 
     async def _fly(self, flight: _Flight, produce: Callable[[], Awaitable[Landing]]) -> None:
         try:

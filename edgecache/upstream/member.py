@@ -76,12 +76,19 @@ class Member:
         """The request that was on its way has ended without a verdict."""
         self.breaker = breaker.undecided(self.breaker)
 
-    async def lease(self, patience: float) -> Lease:
-        """A place for one request, within `patience` seconds. Raises SourceError."""
+    def lease_at_once(self) -> Lease | None:
+        """A place for one request, if one is free."""
         limit = self.rule.breaker.max_connections
         if limit is None or (self.active < limit and not self._waiting):
             self.active += 1
             return Lease(self)
+        return None
+
+    async def lease(self, patience: float) -> Lease:
+        """A place for one request, within `patience` seconds. Raises SourceError."""
+        limit = self.rule.breaker.max_connections
+        if (lease := self.lease_at_once()) is not None:
+            return lease
         if len(self._waiting) >= self.rule.breaker.max_pending:
             raise _overloaded(f"{limit} requests are under way, and {len(self._waiting)} wait")
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()

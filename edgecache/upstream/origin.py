@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from edgecache.policy.message import Request
 from edgecache.policy.trailing import following
 from edgecache.policy.upstream import NO_TLS_RULE, HealthRule
 from edgecache.source import Body, Culprit, Interim, SourceError, TrailedBody, Trailers
+from edgecache.upstream.begun import Sent
 from edgecache.upstream.bodiless import BodilessExchanges, Way, is_bodiless
 from edgecache.upstream.endpoint import Endpoint, Waits
 from edgecache.upstream.health import expected
@@ -145,6 +147,20 @@ class OriginClient:
         await self._probing.close()
         await self._resolver.close()
 
+    def ready(self, endpoint: Endpoint) -> bool:
+        """Whether a request that `begin` takes may be sent to it without waiting."""
+        at_once = endpoint.tls is NO_TLS_RULE and not endpoint.proxy_protocol
+        return at_once and self._bodiless.ready(self._way(endpoint, True))
+
+    def begin(self, endpoint: Endpoint, request: Request, waits: Waits, told: Callable[[], None]) -> Sent | None:
+        """Send a GET without a body to an origin that is `ready`. None: it has to take the usual way."""
+        if not is_bodiless(request):
+            return None
+        try:
+            return self._bodiless.begin(self._way(endpoint, True), request, waits.first_byte, told)
+        except ValueError:
+            return None
+
     async def exchange(
         self,
         endpoint: Endpoint,
@@ -154,12 +170,17 @@ class OriginClient:
         *,
         on_interim: Interim | None = None,
         trailers: TrailerReader | None = None,
+        begun: Sent | None = None,
     ) -> OriginResponse | WholeResponse:
         """One attempt at one origin, up to its response head, which is usable. Raises SourceError.
 
-        A 101 is usable where the request asks for an upgrade.
+        A 101 is usable where the request asks for an upgrade. `begun`: what `begin` has made of the same request.
         """
-        response = await self._exchange(endpoint, request, waits, body=body, on_interim=on_interim, trailers=trailers)
+        if begun is not None and begun.whole is not None:
+            return begun.whole
+        response = await self._exchange(
+            endpoint, request, waits, body=body, on_interim=on_interim, trailers=trailers, begun=begun
+        )
         if isinstance(response, WholeResponse):
             return response
         bad = unusable_field(response.headers)
@@ -195,6 +216,7 @@ class OriginClient:
         on_interim: Interim | None = None,
         trailers: TrailerReader | None = None,
         probing: bool = False,
+        begun: Sent | None = None,
     ) -> OriginResponse | WholeResponse:
         try:
             context = True if endpoint.tls is NO_TLS_RULE else await self.trust.context(endpoint.tls)
@@ -204,7 +226,7 @@ class OriginClient:
                 preface.set(None)
                 connecting = _connecting(waits.connect)
                 return await self._bodiless.exchange(
-                    way, request, connecting, waits.first_byte, on_interim=on_interim, trailers=trailers
+                    way, request, connecting, waits.first_byte, on_interim=on_interim, trailers=trailers, begun=begun
                 )
             version = endpoint.proxy_protocol
             session = self._probing if probing else self._introduced if version else self._pooled

@@ -59,6 +59,8 @@ class OriginProtocol(ResponseHandler):
         """Of the response that is awaited: how aiohttp's parser reads it, if that must."""
         self._complete = False
         """The response has come, and no parser was needed."""
+        self.heard: Callable[[WholeResponse | None], None] | None = None
+        """In place of `read`, for one response: given it where it has come whole, or told to `read`, whatever that will bring."""
 
     def expect(self, params: dict[str, Any]) -> None:
         """As `set_response_params`, for a response to GET that may come whole: then `read` brings a WholeResponse."""
@@ -84,6 +86,8 @@ class OriginProtocol(ResponseHandler):
             if whole is not None:
                 self._take_whole(whole)
                 return
+            # Before anything is made of it: interim responses are for whoever reads.
+            self._tell(None)
             self.set_response_params(**expected)
         if self._complete and data:
             self._end_untrusted()
@@ -121,10 +125,18 @@ class OriginProtocol(ResponseHandler):
             self._should_close = True
         keep_alive = whole.headers.get("Keep-Alive")
         self._idle_limit = None if keep_alive is None else idle_limit(keep_alive)
-        # Any: of aiohttp's queue nothing depends on what is in it.
-        super().feed_data((cast(Any, whole), EMPTY_PAYLOAD), 0)
         if self._idle_limit is not None:
             self._start_idling()
+        if self.heard is not None:
+            self._tell(whole)
+            return
+        # Any: of aiohttp's queue nothing depends on what is in it.
+        super().feed_data((cast(Any, whole), EMPTY_PAYLOAD), 0)
+
+    def _tell(self, whole: WholeResponse | None) -> None:
+        heard, self.heard = self.heard, None
+        if heard is not None:
+            heard(whole)
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """What the parser found: a head, with the body that follows."""
@@ -183,6 +195,7 @@ class OriginProtocol(ResponseHandler):
         super().set_exception(exc, *cause)
         if isinstance(exc, HttpProcessingError) and payload is not None and not payload.is_eof():
             payload.set_exception(aiohttp.ClientPayloadError(str(exc).partition("\n")[0]))
+        self._tell(None)
 
     def _cut_head(self, data: bytes) -> tuple[bytes, bytes]:
         """What belongs to the head, and the rest; where no end is seen, all of it may."""

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 
-from edgecache.policy.lookup import ERROR_STATUSES
 from edgecache.policy.message import Request, Response
 from edgecache.policy.trailing import wants_trailers
-from edgecache.source import Body, Culprit, Interim, Reply, SourceError
+from edgecache.source import Body, Culprit, Interim, Reply, Source, SourceError
 from edgecache.upstream.balancing import Condition
+from edgecache.upstream.begun import Begun
 from edgecache.upstream.body import BytesBody, EmptyBody, OriginBody, ReplayableBody
 from edgecache.upstream.endpoint import waits
 from edgecache.upstream.member import Lease, Member
@@ -55,26 +55,59 @@ class Origins:
         reply = self._reply(request, await self._answer(request, body, on_interim, trailers))
         return reply if trailers is None else replace(reply, trailers=trailers.fields)
 
+    def begin(self, request: Request, told: Callable[[], None]) -> Begun | None:
+        """Ask as `fetch` does for a GET without a body, if that takes no waiting; see `begun`. None: nothing has been done."""
+        pool, client = self._pool, self._client
+        if pool.rule.hedge is not None:
+            return None
+        order = deque(pool.turn(request, self._at_once))
+        if not order:
+            return None
+        member = order.popleft()
+        sent = client.begin(member.endpoint, request, self._waits, told)
+        lease = None if sent is None else member.lease_at_once()
+        if sent is None or lease is None:
+            return None
+        pool.budget.asked()
+        member.sent()
+        return Begun(request, sent, pool=pool, member=member, order=order, lease=lease)
+
+    def _at_once(self, member: Member) -> bool:
+        return not member.full and member.waiting == 0 and self._client.ready(member.endpoint)
+
+    def going_on(self, begun: Begun) -> Source:
+        """The source whose first answer is that to `begun`."""
+        return _GoingOn(self, begun)
+
+    async def fetch_begun(self, begun: Begun, on_interim: Interim | None) -> Reply:
+        """As `fetch` of the request of `begun`, which has been sent already. Raises SourceError."""
+        return self._reply(begun.request, await self._answer(begun.request, None, on_interim, None, begun))
+
     async def switch(self, request: Request) -> Answered | Reply:
         """As `fetch`, for a request that asks for an upgrade: a 101 is whole, connection and all. Raises SourceError."""
         answered = await self._answer(request, None, None, None)
         return answered if answered.response.status == 101 else self._reply(request, answered)
 
     async def _answer(
-        self, request: Request, body: Body | None, on_interim: Interim | None, trailers: TrailerReader | None
+        self,
+        request: Request,
+        body: Body | None,
+        on_interim: Interim | None,
+        trailers: TrailerReader | None,
+        begun: Begun | None = None,
     ) -> Answered:
         pool, rule = self._pool, self._pool.rule.retries
         if body is not None and not isinstance(body, ReplayableBody):
             body = ReplayableBody(body, self._client.settings.replay_bytes)
-        pool.budget.asked()
-        order = deque(pool.turn(request))
-        if not order:
-            raise pool.refusal()
+        order = deque((begun.member, *begun.order)) if begun is not None else self._turn(request)
         retries = 0
         while True:
             member = order.popleft()
             try:
-                answered = await self._first(member, order, request, body, on_interim=on_interim, trailers=trailers)
+                if begun is None:
+                    answered = await self._first(member, order, request, body, on_interim=on_interim, trailers=trailers)
+                else:
+                    answered = await self._ended(begun, on_interim)
             except SourceError as error:
                 again = error.retry and bool(order)
                 if not again and retriable(rule, request.method, error.reason, retries):
@@ -93,7 +126,16 @@ class Origins:
                     return answered
                 answered.drop()
                 retries += 1
+            begun = None
             order[0].retries += 1
+
+    def _turn(self, request: Request) -> deque[Member]:
+        """Whom to ask, one after the other. Raises SourceError."""
+        self._pool.budget.asked()
+        order = deque(self._pool.turn(request))
+        if not order:
+            raise self._pool.refusal()
+        return order
 
     async def _first(
         self,
@@ -136,10 +178,25 @@ class Origins:
         """One exchange with one origin, counted and judged. Raises SourceError."""
         lease = await member.lease(self._waits.connect)
         member.sent()
+        return await self._judged(
+            member,
+            lease,
+            self._client.exchange(member.endpoint, request, body, self._waits, on_interim=on_interim, trailers=trailers),
+        )
+
+    async def _ended(self, begun: Begun, on_interim: Interim | None) -> Answered:
+        """As `_ask`, for what has been sent."""
+        begun.over = True
+        exchange = self._client.exchange(
+            begun.member.endpoint, begun.request, None, self._waits, on_interim=on_interim, begun=begun.sent
+        )
+        return await self._judged(begun.member, begun.lease, exchange)
+
+    async def _judged(
+        self, member: Member, lease: Lease, exchange: Coroutine[None, None, OriginResponse | WholeResponse]
+    ) -> Answered:
         try:
-            response = await self._client.exchange(
-                member.endpoint, request, body, self._waits, on_interim=on_interim, trailers=trailers
-            )
+            response = await exchange
         except BaseException as error:
             lease.release()
             if isinstance(error, SourceError) and error.culprit is Culprit.ORIGIN:
@@ -147,10 +204,7 @@ class Origins:
             else:
                 member.undecided()
             raise
-        if response.status in ERROR_STATUSES:
-            self._pool.failed(member, "error-status")
-        else:
-            self._pool.succeeded(member)
+        self._pool.judge(member, response.status)
         return Answered(response, lease)
 
     def _reply(self, request: Request, answered: Answered) -> Reply:
@@ -164,6 +218,20 @@ class Origins:
             answered.lease.release()
             return Reply(head, EmptyBody())
         return Reply(head, OriginBody(response, self._waits.between_bytes, answered.lease.release))
+
+
+class _GoingOn:
+    """See `Origins.going_on`. Where it is asked again, it asks as its origins do."""
+
+    def __init__(self, origins: Origins, begun: Begun) -> None:
+        self._origins = origins
+        self._begun: Begun | None = begun
+
+    async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply:
+        begun, self._begun = self._begun, None
+        if begun is None:
+            return await self._origins.fetch(request, body, request_id, on_interim)
+        return await self._origins.fetch_begun(begun, on_interim)
 
 
 async def _end(losers: Iterable[asyncio.Future[Answered]]) -> None:

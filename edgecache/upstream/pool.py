@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from edgecache.policy.lookup import ERROR_STATUSES
 from edgecache.policy.message import Request
 from edgecache.policy.upstream import Balance, UpstreamRule
 from edgecache.source import Culprit, SourceError
@@ -51,13 +52,19 @@ class Pool:
         self.members = tuple(members)
         self._credits = (0,) * len(members)
 
-    def turn(self, request: Request) -> list[Member]:
-        """The origins that may be asked now, in the order in which to try them."""
+    def turn(self, request: Request, fit: Callable[[Member], bool] | None = None) -> list[Member]:
+        """The origins that may be asked now, in the order in which to try them.
+
+        Where the first of them is not `fit`, nobody is, and it stays its turn.
+        """
         if len(self.members) == 1 and self.condition(self.members[0]) in {Condition.HEALTHY, Condition.EJECTED}:
-            return [self.members[0]]
+            return [self.members[0]] if fit is None or fit(self.members[0]) else []
         candidates = [replace(member.candidate(), condition=self.condition(member)) for member in self.members]
         key = f"{request.authority}{request.target}" if self._balance is Balance.HASH else ""
-        order, self._credits = turn(candidates, self._balance, key.encode("utf-8", "surrogateescape"), self._credits)
+        order, spent = turn(candidates, self._balance, key.encode("utf-8", "surrogateescape"), self._credits)
+        if fit is not None and not (order and fit(self.members[order[0]])):
+            return []
+        self._credits = spent
         return [self.members[at] for at in order]
 
     def condition(self, member: Member) -> Condition:
@@ -77,6 +84,13 @@ class Pool:
         if any(member.open(self._clock()) for member in self.members):
             return SourceError(Culprit.ORIGIN, "breaker-open", "too many requests in a row have failed", status=503)
         return SourceError(Culprit.ORIGIN, "unhealthy", "no origin passes its health checks", status=503)
+
+    def judge(self, member: Member, status: int) -> None:
+        """`member` has answered with `status`."""
+        if status in ERROR_STATUSES:
+            self.failed(member, "error-status")
+        else:
+            self.succeeded(member)
 
     def succeeded(self, member: Member) -> None:
         self._reach.succeeded(member.endpoint)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecache.policy.dates import format_date
-from edgecache.policy.forwarding import HopsExhausted, Loop, NotForwardable, to_client, to_source
+from edgecache.policy.forwarding import HopsExhausted, Loop, NotForwardable, dated, to_client, to_source
 from edgecache.policy.message import Headers, Request
 from tests.unit.policy.values import FIELD_TEXT, NOW, headers, request, response
 
@@ -138,10 +138,14 @@ def test_to_client_drops_what_ends_here_and_names_this_edge() -> None:
             ("Connection", "X-Hop"), ("X-Hop", "1"), ("Transfer-Encoding", "chunked"), ("Set-Cookie", "a"), ("Set-Cookie", "b")
         ),
         edge_id="edge-1",
-        received=NOW,
     )
-    assert list(found.items()) == [("Set-Cookie", "a"), ("Set-Cookie", "b"), ("Date", format_date(NOW)), ("Via", "1.1 edge-1")]
-    assert list(to_client(response(Date="x"), edge_id="e", received=NOW).items()) == [("Date", "x"), ("Via", "1.1 e")]
+    assert list(found.items()) == [("Set-Cookie", "a"), ("Set-Cookie", "b"), ("Via", "1.1 edge-1")]
+
+
+def test_a_response_without_a_date_is_given_one() -> None:
+    assert list(dated(response(("ETag", "a")), NOW).headers.items()) == [("ETag", "a"), ("Date", format_date(NOW))]
+    had = response(Date="x")
+    assert dated(had, NOW) is had
 
 
 NAMES = st.sampled_from(["Via", "CDN-Loop", "Forwarded", "X-Forwarded-For", "Connection", "Max-Forwards", "X-A"])

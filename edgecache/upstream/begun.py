@@ -1,0 +1,113 @@
+"""A request that is on its way to an origin, on a kept connection, while no task waits for it: its response, if it comes whole,
+is given to whoever began it. Where it comes otherwise, `origins` goes on with it as with any other.
+
+`Origins.begin` makes them.
+"""
+
+from __future__ import annotations
+
+from asyncio import TimerHandle
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from edgecache.policy.message import Request
+from edgecache.upstream.member import Lease, Member
+from edgecache.upstream.pool import Pool
+from edgecache.upstream.retrying import retriable_status
+from edgecache.upstream.whole import WholeResponse
+
+if TYPE_CHECKING:
+    from aiohttp.client_reqrep import ConnectionKey
+
+    from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol
+
+
+class Sent:
+    """A request written to a kept connection, which nobody else has until `taken` or `dropped`."""
+
+    __slots__ = ("_connector", "_deadline", "_key", "_protocol", "_told", "whole")
+
+    def __init__(
+        self,
+        connector: OriginConnector,
+        key: ConnectionKey,
+        protocol: OriginProtocol,
+        deadline: TimerHandle,
+        told: Callable[[], None],
+    ) -> None:
+        """`told` is called once: all of the response is there as `whole`, or what there is must be waited for in a task."""
+        self._connector = connector
+        self._key = key
+        self._protocol: OriginProtocol | None = protocol
+        self._deadline = deadline
+        self._told: Callable[[], None] | None = told
+        self.whole: WholeResponse | None = None
+        protocol.heard = self._hear
+
+    def _hear(self, whole: WholeResponse | None) -> None:
+        told, self._told = self._told, None
+        protocol = self._protocol
+        if whole is not None and protocol is not None:
+            self.whole = whole
+            self._protocol = None
+            self._deadline.cancel()
+            self._connector.give_back(self._key, protocol)
+        if told is not None:
+            told()
+
+    def taken(self) -> tuple[OriginProtocol, TimerHandle] | None:
+        """The connection and the timer that ends the wait on it, which are the caller's from now on; None: it is over."""
+        protocol, self._protocol = self._protocol, None
+        if protocol is None:
+            return None
+        protocol.heard = None
+        return protocol, self._deadline
+
+    def dropped(self) -> None:
+        """Nobody wants the response. Idempotent."""
+        self._told = None
+        taken = self.taken()
+        if taken is not None:
+            protocol, deadline = taken
+            deadline.cancel()
+            self._connector.give_back(self._key, protocol, close=True)
+
+
+class Begun:
+    """One request to one of a site's origins, counted as under way. It ends by `settle` or `drop`, or as part of a fetch."""
+
+    __slots__ = ("lease", "member", "order", "over", "pool", "request", "sent")
+
+    def __init__(self, request: Request, sent: Sent, *, pool: Pool, member: Member, order: deque[Member], lease: Lease) -> None:
+        """`order`: the origins that may be asked after `member`."""
+        self.request = request
+        self.pool = pool
+        self.member = member
+        self.order = order
+        self.lease = lease
+        self.sent = sent
+        self.over = False
+        """Made use of, by `settle` or a fetch, or dropped."""
+
+    @property
+    def whole(self) -> WholeResponse | None:
+        """The response, where it has come whole and is final: no other origin may be asked instead."""
+        whole = self.sent.whole
+        if whole is None or (self.order and retriable_status(self.pool.rule.retries, self.request.method, whole.status, 0)):
+            return None
+        return whole
+
+    def settle(self, whole: WholeResponse) -> None:
+        """`whole` is made use of: count it."""
+        self.over = True
+        self.pool.judge(self.member, whole.status)
+        self.lease.release()
+
+    def drop(self) -> None:
+        """Nobody wants it; without effect where it is over."""
+        if not self.over:
+            self.over = True
+            self.sent.dropped()
+            self.member.undecided()
+            self.lease.release()
