@@ -21,8 +21,10 @@ COMPILED: Final = {
     """,
     "edgecache/store": "entry eviction frequency groups memory",
     "edgecache/observe": "access_log counting log_writer recorder sampling",
-    "edgecache/serve": "call errand fast_lane forwarded guard interim parts request_id respond shape turnstile wire",
-    "edgecache/upstream": "balancing begun breaker ejection endpoint pool response retrying trailers whole",
+    "edgecache/serve": """
+        call errand fast_lane forwarded guard interim keeping parts purges request_id respond shape turnstile wire
+    """,
+    "edgecache/upstream": "balancing begun breaker ejection endpoint pool predictor response retrying trailers whole",
     "sandbox": """
         bucket call claims cpuclock deadlines dispatcher frames handle keeper lane ledger pacer pacing promise quarantine requests
         scheduler serving sharenode vm

@@ -24,6 +24,7 @@ from edgecache.serve.client_body import CLIENT_GONE
 from edgecache.serve.fetching import Fetcher
 from edgecache.serve.forwarded import forwarded
 from edgecache.serve.keeping import Keeper
+from edgecache.serve.long_bodies import LongBodies
 from edgecache.serve.request_id import next_request_id
 from edgecache.serve.respond import Outcome, Responder, suits
 from edgecache.serve.settings import ServeSettings
@@ -115,6 +116,7 @@ class Errands:
         flights: Flights,
         fetcher: Fetcher,
         keeper: Keeper,
+        long_bodies: LongBodies,
         store: Store,
         predictor: Predictor,
         report: Callable[[Record], None],
@@ -126,6 +128,7 @@ class Errands:
         self._flights = flights
         self._fetcher = fetcher
         self._keeper = keeper
+        self._under_way = long_bodies.under_way
         self._purges = keeper.purges
         self._parts = keeper.parts
         self._store = store
@@ -145,7 +148,7 @@ class Errands:
         rule = route.rule
         if request.method != "GET" or request.target == "*" or not decision.collapse or route.generator is not None or rule.esi:
             return None
-        if self._keeper.under_way or wants_trailers(request) or self._parts.find(request, route) is not None:
+        if self._under_way or wants_trailers(request) or self._parts.find(request, route) is not None:
             return None
         now = self._clock()
         key = flight_key(request, route, self._store.vary(request.uri))

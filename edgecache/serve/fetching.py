@@ -18,6 +18,7 @@ from edgecache.serve.asking import Asker, coded, content_length
 from edgecache.serve.call import Call, Expected, Selected
 from edgecache.serve.elsewhere import MAX_BROUGHT_BYTES, Brought, Claim, Elsewhere
 from edgecache.serve.keeping import Keeper, reusable
+from edgecache.serve.long_bodies import LongBodies
 from edgecache.serve.parts import wants_less
 from edgecache.source import Culprit, Reply, SourceError
 from edgecache.store import Entry
@@ -41,6 +42,7 @@ class Fetcher:
         store: ResponseStore,
         asker: Asker,
         keeper: Keeper,
+        long_bodies: LongBodies,
         clock: Callable[[], float],
         predictor: Predictor,
         elsewhere: Elsewhere | None = None,
@@ -48,6 +50,7 @@ class Fetcher:
         self._store = store
         self._asker = asker
         self._keeper = keeper
+        self._long_bodies = long_bodies
         self._elsewhere = elsewhere
         self._clock = clock
         self._predictor = predictor
@@ -198,10 +201,10 @@ class Fetcher:
                 self._predictor.forget(key)
             return entry
 
-        spooling = self._keeper.spooling(call, reply, stored, admitted=admitted, vary=vary, since=since)
+        spooling = self._long_bodies.spooling(call, reply, stored, admitted=admitted, vary=vary, since=since)
 
         def spoiled() -> None:
-            kept = spooling is not None and (spooling.kept() or (call.request.uri, variant) in self._keeper.under_way)
+            kept = spooling is not None and (spooling.kept() or (call.request.uri, variant) in self._long_bodies.under_way)
             if key is not None and not kept:
                 self._predictor.remember(key, self._clock())
 

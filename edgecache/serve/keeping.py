@@ -1,12 +1,11 @@
 """Making entries of admitted responses and putting them in the store: whole ones, parts, what a 304 or a HEAD has updated.
 
-Nothing is stored that was asked for before a purge which concerns it. `fetching` decides what is kept; long bodies are spooled.
+Nothing is stored that was asked for before a purge which concerns it. `fetching` and `errand` decide what is kept; `long_bodies`
+has what is too long for memory.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from dataclasses import replace
 
 from edgecache.policy.forwarding import to_client
@@ -15,22 +14,17 @@ from edgecache.policy.partial import complete_head, head_of, held
 from edgecache.policy.storing import NoStore, Store, admit
 from edgecache.policy.validation import head_update, update
 from edgecache.policy.variance import variant_key
-from edgecache.serve.asking import content_length
 from edgecache.serve.call import Call
 from edgecache.serve.parts import PartStore
 from edgecache.serve.purges import RecentPurges
 from edgecache.serve.settings import ServeSettings
-from edgecache.serve.spooling import SpoolingBody
 from edgecache.serve.wire import encode_head
-from edgecache.source import Reply
-from edgecache.store import Entry, Spool, StoredBody
+from edgecache.store import Entry, StoredBody
 from edgecache.store import Store as ResponseStore
 from edgecache.upstream.collapse import Settled
 
 _AGE = frozenset({"age"})
 _MAX_MERGED_VARY = 16
-_SPOOL_SECONDS = 5.0
-"""How long a request waits for a long body that somebody else is fetching, before it fetches for itself."""
 
 
 class Keeper:
@@ -41,8 +35,6 @@ class Keeper:
         self.settings = settings
         self.purges = RecentPurges()
         self.parts = PartStore(store)
-        self.under_way: dict[tuple[str, str], asyncio.Event] = {}
-        """URI and variant of the bodies that are being spooled, until they have ended: of several at once one is enough."""
 
     def part(self, call: Call, brought: Timed, body: bytes, vary: tuple[str, ...], since: int) -> None:
         """Store what a 206 brought, joined with what is stored of the same representation (RFC 9111 section 3.4)."""
@@ -61,53 +53,6 @@ class Keeper:
             return
         head = replace(timed, response=head_of(timed.response, parts))
         self.put(self.parts.apart(self.entry(call, head, admitted, parts.content, vary)), since)
-
-    def spooling(
-        self, call: Call, reply: Reply, stored: Timed, *, admitted: Store, vary: tuple[str, ...], since: int
-    ) -> SpoolingBody | None:
-        """The body, stored as it passes where it is, or may turn out, too long for memory."""
-        above, length = self._store.spool_above, content_length(reply.response)
-        if above is None or reply.response.status == 206 or (length is not None and length <= above):
-            return None
-
-        def make(body: StoredBody) -> Entry | None:
-            entry = self.entry(call, stored, admitted, body, vary)
-            return entry if self.purges.allow(entry, since) else None
-
-        where = (call.request.uri, variant_key(call.request, vary, call.route.rule))
-
-        async def keep(spool: Spool) -> None:
-            await spool.commit(make, *where, stored.response_time)
-
-        def spool(length: int | None) -> Spool | None:
-            opened = None if where in self.under_way else self._store.spool(length)
-            if opened is not None:
-                self.under_way[where] = asyncio.Event()
-            return opened
-
-        def closed() -> None:
-            self.under_way.pop(where).set()
-
-        return SpoolingBody(
-            reply.body,
-            length=length,
-            above=above,
-            limit_bytes=call.route.rule.max_object_bytes,
-            spool=spool,
-            keep=keep,
-            closed=closed,
-        )
-
-    async def spooled(self, uri: str) -> bool:
-        """Wait for bodies of `uri` that are being spooled: nobody can join them any more. False: there are none."""
-        under_way = [ended for (of, _), ended in self.under_way.items() if of == uri]
-        if not under_way:
-            return False
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_SPOOL_SECONDS):
-                for ended in under_way:
-                    await ended.wait()
-        return True
 
     def entry(self, call: Call, timed: Timed, admitted: Store, body: bytes | StoredBody, vary: tuple[str, ...]) -> Entry:
         response = Response(

@@ -44,6 +44,7 @@ from edgecache.serve.file_body import sound
 from edgecache.serve.flying import Flyer
 from edgecache.serve.gate import Gate, Refused
 from edgecache.serve.keeping import Keeper
+from edgecache.serve.long_bodies import LongBodies
 from edgecache.serve.purger import Purger
 from edgecache.serve.renewing import Renewer
 from edgecache.serve.respond import Outcome, Responder
@@ -125,9 +126,16 @@ class Pipeline:
             replay_bytes=upstream.replay_bytes,
         )
         self._keeper = Keeper(store, self.settings)
+        self._long_bodies = LongBodies(store, self._keeper)
         predictor = Predictor(upstream.predictor_capacity, upstream.predictor_ttl)
         self._fetcher = Fetcher(
-            store=store, asker=self._asker, keeper=self._keeper, clock=clock, predictor=predictor, elsewhere=elsewhere
+            store=store,
+            asker=self._asker,
+            keeper=self._keeper,
+            long_bodies=self._long_bodies,
+            clock=clock,
+            predictor=predictor,
+            elsewhere=elsewhere,
         )
         self._gate = Gate()
         self._upgrades = upgrades
@@ -146,6 +154,7 @@ class Pipeline:
             flights=self.flights,
             fetcher=self._fetcher,
             keeper=self._keeper,
+            long_bodies=self._long_bodies,
             store=store,
             predictor=predictor,
             report=self._report,
@@ -334,7 +343,7 @@ class Pipeline:
         marked = entry is not None and entry.marked_stale
         renewing = entry is not None and entry.renewing
         decision = decide(request, stored, route.rule, now, known=known, marked_stale=marked, renewing=renewing)
-        if isinstance(decision, Miss) and not waited and request.method == "GET" and await self._keeper.spooled(request.uri):
+        if isinstance(decision, Miss) and not waited and request.method == "GET" and await self._long_bodies.ended(request.uri):
             return await self._answer(call, waited=True)
         if entry is None and request.method == "GET" and not route.rule.esi:
             decision, entry = self._keeper.parts.decide(request, route, decision, now, self.settings.max_ranges)

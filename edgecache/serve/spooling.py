@@ -1,7 +1,7 @@
 """A body on its way that is too long for memory: written to the store as it passes, and stored when it is complete.
 
-`keeping` makes it, `fetching` puts it between a source and a flight. What the client gets does not depend on whether the store
-keeps up.
+`long_bodies` makes it, `fetching` puts it between a source and a flight. What the client gets does not depend on whether the
+store keeps up.
 """
 
 from __future__ import annotations
