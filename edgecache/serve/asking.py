@@ -54,7 +54,7 @@ class Asker:
         route = call.route
         body = None if call.body is None else ReplayableBody(call.body, self.replay_bytes)
         if route.generator is None:
-            source = call.source or self._origins(route.site)
+            source = self._origins(route.site) if call.asked is None else call.asked.source
             return self._dated(await fetch_from_origin(source, call, sent, body, call.on_interim))
         try:
             return self._dated(await fetch_from_generator(self._generators(call), call, sent, body))

@@ -12,6 +12,16 @@ from edgecache.sites import Route
 from edgecache.source import Body, Interim, Source
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Where the answer comes from to what has been asked before it became a flight's."""
+
+    source: Source
+    at: float
+    since: int
+    """How many purges there had been."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """One request on its way through the pipeline."""
@@ -27,8 +37,8 @@ class Call:
     trace: Parent | None = None
     """What steps of it are spans of; None: it is not traced."""
     on_interim: Interim | None = None
-    source: Source | None = None
-    """What answers in the place of the site's origins: they have been asked already."""
+    asked: Asked | None = None
+    """The origins have been asked already."""
 
 
 FlightKey = tuple[str, str | None, str, str]

@@ -283,7 +283,8 @@ class Connection(Sending, Turns):
         if self._held:
             held, self._held = self._held, b""
             self._read(held)
-            self._resume_reading_if_drained()
+            if self._buffer_paused:
+                self._resume_reading_if_drained()
         self.waits()
 
     def _answer_hit(self, hit: Hit, head: Head, raw: bytes) -> bool:

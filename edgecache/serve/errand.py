@@ -19,7 +19,7 @@ from edgecache.policy.lookup import Miss
 from edgecache.policy.message import Request, Response, Timed
 from edgecache.policy.storing import NoStore, admit, strip
 from edgecache.policy.trailing import wants_trailers
-from edgecache.serve.call import Call, flight_key
+from edgecache.serve.call import Asked, Call, flight_key
 from edgecache.serve.client_body import CLIENT_GONE
 from edgecache.serve.fetching import Fetcher
 from edgecache.serve.forwarded import forwarded
@@ -137,6 +137,8 @@ class Errands:
         self._clock = clock
         self.settings = settings
         self.respond = respond
+        self.answered = 0
+        """Requests answered without a task since the start."""
 
     def begin(
         self, request: Request, route: Route, decision: Miss, client_ip: str, tell: Callable[[bytes | None], None]
@@ -174,7 +176,7 @@ class Errands:
             asked=now,
             tell=tell,
         )
-        errand.begun = origins.begin(sent, partial(self._arrived, errand))
+        errand.begun = origins.begin(sent, partial(self._arrived, errand), errand.hint)
         if errand.begun is None:
             seat.vacate()
             return None
@@ -205,6 +207,7 @@ class Errands:
             errand.begun = None
             begun.settle(whole)
             errand.seat.vacate()
+            self.answered += 1
         errand.tell(answer)
 
     def _go_on(self, errand: Errand) -> None:
@@ -212,7 +215,8 @@ class Errands:
         begun, errand.begun = errand.begun, None
         if begun is None:
             raise ValueError("the errand is over")
-        call = replace(errand.call, on_interim=errand.hint, source=errand.origins.going_on(begun))
+        asked = Asked(errand.origins.going_on(begun), errand.asked, errand.since)
+        call = replace(errand.call, on_interim=errand.hint, asked=asked)
         errand.seat.launch(partial(self._fetcher.produce, call, errand.sent, None, None, errand.key), begun.drop)
 
     def _answer(self, errand: Errand, whole: WholeResponse) -> bytes | None:

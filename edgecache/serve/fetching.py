@@ -68,11 +68,11 @@ class Fetcher:
     async def _produced(
         self, call: Call, sent: Request, entry: Entry | None, decision: Validate | None, key: Hashable | None
     ) -> Landing:
-        since = self.purges.count
+        since = self.purges.count if call.asked is None else call.asked.since
         gap = self.parts.gap(call.request, call.route) if entry is None and key is not None else None
         if gap is not None:
             sent = self._asker.forwarded(call, conditional=gap.fields)
-        asked = self._clock()
+        asked = self._clock() if call.asked is None else call.asked.at
         reply = await self._asker.ask(call, sent, entry)
         timed = Timed(reply.response, asked, self._clock())
         if gap is not None and reply.response.status in (206, 416):

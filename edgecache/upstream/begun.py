@@ -52,6 +52,7 @@ class Sent:
             self.whole = whole
             self._protocol = None
             self._deadline.cancel()
+            protocol.on_interim = None
             self._connector.give_back(self._key, protocol)
         if told is not None:
             told()
@@ -71,6 +72,7 @@ class Sent:
         if taken is not None:
             protocol, deadline = taken
             deadline.cancel()
+            protocol.on_interim = None
             self._connector.give_back(self._key, protocol, close=True)
 
 

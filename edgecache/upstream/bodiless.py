@@ -117,7 +117,7 @@ class BodilessExchanges:
         """Whether there is a kept connection; it may turn out to be closed."""
         return way.connection_key in self._connector._conns
 
-    def begin(self, way: Way, request: Request, first_byte: float, told: Callable[[], None]) -> Sent | None:
+    def begin(self, way: Way, request: Request, first_byte: float, told: Callable[[], None], on_interim: Interim) -> Sent | None:
         """Send a GET on a kept connection, where there is one. `told`: see `Sent`. ValueError as `encode_request`."""
         head = encode_request(request, way.host)
         key = way.connection_key
@@ -125,7 +125,7 @@ class BodilessExchanges:
         transport = None if protocol is None else protocol.transport
         if protocol is None or transport is None:
             return None
-        protocol.on_interim = protocol.trailers = None
+        protocol.on_interim, protocol.trailers = on_interim, None
         protocol.expect(self._expecting)
         sent = Sent(self._connector, key, protocol, self._loop.call_later(first_byte, protocol.give_up), told)
         transport.write(head)

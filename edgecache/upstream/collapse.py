@@ -200,7 +200,8 @@ class Flights:
         self._flights: dict[Hashable, _Flight] = {}
         self._budget = BufferBudget(settings.flight_buffer_bytes)
         self._tasks = Background(limit=2**31)
-        self._opened = self._joined = 0
+        self.joined = 0
+        """Seats that were taken on somebody else's flight, since the start."""
 
     def change(self, settings: UpstreamSettings) -> None:
         """Go on with these; flights under way keep what they began with."""
@@ -214,7 +215,7 @@ class Flights:
         """
         flight = self._flights.get(key)
         if flight is not None and flight.boardable():
-            self._joined += 1
+            self.joined += 1
             return Seat(self, flight, first=False)
         flight = _Flight(key)
         seat = Seat(self, flight, first=True)
@@ -223,7 +224,6 @@ class Flights:
             raise SourceError(Culprit.EDGE, "shutting-down", status=503)
         flight.task = task
         self._flights[key] = flight
-        self._opened += 1
         return seat
 
     def reserve(self, key: Hashable) -> Seat | None:
@@ -234,7 +234,6 @@ class Flights:
         if key in self._flights:
             return None
         flight = self._flights[key] = _Flight(key)
-        self._opened += 1
         return Seat(self, flight, first=True)
 
     def __len__(self) -> int:

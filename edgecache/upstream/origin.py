@@ -152,12 +152,14 @@ class OriginClient:
         at_once = endpoint.tls is NO_TLS_RULE and not endpoint.proxy_protocol
         return at_once and self._bodiless.ready(self._way(endpoint, True))
 
-    def begin(self, endpoint: Endpoint, request: Request, waits: Waits, told: Callable[[], None]) -> Sent | None:
+    def begin(
+        self, endpoint: Endpoint, request: Request, waits: Waits, told: Callable[[], None], on_interim: Interim
+    ) -> Sent | None:
         """Send a GET without a body to an origin that is `ready`. None: it has to take the usual way."""
         if not is_bodiless(request):
             return None
         try:
-            return self._bodiless.begin(self._way(endpoint, True), request, waits.first_byte, told)
+            return self._bodiless.begin(self._way(endpoint, True), request, waits.first_byte, told, on_interim)
         except ValueError:
             return None
 

@@ -55,7 +55,7 @@ class Origins:
         reply = self._reply(request, await self._answer(request, body, on_interim, trailers))
         return reply if trailers is None else replace(reply, trailers=trailers.fields)
 
-    def begin(self, request: Request, told: Callable[[], None]) -> Begun | None:
+    def begin(self, request: Request, told: Callable[[], None], on_interim: Interim) -> Begun | None:
         """Ask as `fetch` does for a GET without a body, if that takes no waiting; see `begun`. None: nothing has been done."""
         pool, client = self._pool, self._client
         if pool.rule.hedge is not None:
@@ -64,7 +64,7 @@ class Origins:
         if not order:
             return None
         member = order.popleft()
-        sent = client.begin(member.endpoint, request, self._waits, told)
+        sent = client.begin(member.endpoint, request, self._waits, told, on_interim)
         lease = None if sent is None else member.lease_at_once()
         if sent is None or lease is None:
             return None
