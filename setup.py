@@ -15,6 +15,7 @@ from typing import Final
 from setuptools import Extension, setup
 
 COMPILED: Final = {
+    "edgecache/generate": "begun cgi",
     "edgecache/policy": """
         cache_control cache_status coding connection dates etag fields forwarding freshness lookup message partial prefetch ranges
         storing trailing upgrading validation variance

@@ -285,6 +285,7 @@ class Edge:
             now=time.time,
             on_usage=used,
             ready=self._ready,
+            known=self._control.knows,
         )
 
     async def _ready(self, key: str) -> None:

@@ -91,7 +91,39 @@ class Reply:
     """Where the request said that they are wanted."""
 
 
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A response that has come, body and all."""
+
+    response: Response
+    body: bytes
+    detail: str = ""
+    """As a Reply's."""
+
+
+class Begun(Protocol):
+    """A request that a source is answering while no task waits for it. It ends by `settle` or `drop`, or in what `rest` gives."""
+
+    def whole(self) -> Whole | None:
+        """The answer, where all of it has come and it needs no second thought."""
+
+    def settle(self) -> None:
+        """`whole` is made use of: count it."""
+
+    def drop(self) -> None:
+        """Nobody wants it; without effect where it has ended."""
+
+    def rest(self) -> Source:
+        """A source whose first answer is the one to this request."""
+
+
 class Source(Protocol):
     """Produces responses. Raises SourceError."""
 
     async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply: ...
+
+    def begin(self, request: Request, request_id: str, told: Callable[[], None], on_interim: Interim) -> Begun | None:
+        """As `fetch` begins, for a GET without a body, where that takes no waiting. None: nothing has been done.
+
+        `told` is called once, later, when the answer is there as a whole, or has to be waited for in a task.
+        """

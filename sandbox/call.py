@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from sandbox.errors import GuestFailed, SandboxError
@@ -50,6 +50,8 @@ class GuestCall:
         """How it ended; None while it runs."""
         self.undelivered = 0
         """Bytes of output that the reader has not taken."""
+        self.heard: Callable[[], None] | None = None
+        """For a reader without a task: called at each piece of output, and at the end."""
         self._chunks: deque[bytes] = deque()
         self._waiter: asyncio.Future[None] | None = None
 
@@ -78,6 +80,10 @@ class GuestCall:
         self.undelivered -= len(chunk)
         self._taken()
         return chunk
+
+    def whole(self) -> bytes | None:
+        """All of the output, if the request has ended well and nothing has been taken; it stays to be taken."""
+        return b"".join(self._chunks) if self.outcome is not None and self.outcome.ok else None
 
     def more(self) -> asyncio.Future[None]:
         """See `reading.Source`."""
@@ -112,6 +118,8 @@ class GuestCall:
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+        if self.heard is not None:
+            self.heard()
 
 
 def refused(key: str, end: End, detail: str) -> GuestCall:

@@ -85,6 +85,11 @@ class Registry:
         if not wanted:
             self._shares.pop(site, None)
 
+    def knows(self, key: str) -> bool:
+        """Whether `ensure` has nothing to do."""
+        wanted = self._wanted.get(key)
+        return wanted is not None and self._registered.get(key) is wanted
+
     async def ensure(self, key: str) -> bool:
         """Whether the monitor knows `key` now; registers it if it is wanted and not yet known.
 

@@ -185,6 +185,10 @@ class Control:
         self._registry.close()
         await self._state.close()
 
+    def knows(self, key: str) -> bool:
+        """Whether `ensure` has nothing to do."""
+        return self._registry.knows(key)
+
     async def ensure(self, key: str) -> bool:
         """Whether the monitor knows the version `key` now: what state held at start is registered when it is first needed.
 

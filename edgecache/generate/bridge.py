@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from email.utils import formatdate
 from typing import Final, Protocol
 
-from multidict import CIMultiDict, CIMultiDictProxy
-
 from edgecache.generate import cgi
-from edgecache.policy.message import Request, Response
+from edgecache.generate.begun import BODILESS, BegunCall, GuestAnswer
+from edgecache.policy.forwarding import dated
+from edgecache.policy.message import Request
 from edgecache.sites import ActiveVersion, GeneratorRoutes
-from edgecache.source import Body, Culprit, Interim, Reply, SourceError
-from sandbox import EdgeCalls, End, GuestFailed, GuestRequest, Outcome, Usage
+from edgecache.source import Body, Culprit, Interim, Reply, Source, SourceError
+from sandbox import EdgeCalls, End, GuestFailed, GuestRequest, Usage
 
 MAX_REQUEST_BODY: Final = 1 << 20
 """A generator's request body is placed in guest memory whole."""
@@ -35,22 +34,6 @@ _STATUS_OF: Final = {
 
 _RETRY_AFTER: Final = {End.QUEUE_FULL: 1, End.NO_MEMORY: 2}
 """Seconds after which another attempt may well be answered: queues move on, and idle workers make room."""
-
-_BODILESS: Final = frozenset({204, 304})
-
-
-class GuestAnswer(Protocol):
-    """An answer in the making: `sandbox.GuestCall` is one. Iterate once; iteration raises GuestFailed."""
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """How it ended; None while it runs."""
-
-    def __aiter__(self) -> GuestAnswer: ...
-
-    async def __anext__(self) -> bytes: ...
-
-    async def aclose(self) -> None: ...
 
 
 class GuestRunner(Protocol):
@@ -81,6 +64,8 @@ class GeneratorSource:
     """Told once a call, with the generator's key, how it ended and what it used."""
     ready: Callable[[str], Awaitable[None]]
     """Makes the version with this key known to the runner. Raises SourceError where it cannot."""
+    known: Callable[[str], bool]
+    """Whether `ready` has nothing to do for this key."""
 
     async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply:
         """Run the program on `request`; it has no interim responses. Raises SourceError before the first byte of an answer."""
@@ -89,23 +74,59 @@ class GeneratorSource:
         content = await read_bounded(body, MAX_REQUEST_BODY)
         version = pick(self.generator.active, self.point)
         await self.ready(version.key)
+        return await self.answer(self._call(version, request, content, request_id), version.key, request)
+
+    def begin(self, request: Request, request_id: str, told: Callable[[], None], on_interim: Interim) -> BegunCall | None:
+        """As `Source.begin`: where the version is known to the runner."""
+        del on_interim
+        version = pick(self.generator.active, self.point)
+        if cgi.holds_nul(request.target) or not self.known(version.key):
+            return None
+        return BegunCall(self, self._call(version, request, b"", request_id), version.key, told)
+
+    def _call(self, version: ActiveVersion, request: Request, content: bytes, request_id: str) -> GuestAnswer:
         environ = cgi.environ(request, content, client_ip=self.client_ip, request_id=request_id)
-        call = self.runner.call(
+        return self.runner.call(
             version.key,
             GuestRequest(environ, content),
             edge=self.edge_calls,
             log=lambda data: self.log.write(version.version, request_id, data),
         )
-        output = _Output(call, version.key, self.on_usage)
+
+    async def answer(self, call: GuestAnswer, key: str, request: Request) -> Reply:
+        """What comes of `call`, by the version `key`. Raises SourceError before the first byte of an answer."""
+        output = _Output(call, key, self.on_usage)
         try:
             answer = await output.head()
         except BaseException:
             await output.close()
             raise
-        response = _dated(answer.response, self.now())
-        carried = request.method != "HEAD" and response.status not in _BODILESS
+        response = dated(answer.response, self.now())
+        carried = request.method != "HEAD" and response.status not in BODILESS
         output.expect(answer, carried=carried)
-        return Reply(response, output, detail=version.key)
+        return Reply(response, output, detail=key)
+
+    def going_on(self, begun: BegunCall) -> Source:
+        """The source whose first answer is what comes of `begun`."""
+        return _GoingOn(self, begun)
+
+
+class _GoingOn:
+    """Where it is asked again, it runs the program again."""
+
+    def __init__(self, source: GeneratorSource, begun: BegunCall) -> None:
+        self._source = source
+        self._begun: BegunCall | None = begun
+
+    async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply:
+        begun, self._begun = self._begun, None
+        if begun is None:
+            return await self._source.fetch(request, body, request_id, on_interim)
+        call, key = begun.taken()
+        return await self._source.answer(call, key, request)
+
+    def begin(self, request: Request, request_id: str, told: Callable[[], None], on_interim: Interim) -> BegunCall | None:
+        return self._source.begin(request, request_id, told, on_interim)
 
 
 class _Output:
@@ -206,12 +227,3 @@ async def read_bounded(body: Body | None, limit: int) -> bytes:
 
 def _failed(end: End, detail: str) -> SourceError:
     return SourceError(Culprit.GENERATOR, str(end), detail, status=_STATUS_OF.get(end, 502), retry_after=_RETRY_AFTER.get(end))
-
-
-def _dated(response: Response, now: float) -> Response:
-    """With a Date: a response without one cannot be aged (RFC 9110 section 6.6.1)."""
-    if "Date" in response.headers:
-        return response
-    headers = CIMultiDict(response.headers)
-    headers["Date"] = formatdate(now, usegmt=True)
-    return Response(response.status, response.reason, CIMultiDictProxy(headers))

@@ -120,6 +120,8 @@ class RemoteCall:
         self.number = number
         self.edge = edge
         self.outcome: Outcome | None = None
+        self.heard: Callable[[], None] | None = None
+        """As `sandbox.GuestCall`'s."""
         self._guests = guests
         self._failure: SourceError | None = None
         self._chunks: deque[bytes] = deque()
@@ -152,7 +154,15 @@ class RemoteCall:
             self._read = 0
         return chunk
 
+    def whole(self) -> bytes | None:
+        """All of the output, if the request has ended well and nothing has been taken; it stays to be taken."""
+        return b"".join(self._chunks) if self.outcome is not None and self.outcome.ok else None
+
     async def aclose(self) -> None:
+        """As `close`."""
+        self.close()
+
+    def close(self) -> None:
         """End the request if it has not ended. Idempotent."""
         self._chunks.clear()
         if self.outcome is None and self._failure is None:
@@ -175,3 +185,5 @@ class RemoteCall:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+        if self.heard is not None:
+            self.heard()

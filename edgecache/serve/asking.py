@@ -57,7 +57,8 @@ class Asker:
             source = self._origins(route.site) if call.asked is None else call.asked.source
             return self._dated(await fetch_from_origin(source, call, sent, body, call.on_interim))
         try:
-            return self._dated(await fetch_from_generator(self._generators(call), call, sent, body))
+            source = self._generators(call) if call.asked is None else call.asked.source
+            return self._dated(await fetch_from_generator(source, call, sent, body))
         except SourceError as error:
             if error.culprit is not Culprit.GENERATOR or not self._falls_back(route, entry):
                 raise

@@ -1,5 +1,5 @@
-"""Misses without a task: the request goes to the origin on a kept connection, and a response that has come whole is judged,
-stored and answered in one call, where it arrives.
+"""Misses without a task: the source is asked at once, and a response that has come whole is judged, stored and answered in one
+call, where it arrives.
 
 Only plain ones are so. Any other goes on as a flight like all others, from where it is: nothing is asked twice. `pipeline` says
 which requests are misses, `connection` has them run and writes what they bring.
@@ -17,7 +17,7 @@ from edgecache.policy.forwarding import NotForwardable, dated
 from edgecache.policy.freshness import age_field
 from edgecache.policy.lookup import Miss
 from edgecache.policy.message import Request, Response, Timed
-from edgecache.policy.storing import NoStore, admit, strip
+from edgecache.policy.storing import NoStore, NoStoreReason, admit, strip
 from edgecache.policy.trailing import wants_trailers
 from edgecache.serve.call import Asked, Call, flight_key
 from edgecache.serve.client_body import CLIENT_GONE
@@ -30,14 +30,11 @@ from edgecache.serve.respond import Outcome, Responder, suits
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.wire import KEEP_ALIVE_10, head_block
 from edgecache.sites import Route, Site
-from edgecache.source import Interim, Reply
+from edgecache.source import Begun, Interim, Reply, Source, SourceError, Whole
 from edgecache.store import Store
-from edgecache.upstream.begun import Begun
 from edgecache.upstream.body import BytesBody
 from edgecache.upstream.collapse import Flights, Seat
-from edgecache.upstream.origins import Origins
 from edgecache.upstream.predictor import Predictor
-from edgecache.upstream.whole import WholeResponse
 
 _MAX_HINTS = 16
 
@@ -69,7 +66,6 @@ class Errand:
         seat: Seat,
         sent: Request,
         *,
-        origins: Origins,
         since: int,
         asked: float,
         tell: Callable[[bytes | None], None],
@@ -80,7 +76,6 @@ class Errand:
         self.key = key
         self.seat = seat
         self.sent = sent
-        self.origins = origins
         self.since = since
         self.asked = asked
         self.tell = tell
@@ -112,7 +107,8 @@ class Errands:
     def __init__(
         self,
         *,
-        origins: Callable[[Site], Origins],
+        origins: Callable[[Site], Source],
+        generators: Callable[[Call], Source],
         flights: Flights,
         fetcher: Fetcher,
         keeper: Keeper,
@@ -123,8 +119,11 @@ class Errands:
         clock: Callable[[], float],
         settings: ServeSettings,
         respond: Responder,
+        elsewhere: bool,
     ) -> None:
+        """`elsewhere`: other processes may be asking for the same, and what can be shared is for one of them to ask for."""
         self._origins = origins
+        self._generators = generators
         self._flights = flights
         self._fetcher = fetcher
         self._keeper = keeper
@@ -137,46 +136,39 @@ class Errands:
         self._clock = clock
         self.settings = settings
         self.respond = respond
+        self._elsewhere = elsewhere
         self.answered = 0
         """Requests answered without a task since the start."""
 
     def begin(
         self, request: Request, route: Route, decision: Miss, client_ip: str, tell: Callable[[bytes | None], None]
     ) -> Errand | None:
-        """Ask the origin for what is not stored at all. None: it is not so plain, and nothing has been done.
+        """Ask the source for what is not stored at all. None: it is not so plain, and nothing has been done.
 
-        `tell` is called once, later: with the answer, or with None where `resumed` has to bring it.
+        `tell` is called once, later: with the answer, or with None where a flight brings it, on which the errand has its seat.
         """
-        rule = route.rule
-        if request.method != "GET" or request.target == "*" or not decision.collapse or route.generator is not None or rule.esi:
+        if request.method != "GET" or request.target == "*" or not decision.collapse or route.rule.esi:
             return None
         if self._under_way or wants_trailers(request) or self._parts.find(request, route) is not None:
             return None
         now = self._clock()
         key = flight_key(request, route, self._store.vary(request.uri))
         shared = not self._predictor.uncacheable(key, now)
+        if shared and self._elsewhere:
+            return None
         seat = self._flights.reserve(key if shared else object())
         if seat is None:
             return None
         call = Call(request=request, body=None, client_ip=client_ip, request_id=next_request_id(), route=route)
-        origins = self._origins(route.site)
+        learnt = key if shared else None
         try:
             sent = forwarded(call, self.settings, whole=shared)
-        except NotForwardable:
+            errand = Errand(call, decision, learnt, seat, sent, since=self._purges.count, asked=now, tell=tell)
+            source = self._origins(route.site) if route.generator is None else self._generators(call)
+            errand.begun = source.begin(sent, call.request_id, partial(self._arrived, errand), errand.hint)
+        except (NotForwardable, SourceError):
             seat.vacate()
             return None
-        errand = Errand(
-            call,
-            decision,
-            key if shared else None,
-            seat,
-            sent,
-            origins=origins,
-            since=self._purges.count,
-            asked=now,
-            tell=tell,
-        )
-        errand.begun = origins.begin(sent, partial(self._arrived, errand), errand.hint)
         if errand.begun is None:
             seat.vacate()
             return None
@@ -199,13 +191,14 @@ class Errands:
 
     def _arrived(self, errand: Errand) -> None:
         begun = errand.begun
-        whole = None if begun is None or errand.in_turn or not errand.seat.alone else begun.whole
-        answer = None if whole is None else self._answer(errand, whole)
+        if begun is None:
+            return
+        whole = begun.whole() if errand.seat.alone and not errand.in_turn else None
+        answer = None if whole is None else self._answer(errand, begun, whole)
         if answer is None:
             self._go_on(errand)
-        elif begun is not None and whole is not None:
+        else:
             errand.begun = None
-            begun.settle(whole)
             errand.seat.vacate()
             self.answered += 1
         errand.tell(answer)
@@ -215,46 +208,51 @@ class Errands:
         begun, errand.begun = errand.begun, None
         if begun is None:
             raise ValueError("the errand is over")
-        asked = Asked(errand.origins.going_on(begun), errand.asked, errand.since)
-        call = replace(errand.call, on_interim=errand.hint, asked=asked)
+        call = replace(errand.call, on_interim=errand.hint, asked=Asked(begun.rest(), errand.asked, errand.since))
         errand.seat.launch(partial(self._fetcher.produce, call, errand.sent, None, None, errand.key), begun.drop)
 
-    def _answer(self, errand: Errand, whole: WholeResponse) -> bytes | None:
-        """What the client gets, and what is to be stored is stored. None: this is not for here, and nothing has been done."""
+    def _answer(self, errand: Errand, begun: Begun, whole: Whole) -> bytes | None:
+        """What the client gets; what is to be stored is stored. None: this is not for here, and nothing has been done."""
         call, rule = errand.call, errand.call.route.rule
         request, body, now = call.request, whole.body, self._clock()
         above = self._store.spool_above
-        if whole.status == 206 or len(body) > rule.max_object_bytes or (above is not None and len(body) > above):
+        if whole.response.status == 206 or len(body) > rule.max_object_bytes or (above is not None and len(body) > above):
             return None
-        response = dated(Response(whole.status, whole.reason, whole.headers), now)
+        response = dated(whole.response, now)
         if code(request, response, rule.compress)[0] is not response:
             return None
         timed = Timed(response, errand.asked, now)
         admitted = admit(request, timed, rule)
         if isinstance(admitted, NoStore):
-            self._fetcher.refused(call, timed, None, admitted.reason, errand.key)
-            passed = Reply(response, BytesBody(body))
-            outcome = Outcome("miss", admitted.reason)
-            answer = self.respond.passed(call, errand.decision, passed, passed.body, outcome)
-            self._report(errand, whole.status, len(body), cache="miss", reason=admitted.reason)
-            return head_block(answer, length=len(body), chunked=False, keep_alive=True, http10=request.version == "1.0") + body
-        stored = Timed(strip(response), errand.asked, now)
+            begun.settle()
+            return self._passed(errand, timed, admitted.reason, whole)
         vary = self._keeper.merged_vary(request.uri, admitted.vary)
-        entry = self._keeper.entry(call, stored, admitted, body, vary)
+        entry = self._keeper.entry(call, Timed(strip(response), errand.asked, now), admitted, body, vary)
         if not suits(call, entry):
             return None
+        begun.settle()
         self._keeper.keep(entry, errand.since)
         if errand.key is not None:
             self._predictor.forget(errand.key)
-        self._report(errand, whole.status, len(body), cache="miss", reason="")
+        self._report(errand, response.status, len(body), cache="miss", reason="")
         age = now - admitted.terms.born
         return b"%b%b%b%b\r\n%b" % (
             entry.head,
             b"Age: %b\r\n" % age_field(age).encode() if age >= 1 else b"",
-            self.respond.stored_fields(errand.decision, call.request_id),
+            self.respond.stored_fields(errand.decision, call.request_id, whole.detail),
             KEEP_ALIVE_10 if request.version == "1.0" else b"",
             body,
         )
+
+    def _passed(self, errand: Errand, timed: Timed, reason: NoStoreReason, whole: Whole) -> bytes:
+        """As `respond.passed`, for a response that is not stored."""
+        call, body = errand.call, whole.body
+        self._fetcher.refused(call, timed, None, reason, errand.key)
+        reply = Reply(timed.response, BytesBody(body), whole.detail)
+        answer = self.respond.passed(call, errand.decision, reply, reply.body, Outcome("miss", reason))
+        self._report(errand, timed.response.status, len(body), cache="miss", reason=reason)
+        http10 = call.request.version == "1.0"
+        return head_block(answer, length=len(body), chunked=False, keep_alive=True, http10=http10) + body
 
     def _report(self, errand: Errand, status: int, size: int, *, cache: str, reason: str, truncated: bool = False) -> None:
         call = errand.call
@@ -271,6 +269,8 @@ class Errands:
                 duration=max(0.0, self._clock() - errand.asked),
                 cache=cache,
                 site=call.route.site.name,
+                generator=call.route.generator.name if call.route.generator else None,
+                cpu_ns=call.meter.cpu_ns,
                 reason=reason,
                 truncated=truncated,
             )

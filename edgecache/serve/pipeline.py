@@ -55,7 +55,6 @@ from edgecache.source import Body, Culprit, Interim, Reply, Source, SourceError
 from edgecache.store import Entry, Store, StoredBody
 from edgecache.upstream.background import Background
 from edgecache.upstream.collapse import Flights, Private, Stream
-from edgecache.upstream.origins import Origins
 from edgecache.upstream.predictor import Predictor
 from edgecache.upstream.settings import UpstreamSettings
 
@@ -99,7 +98,7 @@ class Pipeline:
         *,
         sites: SiteTable,
         store: Store,
-        origins: Callable[[Site], Origins],
+        origins: Callable[[Site], Source],
         generators: Callable[[Call], Source],
         observer: Observer | None = None,
         tracer: Tracer | None = None,
@@ -151,6 +150,7 @@ class Pipeline:
         )
         self.errands = Errands(
             origins=origins,
+            generators=generators,
             flights=self.flights,
             fetcher=self._fetcher,
             keeper=self._keeper,
@@ -161,8 +161,8 @@ class Pipeline:
             clock=clock,
             settings=self.settings,
             respond=self.respond,
+            elsewhere=elsewhere is not None,
         )
-        self._elsewhere = elsewhere
         self._background = Background(upstream.background_limit)
         self._renewer = Renewer(self._flyer, self._background, self._route, self._renewed)
         self._purger = Purger(store, self._keeper.purges, self._renewer.refetch)
@@ -227,7 +227,7 @@ class Pipeline:
 
     def begin(self, request: Request, missed: Missed, client_ip: str, tell: Callable[[bytes | None], None]) -> Errand | None:
         """Have a miss answered without a task, if it is plain enough; see `errand`."""
-        if self.tracer is not None or self._elsewhere is not None:
+        if self.tracer is not None:
             return None
         return self.errands.begin(request, missed.route, missed.decision, client_ip, tell)
 

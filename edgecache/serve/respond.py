@@ -46,6 +46,8 @@ _FAILURES = {
     "no-memory": "This edge has no memory left to run this now.",
     "nul-in-path": "The path holds an encoded NUL (%00), which no program's environment can hold.",
 }
+_MAX_LINES = 1024
+"""Prepared: one for each version of a generator that answers."""
 
 Fields = tuple[tuple[str, str], ...]
 
@@ -66,7 +68,7 @@ class Responder:
         self._clock = clock
         self.hit_member = CacheStatus(hit=True, name=settings.edge_id).line().encode()
         """Cache-Status of a hit, before its `; ttl=`."""
-        self._stored_lines: dict[MissReason, bytes] = {}
+        self._stored_lines: dict[tuple[MissReason, str], bytes] = {}
 
     def hit(self, call: Call, entry: Entry, age: float, left: float) -> Answer:
         status = CacheStatus(hit=True, ttl=int(left), name=self._settings.edge_id)
@@ -125,12 +127,14 @@ class Responder:
             meter=call.meter,
         )
 
-    def stored_fields(self, decision: Miss, request_id: str) -> bytes:
+    def stored_fields(self, decision: Miss, request_id: str, detail: str) -> bytes:
         """The lines of Cache-Status and request ID that `brought` adds, for a miss nobody else waited for."""
-        line = self._stored_lines.get(decision.reason)
+        line = self._stored_lines.get((decision.reason, detail))
         if line is None:
-            status = CacheStatus(fwd=forward_of(decision), stored=True, name=self._settings.edge_id)
-            line = self._stored_lines[decision.reason] = encode_fields(((FIELD, status.line()),))
+            if len(self._stored_lines) >= _MAX_LINES:
+                self._stored_lines.clear()
+            status = CacheStatus(fwd=forward_of(decision), stored=True, detail=detail or None, name=self._settings.edge_id)
+            line = self._stored_lines[decision.reason, detail] = encode_fields(((FIELD, status.line()),))
         return b"%bX-Request-Id: %b\r\n" % (line, request_id.encode())
 
     def streamed(self, call: Call, decision: Decision, seat: Seat, body: Body, selected: Selected) -> Answer:

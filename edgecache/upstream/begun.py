@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from edgecache.policy.message import Request
+from edgecache.policy.message import Request, Response
+from edgecache.source import Source, Whole
 from edgecache.upstream.member import Lease, Member
 from edgecache.upstream.pool import Pool
 from edgecache.upstream.retrying import retriable_status
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from aiohttp.client_reqrep import ConnectionKey
 
     from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol
+    from edgecache.upstream.origins import Origins
 
 
 class Sent:
@@ -76,13 +78,16 @@ class Sent:
             self._connector.give_back(self._key, protocol, close=True)
 
 
-class Begun:
-    """One request to one of a site's origins, counted as under way. It ends by `settle` or `drop`, or as part of a fetch."""
+class BegunExchange:
+    """One request to one of a site's origins, counted as under way. A `source.Begun`."""
 
-    __slots__ = ("lease", "member", "order", "over", "pool", "request", "sent")
+    __slots__ = ("_origins", "lease", "member", "order", "over", "pool", "request", "sent")
 
-    def __init__(self, request: Request, sent: Sent, *, pool: Pool, member: Member, order: deque[Member], lease: Lease) -> None:
+    def __init__(
+        self, origins: Origins, request: Request, sent: Sent, *, pool: Pool, member: Member, order: deque[Member], lease: Lease
+    ) -> None:
         """`order`: the origins that may be asked after `member`."""
+        self._origins = origins
         self.request = request
         self.pool = pool
         self.member = member
@@ -92,24 +97,26 @@ class Begun:
         self.over = False
         """Made use of, by `settle` or a fetch, or dropped."""
 
-    @property
-    def whole(self) -> WholeResponse | None:
-        """The response, where it has come whole and is final: no other origin may be asked instead."""
+    def whole(self) -> Whole | None:
+        """Not where another origin may be asked instead."""
         whole = self.sent.whole
         if whole is None or (self.order and retriable_status(self.pool.rule.retries, self.request.method, whole.status, 0)):
             return None
-        return whole
+        return Whole(Response(whole.status, whole.reason, whole.headers), whole.body)
 
-    def settle(self, whole: WholeResponse) -> None:
-        """`whole` is made use of: count it."""
-        self.over = True
-        self.pool.judge(self.member, whole.status)
-        self.lease.release()
+    def settle(self) -> None:
+        whole = self.sent.whole
+        if whole is not None and not self.over:
+            self.over = True
+            self.pool.judge(self.member, whole.status)
+            self.lease.release()
 
     def drop(self) -> None:
-        """Nobody wants it; without effect where it is over."""
         if not self.over:
             self.over = True
             self.sent.dropped()
             self.member.undecided()
             self.lease.release()
+
+    def rest(self) -> Source:
+        return self._origins.going_on(self)

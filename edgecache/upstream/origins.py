@@ -14,7 +14,7 @@ from edgecache.policy.message import Request, Response
 from edgecache.policy.trailing import wants_trailers
 from edgecache.source import Body, Culprit, Interim, Reply, Source, SourceError
 from edgecache.upstream.balancing import Condition
-from edgecache.upstream.begun import Begun
+from edgecache.upstream.begun import BegunExchange
 from edgecache.upstream.body import BytesBody, EmptyBody, OriginBody, ReplayableBody
 from edgecache.upstream.endpoint import waits
 from edgecache.upstream.member import Lease, Member
@@ -55,8 +55,9 @@ class Origins:
         reply = self._reply(request, await self._answer(request, body, on_interim, trailers))
         return reply if trailers is None else replace(reply, trailers=trailers.fields)
 
-    def begin(self, request: Request, told: Callable[[], None], on_interim: Interim) -> Begun | None:
-        """Ask as `fetch` does for a GET without a body, if that takes no waiting; see `begun`. None: nothing has been done."""
+    def begin(self, request: Request, request_id: str, told: Callable[[], None], on_interim: Interim) -> BegunExchange | None:
+        """As `Source.begin`: on a kept connection, to the origin whose turn it is."""
+        del request_id
         pool, client = self._pool, self._client
         if pool.rule.hedge is not None:
             return None
@@ -70,16 +71,16 @@ class Origins:
             return None
         pool.budget.asked()
         member.sent()
-        return Begun(request, sent, pool=pool, member=member, order=order, lease=lease)
+        return BegunExchange(self, request, sent, pool=pool, member=member, order=order, lease=lease)
 
     def _at_once(self, member: Member) -> bool:
         return not member.full and member.waiting == 0 and self._client.ready(member.endpoint)
 
-    def going_on(self, begun: Begun) -> Source:
+    def going_on(self, begun: BegunExchange) -> Source:
         """The source whose first answer is that to `begun`."""
         return _GoingOn(self, begun)
 
-    async def fetch_begun(self, begun: Begun, on_interim: Interim | None) -> Reply:
+    async def fetch_begun(self, begun: BegunExchange, on_interim: Interim | None) -> Reply:
         """As `fetch` of the request of `begun`, which has been sent already. Raises SourceError."""
         return self._reply(begun.request, await self._answer(begun.request, None, on_interim, None, begun))
 
@@ -94,7 +95,7 @@ class Origins:
         body: Body | None,
         on_interim: Interim | None,
         trailers: TrailerReader | None,
-        begun: Begun | None = None,
+        begun: BegunExchange | None = None,
     ) -> Answered:
         pool, rule = self._pool, self._pool.rule.retries
         if body is not None and not isinstance(body, ReplayableBody):
@@ -184,7 +185,7 @@ class Origins:
             self._client.exchange(member.endpoint, request, body, self._waits, on_interim=on_interim, trailers=trailers),
         )
 
-    async def _ended(self, begun: Begun, on_interim: Interim | None) -> Answered:
+    async def _ended(self, begun: BegunExchange, on_interim: Interim | None) -> Answered:
         """As `_ask`, for what has been sent."""
         begun.over = True
         exchange = self._client.exchange(
@@ -223,15 +224,18 @@ class Origins:
 class _GoingOn:
     """See `Origins.going_on`. Where it is asked again, it asks as its origins do."""
 
-    def __init__(self, origins: Origins, begun: Begun) -> None:
+    def __init__(self, origins: Origins, begun: BegunExchange) -> None:
         self._origins = origins
-        self._begun: Begun | None = begun
+        self._begun: BegunExchange | None = begun
 
     async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply:
         begun, self._begun = self._begun, None
         if begun is None:
             return await self._origins.fetch(request, body, request_id, on_interim)
         return await self._origins.fetch_begun(begun, on_interim)
+
+    def begin(self, request: Request, request_id: str, told: Callable[[], None], on_interim: Interim) -> BegunExchange | None:
+        return self._origins.begin(request, request_id, told, on_interim)
 
 
 async def _end(losers: Iterable[asyncio.Future[Answered]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 import pytest
@@ -17,7 +17,7 @@ from edgecache.policy.message import Request, Response
 from edgecache.policy.rule import CacheRule
 from edgecache.serve.settings import ServeSettings
 from edgecache.sites import ActiveVersion, GeneratorRoutes, OnError
-from edgecache.source import Body, Culprit, Reply, SourceError
+from edgecache.source import Body, Culprit, Interim, Reply, SourceError
 from edgecache.upstream.body import EmptyBody
 from edgecache.upstream.settings import UpstreamSettings
 from tests.integration.proxy_support import edge_for, origin_of, plain, raw_origin, read_head, until
@@ -278,6 +278,9 @@ class Generator:
     def __init__(self) -> None:
         self.failing = False
         self.count = 0
+
+    def begin(self, request: Request, request_id: str, told: Callable[[], None], on_interim: Interim) -> None:
+        return None
 
     async def fetch(self, request: Request, body: Body | None, request_id: str) -> Reply:
         self.count += 1

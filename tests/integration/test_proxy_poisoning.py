@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -23,6 +25,9 @@ class Transformer:
     def __init__(self, cache_control: str) -> None:
         self.edge: Edge | None = None
         self._cache_control = cache_control
+
+    def begin(self, request: Request, request_id: str, told: Callable[[], None], on_interim: Interim) -> None:
+        return None
 
     async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply:
         assert self.edge is not None
@@ -138,6 +143,9 @@ async def test_what_is_never_shared_may_override_its_method() -> None:
 
 class Guard:
     """A generator that shows nothing of what lies behind it."""
+
+    def begin(self, request: Request, request_id: str, told: Callable[[], None], on_interim: Interim) -> None:
+        return None
 
     async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply:
         fields = CIMultiDictProxy(CIMultiDict({"Cache-Control": "no-store", "Content-Type": "text/plain"}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import aiohttp
@@ -133,6 +133,9 @@ class Made:
 
     def __init__(self) -> None:
         self.seen: list[Request] = []
+
+    def begin(self, request: Request, request_id: str, told: Callable[[], None], on_interim: Interim) -> None:
+        return None
 
     async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply:
         del body, request_id, on_interim

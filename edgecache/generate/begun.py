@@ -1,0 +1,108 @@
+"""A call to a generator while no task waits for its answer. Where the program ends well, and at once, all of it is taken as one.
+
+`bridge` makes them, and goes on with those that turn out otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Protocol
+
+from edgecache.generate import cgi
+from edgecache.policy.forwarding import dated
+from edgecache.source import Source, Whole
+from sandbox import End, Outcome, Usage
+
+if TYPE_CHECKING:
+    from edgecache.generate.bridge import GeneratorSource
+
+BODILESS: Final = frozenset({204, 304})
+
+
+class GuestAnswer(Protocol):
+    """An answer in the making: `sandbox.GuestCall` is one. Iterate once; iteration raises GuestFailed."""
+
+    heard: Callable[[], None] | None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended; None while it runs."""
+
+    def __aiter__(self) -> GuestAnswer: ...
+
+    async def __anext__(self) -> bytes: ...
+
+    def whole(self) -> bytes | None: ...
+
+    def close(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+class BegunCall:
+    """A `source.Begun`."""
+
+    __slots__ = ("_call", "_key", "_looking", "_loop", "_over", "_source", "_told")
+
+    def __init__(self, source: GeneratorSource, call: GuestAnswer, key: str, told: Callable[[], None]) -> None:
+        self._source = source
+        self._call = call
+        self._key = key
+        self._told: Callable[[], None] | None = told
+        self._over = False
+        self._looking = False
+        self._loop = asyncio.get_running_loop()
+        if call.outcome is None:
+            call.heard = self._hear
+        else:
+            self._hear()
+
+    def _hear(self) -> None:
+        # Of a short answer the end comes in the same turn of the loop as its only piece, a little later.
+        if not self._looking:
+            self._looking = True
+            self._loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        told, self._told = self._told, None
+        self._call.heard = None
+        if told is not None:
+            told()
+
+    def whole(self) -> Whole | None:
+        """Not what is no answer, or one without a body."""
+        output = self._call.whole()
+        if output is None:
+            return None
+        try:
+            answer = cgi.parse(output)
+        except cgi.BadAnswer:
+            return None
+        if answer is None or answer.length not in (None, len(answer.rest)) or answer.response.status in BODILESS:
+            return None
+        return Whole(dated(answer.response, self._source.now()), answer.rest, self._key)
+
+    def settle(self) -> None:
+        self._end(End.FINISHED)
+
+    def drop(self) -> None:
+        self._end(End.CANCELLED)
+
+    def _end(self, end: End) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._told = self._call.heard = None
+        self._call.close()
+        outcome = self._call.outcome
+        self._source.on_usage(self._key, end, outcome.usage if outcome is not None else Usage())
+
+    def rest(self) -> Source:
+        return self._source.going_on(self)
+
+    def taken(self) -> tuple[GuestAnswer, str]:
+        """The call and the version that answers it, whose end is the caller's from now on."""
+        self._over = True
+        self._told = self._call.heard = None
+        return self._call, self._key
