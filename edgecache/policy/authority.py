@@ -43,5 +43,5 @@ def without_root(authority: str) -> str:
 def host_of(authority: str) -> str:
     """The host alone; an IPv6 address keeps its brackets."""
     if authority.startswith("["):
-        return authority[: authority.find("]") + 1]
+        return authority.partition("]")[0] + "]"
     return authority.partition(":")[0]
