@@ -38,9 +38,6 @@ def test_host_calls_are_asked_and_answered(engine: str) -> None:
         + call_with_result(KV_GET, DATA + 10, 3, DATA + 0x180, 4, into=0x220)
         + dump(0x128, DATA + 0x100)
     )
-    template = load(replace(program(code), image=program(code).image), LIMITS)
-
-    template.close()
     template = load(replace(program(code), image=image(code, data)), LIMITS)
     vm = Vm(template, engine)
     vm.begin(GET, LIMITS)
