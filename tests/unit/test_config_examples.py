@@ -13,7 +13,7 @@ from edgecache.control import words
 from edgecache.control.upstreamwords import SECTIONS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-EXAMPLES = ["quickstart.yaml", "production.yaml", "hostile-origins.yaml", "upstreams.yaml", "disk.yaml", "fragments.yaml"]
+EXAMPLES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
