@@ -158,11 +158,6 @@ class Scheduler:
             self._queue.express.add(leaf)
         return charged_ns
 
-    def runnable(self, now_ns: int = 0) -> bool:
-        """Whether `pick` would find something."""
-        self._queue.unthrottle(now_ns)
-        return self._root.first() is not None
-
     def next_release_ns(self) -> int | None:
         """When to `pick` again although nothing else happens: the first node that its cap holds back may go on."""
         return self._queue.caps.next_release_ns()

@@ -50,8 +50,10 @@ class TestCaps:
                     cost = min(QUANTUM, now - running.pop(path))
                     scheduler.charge(path, cost, now)
                     ran.append((now, path, cost))
-            if not running and (release := scheduler.next_release_ns()) is not None and not scheduler.runnable(now):
-                now = max(now, release)
+            if not running:
+                running = dict.fromkeys(scheduler.pick(now, 2), now)
+                if not running and (release := scheduler.next_release_ns()) is not None:
+                    now = max(now, release)
         for capped, cap in caps.items():
             mine = [(at, cost) for at, path, cost in ran if path[: len(capped)] == capped]
             for first in range(len(mine)):

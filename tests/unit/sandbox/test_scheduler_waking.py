@@ -50,7 +50,7 @@ class TestWaking:
         scheduler.wake(("a", "g"))
         scheduler.sleep(("a", "g"))
         scheduler.sleep(("a", "g"))
-        assert not scheduler.runnable()
+        assert scheduler.pick() == []
 
 
 @pytest.mark.parametrize("ahead_ms", [20, 60, 500])
