@@ -26,6 +26,8 @@ class Isolation(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetPolicy:
+    """How many workers there are, and how much memory they keep."""
+
     max_workers: int = 64
     hot_bytes: int = physical_bytes() // 2
     """Memory of all workers together."""
@@ -84,6 +86,8 @@ class DispatchPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MonitorPolicy:
+    """All of it."""
+
     engine: str = "auto"
     isolation: Isolation = Isolation.SITE
     jail: JailPolicy = field(default_factory=JailPolicy)
