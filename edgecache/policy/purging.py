@@ -78,10 +78,11 @@ def purge_uri(text: str) -> str:
     scheme, separator, rest = url.partition("://")
     end = min((i for i in (rest.find("/"), rest.find("?")) if i >= 0), default=len(rest))
     scheme, authority, target = scheme.lower(), rest[:end], rest[end:]
-    known = separator and scheme in DEFAULT_PORTS and is_authority(authority)
-    if not known or not (authority := normal_authority(authority, scheme)):
-        raise ValueError(f"not an absolute http or https URL: {text!r}")
-    return f"{scheme}://{authority}{target if target.startswith('/') else '/' + target}"
+    if separator and scheme in DEFAULT_PORTS and is_authority(authority):
+        authority = normal_authority(authority, scheme)
+        if authority:
+            return f"{scheme}://{authority}{target if target.startswith('/') else '/' + target}"
+    raise ValueError(f"not an absolute http or https URL: {text!r}")
 
 
 def _authorities(uri: str) -> tuple[str, str]:
