@@ -17,8 +17,8 @@ from setuptools import Extension, setup
 COMPILED: Final = {
     "edgecache/generate": "begun cgi",
     "edgecache/policy": """
-        cache_control cache_status coding connection dates etag fields forwarding freshness lookup message partial prefetch ranges
-        storing trailing upgrading validation variance
+        authority cache_control cache_status coding connection dates etag fields forwarding freshness lookup message partial
+        prefetch ranges storing trailing upgrading validation variance
     """,
     "edgecache/store": "entry eviction frequency groups memory",
     "edgecache/observe": "access_log counting log_writer recorder sampling",
@@ -27,8 +27,8 @@ COMPILED: Final = {
     """,
     "edgecache/upstream": "balancing begun breaker ejection endpoint pool predictor response retrying trailers whole",
     "sandbox": """
-        bucket call claims cpuclock deadlines dispatcher frames handle keeper lane ledger pacer pacing promise quarantine requests
-        scheduler serving sharenode vm
+        bucket call caps claims cpuclock deadlines dispatcher express fairqueue frames handle keeper lane ledger pacer pacing
+        promise quarantine requests scheduler serving sharenode vm
     """,
     "sandbox/engines": "base kvm",
     "sandbox/guest": "access actions calls exchange process",

@@ -19,6 +19,7 @@ from edgecache.configwords import Table, fill, fill_part
 from edgecache.control.listener import BindRefused, check_bind, is_loopback
 from edgecache.control.settings import ControlSettings
 from edgecache.observe.settings import LogSettings, ObserveSettings
+from edgecache.policy.authority import DEFAULT_PORTS
 from edgecache.policy.upstream import NO_TLS_RULE
 from edgecache.serve.certificates import CertificateError, CertificateFiles, server_context
 from edgecache.serve.settings import ServeSettings
@@ -361,7 +362,7 @@ def _is_own(url: str, listen: Address) -> bool:
     if siteform.origin_problem(url) is not None:
         return False
     parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
+    port = parts.port or DEFAULT_PORTS[parts.scheme]
     anywhere = listen.host in {"0.0.0.0", "::"} and is_loopback(parts.hostname or "")
     return port == listen.port and (parts.hostname == listen.host.lower() or anywhere)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import socket
 import time
 from collections.abc import Callable
@@ -22,11 +21,8 @@ from edgecache.control.bundles import BundleError
 from edgecache.control.listener import check_bind
 from edgecache.control.service import Control
 from edgecache.control.state import StateError
-from edgecache.generate.bridge import GeneratorSource
-from edgecache.generate.edge_calls import MAX_FETCH_BYTES, GeneratorEdgeCalls
 from edgecache.observe.metrics import Metrics, Sources
 from edgecache.observe.status import StatusBoard
-from edgecache.policy.message import Request, Response
 from edgecache.policy.purging import Purge
 from edgecache.processes import sockets
 from edgecache.processes.fleet import Fleet
@@ -260,32 +256,9 @@ class Edge:
         site, generator, path = call.route.site, call.route.generator, self._path
         if generator is None or path is None:
             raise TypeError("a route without a generator, or in a process that does not serve")
-
-        async def fetch_through(request: Request, body: bytes) -> tuple[Response, bytes]:
-            return await path.fetch_through(call, request, body, MAX_FETCH_BYTES)
-
-        def used(key: str, end: End, usage: Usage) -> None:
-            call.meter.cpu_ns += usage.cpu_ns
-            path.recorder.on_usage(key, end, usage)
-
-        return GeneratorSource(
-            runner=self._monitor,
-            generator=generator,
-            edge_calls=GeneratorEdgeCalls(
-                site=site.name,
-                generator=generator.name,
-                scheme=call.request.scheme,
-                authority=call.request.authority,
-                store=self._control.values,
-                fetch_through=fetch_through,
-            ),
-            log=self._control.logs.of(site.name, generator.name),
-            client_ip=call.client_ip,
-            point=random.random() * 100,  # noqa: S311 - a split of traffic, not a secret
-            now=time.time,
-            on_usage=used,
-            ready=self._ready,
-            known=self._control.knows,
+        log = self._control.logs.of(site.name, generator.name)
+        return path.generator_source(
+            call, runner=self._monitor, values=self._control.values, log=log, ready=self._ready, known=self._control.knows
         )
 
     async def _ready(self, key: str) -> None:

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from edgecache.policy.access import OPEN, AccessRule
+from edgecache.policy.authority import host_of
 from edgecache.policy.globs import GlobIndex
 from edgecache.policy.paths import normal
 from edgecache.policy.rule import DEFAULT_RULE, CacheRule
@@ -140,7 +141,7 @@ class SiteSnapshot:
 
     def site_of(self, authority: str) -> Site | None:
         """The site that owns `authority` (host, or host and port): exact name, then the longest wildcard, then `*`."""
-        host = _host(authority)
+        host = host_of(authority).lower().rstrip(".")
         if site := self._exact.get(host):
             return site
         if not self._below:
@@ -197,12 +198,6 @@ class SiteTable:
         self.snapshot = snapshot
         for follow in self.followers:
             follow(self.snapshot)
-
-
-def _host(authority: str) -> str:
-    if authority.startswith("["):
-        return authority[: authority.find("]") + 1].lower()
-    return authority.partition(":")[0].lower().rstrip(".")
 
 
 class _Claims(NamedTuple):

@@ -1,4 +1,4 @@
-"""`python -m loadtests.bench_purge`: purging a million entries by their tag: how long it takes, and the event loop stands still.
+"""`python -m loadtests.bench_purge`: a million entries purged by their tag: how long that takes, and how long it blocks the loop.
 
 In one process, on the store that the edge uses, with the purge as the control API calls it. Python's garbage collector is told
 to leave the entries alone (`gc.freeze`): its passes are no part of a purge.

@@ -1,6 +1,6 @@
 """A token bucket: what may be used now, and how long to wait for more. Pure: integers, and time as an argument.
 
-CPU caps (`scheduler.py`) and rates (`pacing.py`) are made of it.
+CPU caps (`caps.py`) and rates (`pacing.py`) are made of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Who is worth a CPU more: leaves that have woken with credit, and use little at a time. Pure; called by `scheduler`."""
+"""Who is worth a CPU more: leaves that have woken with credit, and use little at a time.
+
+Pure; called by `fairqueue` and `scheduler`.
+"""
 
 from __future__ import annotations
 

@@ -26,6 +26,8 @@ class Isolation(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetPolicy:
+    """How many workers there are, and how much memory they keep."""
+
     max_workers: int = 64
     hot_bytes: int = physical_bytes() // 2
     """Memory of all workers together."""
@@ -47,9 +49,9 @@ class DispatchPolicy:
     round_ns: int = 50 * MILLISECOND_NS
     """Where more generators compete than a round of full slices serves in this time, slices are shorter in proportion."""
     least_slice_ns: int = MILLISECOND_NS
-    """But no shorter: a slice costs the monitor some 100 µs."""
+    """But no shorter: what the monitor does for each slice would become a large part of it."""
     least_charge_ns: int = MILLISECOND_NS // 10
-    """What a slice counts at least against its generator's share: as much as it costs the monitor, some 90 µs."""
+    """What a slice counts at least against its generator's share: more than the monitor itself needs for one."""
     credit_ns: int = 10 * MILLISECOND_NS
     """How far a generator that wakes may lie behind its share: so much CPU time it gets before others."""
     express: int = 1
@@ -84,6 +86,8 @@ class DispatchPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MonitorPolicy:
+    """All of it."""
+
     engine: str = "auto"
     isolation: Isolation = Isolation.SITE
     jail: JailPolicy = field(default_factory=JailPolicy)

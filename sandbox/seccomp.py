@@ -41,7 +41,6 @@ _NR, _ARCH, _ARGS = 0, 4, 16
 PAGEMAP_SCAN = 0xC0606610
 """_IOWR('f', 16, struct pm_scan_arg)."""
 _F_GETFD, _F_ADD_SEALS, _F_GET_SEALS = 1, 1033, 1034
-_STDERR = 2
 
 
 class Verdict(enum.Enum):

@@ -1,6 +1,6 @@
 """One node of the scheduler's tree: its tags in virtual time, and as a parent the heap of its children.
 
-`scheduler` alone makes and changes them.
+`scheduler` makes them, `fairqueue` and `caps` change them.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ USER_CODE: Final = 0x33
 USER_DATA: Final = 0x2B
 """Selectors as Linux gives them; no other selector loads in ring 3, above all no 32-bit code segment."""
 KERNEL_CODE: Final = 0x08
-KERNEL_DATA: Final = 0x10
 
 KERNEL_BASE: Final = 0xFFFF_FF80_0000_0000
 GDT_ADDRESS: Final = KERNEL_BASE

@@ -206,7 +206,8 @@ async def running(
         return 3
 
     control = Control(chosen, table=table, sandbox=used, purge=purge, config_sites=sites, status_parts=lambda: status_parts or {})
-    await control.start()
+    await control.load()
+    await control.listen()
     try:
         secret = state_dir / "operator.token"
         token = secret.read_text().strip() if secret.exists() else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import click
 
 from edgecache.cli.client import ControlClient, Json
@@ -186,7 +188,9 @@ def print_facts(document: Json, indent: str = "") -> None:
             click.echo(f"{indent}{key}: {shown(value if value != {} else None)}")
 
 
-_BOOLEANS = {"true": True, "false": False}
+_BOOLEANS: Final = {"true": True, "false": False}
+_LISTS: Final = frozenset({"vary", "tags", "compress", "deny", "allow", "purge"})
+"""Keys of `cache` and `access` that hold several values."""
 
 
 def _settings(pairs: tuple[str, ...], option: str) -> Json:
@@ -196,7 +200,7 @@ def _settings(pairs: tuple[str, ...], option: str) -> Json:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise click.UsageError(f"{option} {pair!r} is not KEY=VALUE, such as {option} cpu=100ms")
-        if key in {"vary", "tags", "allow", "deny", "compress"}:
+        if key in _LISTS:
             found[key] = [item.strip() for item in value.split(",") if item.strip()]
         elif value.isascii() and value.isdigit():
             found[key] = int(value)

@@ -68,7 +68,7 @@ class Control:
         before_status: Callable[[], Awaitable[None]] = _nothing,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """Publishes `config_sites` to `table` at once; nothing else happens before `start`.
+        """Publishes `config_sites` to `table` at once; nothing else happens before `load`.
 
         `published` is awaited after each change of `table`, before the API answers; `before_status` before `status_parts`.
         """
@@ -112,19 +112,30 @@ class Control:
         host, port = self._runner.addresses[0][:2]
         return str(host), int(port)
 
-    async def start(self) -> None:
-        """`load`, then `listen`."""
-        check_bind(self._settings)
-        await self.load()
-        await self.listen()
-
     async def load(self) -> None:
         """Open state, publish sites. Without usable state it says so, and serves what the configuration declares.
 
         Raises StateError (another edge runs with this state).
         """
         self._clusters.apply_declared()
-        await self._load()
+        settings = self._settings
+        try:
+            await self._state.open()
+            self._bundles.prepare()
+            await self._tokens.load()
+            written = await self._tokens.ensure_operator(settings.state_dir)
+            await self._clusters.load()
+            await self._publisher.load()
+            await self._deployer.collect()
+        except (StateError, OSError) as error:
+            if isinstance(error, StateError) and error.failure is Failure.IN_USE:
+                raise
+            _log.error("the control API refuses changes until the edge is restarted with usable state: %s", error)
+            return
+        if written is not None:
+            _log.warning("first start: the operator's token is in %s", written)
+        for message in await self._registry.preload(settings.preload):
+            _log.error("a generator cannot run: %s", message)
 
     async def listen(self, socks: Iterable[socket.socket] = ()) -> None:
         """Answer the API's requests, at these listening sockets where there are any, which stay the caller's.
@@ -195,23 +206,3 @@ class Control:
         Call it before `Monitor.call`. Quick when it is known. Raises BundleError where the bundle is missing or damaged.
         """
         return await self._registry.ensure(key)
-
-    async def _load(self) -> None:
-        settings = self._settings
-        try:
-            await self._state.open()
-            self._bundles.prepare()
-            await self._tokens.load()
-            written = await self._tokens.ensure_operator(settings.state_dir)
-            await self._clusters.load()
-            await self._publisher.load()
-            await self._deployer.collect()
-        except (StateError, OSError) as error:
-            if isinstance(error, StateError) and error.failure is Failure.IN_USE:
-                raise
-            _log.error("the control API refuses changes until the edge is restarted with usable state: %s", error)
-            return
-        if written is not None:
-            _log.warning("first start: the operator's token is in %s", written)
-        for message in await self._registry.preload(settings.preload):
-            _log.error("a generator cannot run: %s", message)

@@ -241,11 +241,7 @@ def _rate(where: str, value: int) -> int:
 
 def _ceiling(form: LimitsForm, base: Limits) -> Limits:
     given = {word: value for word, value in msgspec.structs.asdict(form).items() if value is not UNSET}
-    try:
-        ceiling = words.take_limits(given, base, "$.ceiling")
-    except ValueError as error:
-        where, _, message = str(error).partition(": ")
-        raise _wrong(where, message) from error
+    ceiling = _said(words.take_limits, given, base, "$.ceiling")
     if ceiling.wall_ns < ceiling.cpu_ns:
         raise _wrong("$.ceiling.wall", "is below cpu: no request could ever use its CPU time")
     if ceiling.edge_calls < ceiling.sub_requests:

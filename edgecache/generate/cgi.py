@@ -14,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from edgecache.policy.authority import DEFAULT_PORTS
 from edgecache.policy.message import Request, Response
 
 MAX_HEAD_BYTES: Final = 32 << 10
@@ -164,7 +165,7 @@ def _host_and_port(request: Request) -> tuple[str, str]:
     host, colon, port = request.authority.rpartition(":")
     if colon and port.isdigit():
         return host, port
-    return request.authority, "443" if request.scheme == "https" else "80"
+    return request.authority, str(DEFAULT_PORTS[request.scheme])
 
 
 def _bytes(value: str) -> bytes:

@@ -1,0 +1,1 @@
+"""What is told of requests: counts and metrics, the access log, traces, status. Decides nothing; `serve` reports to it."""

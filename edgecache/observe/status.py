@@ -38,6 +38,8 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class StoreState:
+    """The memory tier."""
+
     capacity_bytes: int
     used_bytes: int
     entries: int
@@ -49,6 +51,8 @@ class StoreState:
 
 @dataclass(frozen=True, slots=True)
 class DiskState:
+    """The disk tier."""
+
     capacity_bytes: int
     used_bytes: int
     objects: int
@@ -98,6 +102,8 @@ class ShareRow:
 
 @dataclass(frozen=True, slots=True)
 class SandboxState:
+    """The monitor, its workers and what they run."""
+
     engine: str
     """What runs the VMs: what `auto` found."""
     workers: int

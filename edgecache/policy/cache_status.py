@@ -28,13 +28,11 @@ DEFAULT_NAME = "edgecache"
 
 
 class Forward(enum.StrEnum):
-    """Why a request went to the source (RFC 9211 section 2.2)."""
+    """Why a request went to the source: those words of RFC 9211 section 2.2 that this edge says."""
 
     BYPASS = "bypass"
     METHOD = "method"
     URI_MISS = "uri-miss"
-    VARY_MISS = "vary-miss"
-    MISS = "miss"
     REQUEST = "request"
     STALE = "stale"
     PARTIAL = "partial"

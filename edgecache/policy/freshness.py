@@ -51,7 +51,7 @@ class Terms:
     directives: ResponseDirectives
 
     def age(self, now: float) -> float:
-        """Current age in seconds; never negative, though the clock may step back."""
+        """Current age in seconds (RFC 9111 section 4.2.3); never negative, though the clock may step back."""
         return max(0.0, now - self.born)
 
 
@@ -80,11 +80,6 @@ def lifetime(stored: Timed, directives: ResponseDirectives, rule: CacheRule) -> 
         return Lifetime(0.0, LifetimeSource.NONE)
     guess = (_date_value(stored) - modified) * HEURISTIC_FRACTION
     return Lifetime(min(max(0.0, guess), HEURISTIC_CAP_S), LifetimeSource.HEURISTIC)
-
-
-def current_age(stored: Timed, now: float) -> float:
-    """Seconds since the response was generated or validated at its origin (RFC 9111 section 4.2.3)."""
-    return _corrected_initial_age(stored) + max(0.0, now - stored.response_time)
 
 
 def stale_while_revalidate(directives: ResponseDirectives, rule: CacheRule) -> float:

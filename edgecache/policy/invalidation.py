@@ -8,12 +8,11 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+from edgecache.policy.authority import DEFAULT_PORTS
 from edgecache.policy.message import Request, Response
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """RFC 9110 section 9.2.1. A method not known here is not safe."""
-
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 def targets(request: Request, response: Response) -> tuple[str, ...]:
@@ -53,4 +52,4 @@ def _same_origin(request: Request, reference: str) -> str | None:
 
 def _origin(uri: SplitResult) -> tuple[str, str | None, int | None]:
     """RFC 6454 section 4. Raises ValueError for an impossible port."""
-    return uri.scheme, uri.hostname, uri.port or _DEFAULT_PORTS.get(uri.scheme)
+    return uri.scheme, uri.hostname, uri.port or DEFAULT_PORTS.get(uri.scheme)

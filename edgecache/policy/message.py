@@ -17,7 +17,7 @@ class Request:
     method: str
     scheme: str
     authority: str
-    """Host and port as sent, lower case (RFC 9110 section 7.2)."""
+    """Host, and port where it is not the scheme's own, in the form of `policy.authority` (RFC 9110 section 7.2)."""
     target: str
     """Origin form: raw path and query (RFC 9112 section 3.2.1)."""
     headers: Headers

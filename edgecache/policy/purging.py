@@ -9,6 +9,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
 
+from edgecache.policy.authority import DEFAULT_PORTS, host_of, is_authority, normal_authority, without_root
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Purge:
@@ -40,7 +42,7 @@ class Purge:
         if self.prefix is not None:
             object.__setattr__(self, "prefix", purge_uri(self.prefix))
         if self.host is not None:
-            object.__setattr__(self, "host", self.host.lower())
+            object.__setattr__(self, "host", without_root(self.host.lower().removesuffix(":")))
 
 
 class Purgeable(Protocol):
@@ -68,22 +70,24 @@ def matches(purge: Purge, entry: Purgeable) -> bool:
 
 
 def purge_uri(text: str) -> str:
-    """The key that a URL written by a person means: scheme and authority lower case, a path of at least `/`, no fragment.
+    """The key that a URL written by a person means: scheme and authority in normal form, a path of at least `/`, no fragment.
 
     Raises ValueError if `text` is no absolute http or https URL.
     """
     url = text.partition("#")[0].strip()
     scheme, separator, rest = url.partition("://")
     end = min((i for i in (rest.find("/"), rest.find("?")) if i >= 0), default=len(rest))
-    authority, target = rest[:end], rest[end:]
-    if not separator or scheme.lower() not in ("http", "https") or not authority or "@" in authority:
-        raise ValueError(f"not an absolute http or https URL: {text!r}")
-    return f"{scheme.lower()}://{authority.lower()}{target if target.startswith('/') else '/' + target}"
+    scheme, authority, target = scheme.lower(), rest[:end], rest[end:]
+    if separator and scheme in DEFAULT_PORTS and is_authority(authority):
+        authority = normal_authority(authority, scheme)
+        if authority:
+            return f"{scheme}://{authority}{target if target.startswith('/') else '/' + target}"
+    raise ValueError(f"not an absolute http or https URL: {text!r}")
 
 
 def _authorities(uri: str) -> tuple[str, str]:
-    """Host and port as written, and the host alone."""
-    authority = uri.partition("://")[2].partition("/")[0].lower()
-    if authority.startswith("["):
-        return authority, authority[: authority.find("]") + 1]
-    return authority, authority.partition(":")[0]
+    """The host with its port, said or not, and the host alone."""
+    scheme, _, rest = uri.partition("://")
+    authority = rest.partition("/")[0]
+    host = host_of(authority)
+    return authority if host != authority else f"{host}:{DEFAULT_PORTS.get(scheme)}", host

@@ -11,6 +11,7 @@ from typing import Final
 
 from edgecache.policy.connection import HOP_BY_HOP
 from edgecache.policy.fields import is_token, names
+from edgecache.policy.forwarding import METHOD_FIELDS, REWRITING_FIELDS
 from edgecache.policy.message import Request
 
 _NEVER: Final = HOP_BY_HOP | {
@@ -43,32 +44,27 @@ _NEVER: Final = HOP_BY_HOP | {
 }
 """RFC 9110 section 6.5.1: what is for framing, routing, authentication, caching or the content, and must be known before it."""
 
-
-_NEVER_UP: Final = _NEVER | {
-    "accept",
-    "accept-charset",
-    "accept-encoding",
-    "accept-language",
-    "cdn-loop",
-    "forwarded",
-    "front-end-https",
-    "origin",
-    "referer",
-    "surrogate-capability",
-    "traceparent",
-    "tracestate",
-    "user-agent",
-    "x-host",
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
-    "x-original-host",
-    "x-original-url",
-    "x-real-ip",
-    "x-request-id",
-    "x-rewrite-url",
-    "x-url-scheme",
-}
+_NEVER_UP: Final = (
+    _NEVER
+    | REWRITING_FIELDS
+    | METHOD_FIELDS
+    | {
+        "accept",
+        "accept-charset",
+        "accept-encoding",
+        "accept-language",
+        "cdn-loop",
+        "forwarded",
+        "origin",
+        "referer",
+        "surrogate-capability",
+        "traceparent",
+        "tracestate",
+        "user-agent",
+        "x-real-ip",
+        "x-request-id",
+    }
+)
 """Besides: what selects the response, or says who asks and for what. An origin that merges trailers with the head would believe
 it."""
 _NEVER_BEGIN: Final = ("if-",)

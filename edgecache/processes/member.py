@@ -39,6 +39,8 @@ class StartFailed(Exception):
 
 
 class MemberState(enum.StrEnum):
+    """How far a serving process is, in the word that status shows."""
+
     STARTING = "starting"
     SERVING = "serving"
     DRAINING = "draining"
@@ -230,7 +232,7 @@ class Member:
         task.add_done_callback(self._tasks.discard)
 
     def _lost(self) -> None:
-        """Its end of the channel is closed: it is ending, or has gone mad."""
+        """Its end of the channel is closed: it is ending, or of no use any more."""
         if not self.ended.is_set() and self.state is not MemberState.DRAINING:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import random
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from socket import socket
 from typing import Any, Final
 
+from edgecache.generate.bridge import GeneratorSource, GuestLog, GuestRunner
+from edgecache.generate.edge_calls import MAX_FETCH_BYTES, GeneratorEdgeCalls, KeyValue
 from edgecache.observe.access_log import AccessLog
 from edgecache.observe.figures import Clients
 from edgecache.observe.otlp import Exporter
@@ -36,6 +39,7 @@ from edgecache.upstream.body import BytesBody
 from edgecache.upstream.origin import OriginClient
 from edgecache.upstream.tunnel import TunnelClient
 from edgecache.upstream.upstreams import Upstreams
+from sandbox import End, Usage
 
 _log: Final = logging.getLogger(__name__)
 _RETIRE_SECONDS: Final = 600.0
@@ -137,15 +141,51 @@ class RequestPath:
         if settings.log != before.log:
             self._change_log(settings)
 
-    async def fetch_through(self, call: Call, request: Request, body: bytes, limit_bytes: int) -> tuple[Response, bytes]:
-        """A guest's sub-request, answered through the cache from its site's own origins. Raises SourceError."""
-        content = BytesBody(body) if body else None
-        answer = await self.pipeline.fetch_through(
-            call.route.site, request, content, request_id=call.request_id, trace=call.trace
+    def generator_source(
+        self,
+        call: Call,
+        *,
+        runner: GuestRunner,
+        values: KeyValue,
+        log: GuestLog,
+        ready: Callable[[str], Awaitable[None]],
+        known: Callable[[str], bool],
+    ) -> Source:
+        """The source of one request that a generator answers.
+
+        `runner`, `values` and `log` are where its VMs run, its stored values and its log lines are; `ready` and `known` are the
+        source's.
+        """
+        site, generator = call.route.site, call.route.generator
+        if generator is None:
+            raise TypeError("a route without a generator")
+
+        async def fetch_through(request: Request, body: bytes) -> tuple[Response, bytes]:
+            return await self._fetch_through(call, request, body)
+
+        def used(key: str, end: End, usage: Usage) -> None:
+            call.meter.cpu_ns += usage.cpu_ns
+            self.recorder.on_usage(key, end, usage)
+
+        return GeneratorSource(
+            runner=runner,
+            generator=generator,
+            edge_calls=GeneratorEdgeCalls(
+                site=site.name,
+                generator=generator.name,
+                scheme=call.request.scheme,
+                authority=call.request.authority,
+                store=values,
+                fetch_through=fetch_through,
+            ),
+            log=log,
+            client_ip=call.client_ip,
+            point=random.random() * 100,  # noqa: S311 - a split of traffic, not a secret
+            now=time.time,
+            on_usage=used,
+            ready=ready,
+            known=known,
         )
-        response = answer.response
-        fields = freeze([*response.headers.items(), *answer.extra])
-        return Response(response.status, response.reason, fields), await answer.read(limit_bytes)
 
     def clients(self) -> Clients:
         """Who is connected now."""
@@ -196,6 +236,16 @@ class RequestPath:
             _log.warning("the access log did not take its last lines in time")
         if self.exporter is not None and not await asyncio.to_thread(self.exporter.close):
             _log.warning("the collector did not take the last traces in time")
+
+    async def _fetch_through(self, call: Call, request: Request, body: bytes) -> tuple[Response, bytes]:
+        """A guest's sub-request, answered through the cache from its site's own origins. Raises SourceError."""
+        content = BytesBody(body) if body else None
+        answer = await self.pipeline.fetch_through(
+            call.route.site, request, content, request_id=call.request_id, trace=call.trace
+        )
+        response = answer.response
+        fields = freeze([*response.headers.items(), *answer.extra])
+        return Response(response.status, response.reason, fields), await answer.read(MAX_FETCH_BYTES)
 
     def _change_log(self, settings: PathSettings) -> None:
         if self.log is not None and settings.log.access is not None:

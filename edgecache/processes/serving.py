@@ -9,18 +9,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import random
 import signal
 import socket
-import time
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from edgecache.generate.bridge import GeneratorSource
-from edgecache.generate.edge_calls import MAX_FETCH_BYTES, GeneratorEdgeCalls
 from edgecache.heap import Heap
 from edgecache.observe.otlp import PackagesMissing
-from edgecache.policy.message import Request, Response
 from edgecache.policy.purging import Purge
 from edgecache.processes import messages
 from edgecache.processes.channel import Channel
@@ -33,7 +28,6 @@ from edgecache.serve.certificates import CertificateError
 from edgecache.serve.purger import not_recorded
 from edgecache.sites import Site, SiteTable
 from edgecache.source import Source, SourceError
-from sandbox import End, Usage
 
 _log: Final = logging.getLogger(__name__)
 _LEADERS_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
@@ -247,37 +241,8 @@ class Serving:
         return ""
 
     def _generator(self, call: Call) -> Source:
-        """The source of one request that a generator answers."""
-        site, generator, path = call.route.site, call.route.generator, self._built
-        if generator is None:
-            raise TypeError("a route without a generator")
-
-        async def fetch_through(request: Request, body: bytes) -> tuple[Response, bytes]:
-            return await path.fetch_through(call, request, body, MAX_FETCH_BYTES)
-
-        def used(key: str, end: End, usage: Usage) -> None:
-            call.meter.cpu_ns += usage.cpu_ns
-            path.recorder.on_usage(key, end, usage)
-
-        return GeneratorSource(
-            runner=self._guests.runner(call.request_id),
-            generator=generator,
-            edge_calls=GeneratorEdgeCalls(
-                site=site.name,
-                generator=generator.name,
-                scheme=call.request.scheme,
-                authority=call.request.authority,
-                store=_LEADERS,
-                fetch_through=fetch_through,
-            ),
-            log=_LEADERS,
-            client_ip=call.client_ip,
-            point=random.random() * 100,  # noqa: S311 - a split of traffic, not a secret
-            now=time.time,
-            on_usage=used,
-            ready=_ready,
-            known=_known,
-        )
+        runner = self._guests.runner(call.request_id)
+        return self._built.generator_source(call, runner=runner, values=_LEADERS, log=_LEADERS, ready=_ready, known=_known)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_OPEN: Final = 64
-_MAX_LINKED: Final = 2
 
 
 class Kind(enum.Enum):

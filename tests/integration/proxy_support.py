@@ -304,6 +304,24 @@ async def raw_origin(handler: RawHandler) -> AsyncIterator[str]:
         await server.wait_closed()
 
 
+@dataclass
+class Saying:
+    """A handler for `raw_origin`: these bytes for every request, whatever it says; then it hangs up, unless it `stays`."""
+
+    answer: bytes
+    stays: bool = False
+    heads: list[bytes] = field(default_factory=list)
+    """What it was sent."""
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            self.heads.append(await read_head(reader))
+            writer.write(self.answer)
+            await writer.drain()
+            if not self.stays:
+                return
+
+
 async def read_head(reader: asyncio.StreamReader) -> bytes:
     return await reader.readuntil(b"\r\n\r\n")
 

@@ -112,6 +112,20 @@ async def test_a_token_for_reading_every_site_needs_no_site(tmp_path: Path) -> N
             await operator.run("token", "create", *wrong, code=2)
 
 
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [("cache", "vary=Accept-Language"), ("cache", "tags=a,b"), ("cache", "compress=br,gzip")]
+    + [("access", f"{key}=192.0.2.0/24,2001:db8::/32") for key in ("deny", "allow", "purge")],
+)
+async def test_what_holds_several_values_is_a_list_on_the_command_line(tmp_path: Path, part: str, said: str) -> None:
+    key, _, values = said.partition("=")
+    async with running(tmp_path) as api:
+        operator = shell(api)
+        await operator.run("site", "add", "shop", "--host", "shop.test")
+        await operator.run("site", "set", "shop", f"--{part}", said)
+        assert (await operator.json("site", "show", "shop"))[part][key] == values.split(",")
+
+
 async def test_a_site_is_changed_and_shown(tmp_path: Path) -> None:
     async with running(tmp_path) as api:
         operator = shell(api)

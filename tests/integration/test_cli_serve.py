@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import socket
@@ -15,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from demo.processes import started
+from demo.stage import EDGE_READY
 from demo.visit import get
 from origin_sim.proof import mismatch
 from origin_sim.server import Shop
+from tests.integration.process_support import alive, serving
 
-READY = r"edgecache: serving on (http://[^\s,]+), control on (http://\S+)"
 FREE = ("--listen", "127.0.0.1:0", "--control", "127.0.0.1:0")
 
 
@@ -32,7 +32,7 @@ async def test_an_origin_is_all_it_needs(tmp_path: Path) -> None:
 
         def visit() -> None:
             command = serve("--origin", shop.url, state=tmp_path / "state")
-            with started("the edge", command, READY, tmp_path / "log") as edge:
+            with started("the edge", command, EDGE_READY, tmp_path / "log") as edge:
                 for host in ("a.test", "b.test"):
                     first, second = (get(edge.ready[1], "/products", {"Host": host}) for _ in range(2))
                     assert (first.status, first.hit, second.hit) == (200, False, True)
@@ -47,7 +47,7 @@ async def test_an_origin_is_all_it_needs(tmp_path: Path) -> None:
 
 
 def test_it_ends_on_sigterm_with_status_0(tmp_path: Path) -> None:
-    with started("the edge", serve(state=tmp_path / "state"), READY, tmp_path / "log") as edge:
+    with started("the edge", serve(state=tmp_path / "state"), EDGE_READY, tmp_path / "log") as edge:
         edge.process.send_signal(signal.SIGTERM)
         assert edge.process.wait(20) == 0
     assert "Traceback" not in (tmp_path / "log").read_text()
@@ -81,7 +81,7 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
 
 def test_a_state_that_another_edge_holds_is_told(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    with started("the edge", serve(state=state), READY, tmp_path / "log"):
+    with started("the edge", serve(state=state), EDGE_READY, tmp_path / "log"):
         done = _failing(state=state)
     assert "lock is held by another edge" in done.stderr
     assert "internal error" not in done.stderr
@@ -95,22 +95,10 @@ def _failing(*arguments: str, state: Path, code: int = 1) -> subprocess.Complete
     return done
 
 
-def _serving(leader: int) -> list[int]:
-    """Process ids of the serving processes that a process leads."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and b"edgecache.processes" in (entry / "cmdline").read_bytes():
-                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
-                if int(parent) == leader:
-                    found.append(int(entry.name))
-    return found
-
-
 def _gone(pids: list[int], within: float = 30) -> bool:
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
-        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+        if not any(map(alive, pids)):
             return True
         time.sleep(0.05)
     return False
@@ -118,8 +106,8 @@ def _gone(pids: list[int], within: float = 30) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_serving_processes_end_with_the_one_that_leads_them(tmp_path: Path, number: signal.Signals) -> None:
-    with started("the edge", serve("--processes", "2", state=tmp_path / "state"), READY, tmp_path / "log") as edge:
-        pids = _serving(edge.process.pid)
+    with started("the edge", serve("--processes", "2", state=tmp_path / "state"), EDGE_READY, tmp_path / "log") as edge:
+        pids = serving(edge.process.pid)
         assert len(pids) == 2
         host, port = edge.ready[1].removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))):
@@ -132,7 +120,7 @@ def test_serving_processes_end_with_the_one_that_leads_them(tmp_path: Path, numb
 
 
 def test_two_edges_do_not_share_a_port_by_mistake(tmp_path: Path) -> None:
-    with started("the edge", serve("--processes", "2", state=tmp_path / "state"), READY, tmp_path / "log") as edge:
+    with started("the edge", serve("--processes", "2", state=tmp_path / "state"), EDGE_READY, tmp_path / "log") as edge:
         address = edge.ready[1].removeprefix("http://")
         done = _failing("--listen", address, "--processes", "2", state=tmp_path / "other")
     assert "in use" in done.stderr

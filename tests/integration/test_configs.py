@@ -18,7 +18,7 @@ from origin_sim.server import Shop
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 EDGECACHE = Path(sys.executable).with_name("edgecache")
-NAMES = ("quickstart.yaml", "production.yaml", "hostile-origins.yaml", "upstreams.yaml", "disk.yaml", "fragments.yaml")
+NAMES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
 
 
 @asynccontextmanager

@@ -172,7 +172,8 @@ async def far(directory: Path, **more: object) -> AsyncIterator[Callable[..., Aw
     files = {"tls_certificate": chain, "tls_key": key, **more}
     settings = ControlSettings(state_dir=directory / "state", port=0, host="0.0.0.0", **files)  # type: ignore[arg-type]
     control = Control(settings, table=SiteTable(), sandbox=TrialSandbox(), purge=purge_nothing, metrics=figures)
-    await control.start()
+    await control.load()
+    await control.listen()
     try:
         async with aiohttp.ClientSession() as session:
 
@@ -199,7 +200,8 @@ async def test_tls_is_spoken_where_it_is_set(tmp_path: Path) -> None:
 async def test_metrics_on_loopback_are_for_anybody_there(tmp_path: Path) -> None:
     settings = ControlSettings(state_dir=tmp_path, port=0)
     control = Control(settings, table=SiteTable(), sandbox=TrialSandbox(), purge=purge_nothing, metrics=figures)
-    await control.start()
+    await control.load()
+    await control.listen()
     try:
         host, port = control.address
         async with aiohttp.ClientSession() as session, session.get(f"http://{host}:{port}/metrics") as response:

@@ -172,7 +172,8 @@ async def test_the_real_sandbox_verifies_registers_and_runs_it(tmp_path: Path) -
     async with Monitor() as monitor:
         settings = ControlSettings(state_dir=tmp_path, port=0)
         control = Control(settings, table=table, sandbox=monitor, purge=purge_nothing, config_sites=[site])
-        await control.start()
+        await control.load()
+        await control.listen()
         try:
             api = await _api(control, table, tmp_path)
             try:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from edgecache.serve.settings import ServeSettings
 from tests.integration.h2_support import NAME, Authority, Client, Pairs, Secure, secure, secure_edge
-from tests.integration.proxy_support import edge_for, origin_of, plain, raw_origin, read_head, until
+from tests.integration.proxy_support import Saying, edge_for, origin_of, plain, raw_origin, until
 
 REFUSED = int(ErrorCodes.REFUSED_STREAM)
 PROTOCOL_ERROR = int(ErrorCodes.PROTOCOL_ERROR)
@@ -212,12 +212,9 @@ async def test_100_continue_is_said_when_the_body_is_wanted(tmp_path: Path) -> N
 
 
 async def test_early_hints_come_before_the_answer(tmp_path: Path) -> None:
-    async def origin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_head(reader)
-        writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nConnection: x\r\nX: 1\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody")
-
-    async with raw_origin(origin) as url, secure_edge(tmp_path, url) as serving:
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nConnection: x\r\nX: 1\r\n\r\n"
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody"
+    async with raw_origin(Saying(hints + answer)) as url, secure_edge(tmp_path, url) as serving:
         exchange = await (await serving.connect()).fetch()
         assert [dict(head)[":status"] for head in exchange.heads] == ["103", "200"]
         hint = dict(exchange.heads[0])

@@ -17,7 +17,8 @@ from sandbox.frames import BlockingChannel, send_frame
 from sandbox.jail import JailReport
 from sandbox.limits import MILLISECOND_NS
 from sandbox.spawner import Spawner, WorkerHandle
-from tests.integration.monitor_support import Edge, alive, begin, ending, limits, resident, until
+from tests.integration.monitor_support import Edge, begin, ending, limits, resident, until
+from tests.integration.process_support import alive
 
 DONE = wire.Done(Outcome(End.FINISHED, Usage()))
 

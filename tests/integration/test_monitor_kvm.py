@@ -13,7 +13,7 @@ from sandbox.limits import MILLISECOND_NS
 from sandbox.monitor import Monitor
 from sandbox.policies import MonitorPolicy
 from sandbox.program import Convention
-from tests.unit.sandbox.machine_code import DATA, GET, LIMITS, RESPOND, call, program, serve
+from tests.unit.sandbox.machine_code import DATA, GET, LIMITS, LOOP, RESPOND, call, program, serve
 
 pytestmark = pytest.mark.skipif(bool(obstacle()), reason=f"no kvm engine: {obstacle()}")
 
@@ -35,7 +35,7 @@ async def test_a_jailed_worker_serves_on_kvm_and_a_loop_ends_at_its_limit() -> N
         assert JailPolicy().required <= set(monitor.jail.active)
         page = program(serve(call(RESPOND, DATA, 8)), Convention.RESIDENT)
         monitor.register("page", page, limits, tenant="site")
-        monitor.register("loop", program(serve(b"\xeb\xfe"), Convention.RESIDENT), limits, tenant="site")
+        monitor.register("loop", program(serve(LOOP), Convention.RESIDENT), limits, tenant="site")
         assert [await answer(monitor, "page") for _ in range(3)] == [bytes(8)] * 3
         with pytest.raises(GuestFailed, match="cpu-limit"):
             await answer(monitor, "loop")

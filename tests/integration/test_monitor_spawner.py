@@ -13,7 +13,8 @@ import pytest
 
 from sandbox import JailPolicy, WorkerLost, spawner, wire
 from sandbox.spawner import Spawner
-from tests.integration.monitor_support import alive, until
+from tests.integration.monitor_support import until
+from tests.integration.process_support import alive
 
 
 def children() -> list[int]:

@@ -24,7 +24,8 @@ from sandbox import (
     QuarantinePolicy,
 )
 from sandbox.limits import MIB, SECOND_NS
-from tests.integration.monitor_support import Edge, alive, ask, begin, ending, limits, resident, until
+from tests.integration.monitor_support import Edge, ask, begin, ending, limits, resident, until
+from tests.integration.process_support import alive
 
 ROOT = Path(__file__).resolve().parents[2]
 

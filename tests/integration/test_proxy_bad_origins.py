@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.integration.proxy_support import Edge, edge_for, raw_origin, read_head
+from tests.integration.proxy_support import Edge, Saying, edge_for, raw_origin, read_head
 
 FRESH = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n"
 
@@ -16,13 +16,7 @@ FRESH = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n"
 @asynccontextmanager
 async def edge_before(answer: bytes) -> AsyncIterator[Edge]:
     """An edge before an origin that answers each request so, and closes."""
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_head(reader)
-        writer.write(answer)
-        await writer.drain()
-
-    async with raw_origin(handle) as url, edge_for(url) as edge:
+    async with raw_origin(Saying(answer)) as url, edge_for(url) as edge:
         yield edge
 
 

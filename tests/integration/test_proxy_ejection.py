@@ -32,18 +32,25 @@ async def listening(port: socket.socket) -> AsyncIterator[None]:
         yield
 
 
-async def bodies(edge: Edge, count: int) -> set[bytes]:
-    return {(await edge.fetch(f"/{number}")).body for number in range(count)}
-
-
-async def test_an_ejected_origin_is_not_asked_while_another_answers() -> None:
-    settings = UpstreamSettings(ejection_failures=2, ejection_time=3600.0)
+@contextlib.asynccontextmanager
+async def two_origins(settings: UpstreamSettings) -> AsyncIterator[tuple[Edge, socket.socket]]:
+    """An edge whose first origin refuses connections, and that origin's port; the other one answers."""
     port = reserved()
     first = f"http://127.0.0.1:{port.getsockname()[1]}"
     async with (
         origin_of(plain(b"second", cache_control="no-store")) as second,
         edge_for(first, second.url, upstream=settings) as edge,
     ):
+        yield edge, port
+
+
+async def bodies(edge: Edge, count: int) -> set[bytes]:
+    return {(await edge.fetch(f"/{number}")).body for number in range(count)}
+
+
+async def test_an_ejected_origin_is_not_asked_while_another_answers() -> None:
+    settings = UpstreamSettings(ejection_failures=2, ejection_time=3600.0)
+    async with two_origins(settings) as (edge, port):
         assert await bodies(edge, 2) == {b"second"}
         async with listening(port):
             assert await bodies(edge, 3) == {b"second"}
@@ -51,12 +58,7 @@ async def test_an_ejected_origin_is_not_asked_while_another_answers() -> None:
 
 async def test_an_origin_is_asked_first_again_after_its_pause() -> None:
     settings = UpstreamSettings(ejection_failures=1, ejection_time=10.0)
-    port = reserved()
-    first = f"http://127.0.0.1:{port.getsockname()[1]}"
-    async with (
-        origin_of(plain(b"second", cache_control="no-store")) as second,
-        edge_for(first, second.url, upstream=settings) as edge,
-    ):
+    async with two_origins(settings) as (edge, port):
         assert await bodies(edge, 1) == {b"second"}
         async with listening(port):
             assert await bodies(edge, 1) == {b"second"}

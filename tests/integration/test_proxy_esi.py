@@ -176,6 +176,13 @@ async def test_fragments_that_fail(tag: str, body: bytes) -> None:
             assert (await edge.fetch("/page")).body == b"(" + body + b")"
 
 
+async def test_a_fragment_is_the_same_with_and_without_its_default_port() -> None:
+    page = '<esi:include src="/x"/><esi:include src="http://shop.test:80/x"/><esi:include src="http://SHOP.test./x"/>'
+    async with origin_of(pages(page=page, x=lambda: fragment("X"))) as origin, edge_for(origin.url, rule=ON) as edge:
+        assert (await edge.fetch("/page", headers={"Host": "shop.test"})).body == b"XXX"
+        assert asked(origin) == ["/page", "/x"]
+
+
 async def test_an_origin_out_of_reach_is_a_failed_fragment() -> None:
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         if request.path == "/page":

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.integration.proxy_support import edge_for, raw_origin, read_head
+from tests.integration.proxy_support import Saying, edge_for, raw_origin, read_head
 
 NAMED = b"Cache-Control: public, max-age=60, %b\r\nX-Own: yours\r\n"
 FRAMINGS = {
@@ -19,14 +19,7 @@ FRAMINGS = {
 @pytest.mark.parametrize("framing", FRAMINGS)
 async def test_fields_that_are_not_stored_reach_who_asked_first(framing: str, named: bytes) -> None:
     answer = b"HTTP/1.1 200 OK\r\n" + FRAMINGS[framing] % (NAMED % named)
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            await read_head(reader)
-            writer.write(answer)
-            await writer.drain()
-
-    async with raw_origin(serve) as url, edge_for(url) as edge:
+    async with raw_origin(Saying(answer, stays=True)) as url, edge_for(url) as edge:
         first, second = await edge.fetch("/"), await edge.fetch("/")
     assert (first.headers.get("X-Own"), second.headers.get("X-Own")) == ("yours", None)
     assert first.body == second.body == b"ok"

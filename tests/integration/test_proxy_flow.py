@@ -20,7 +20,7 @@ from edgecache.sites import ActiveVersion, GeneratorRoutes, OnError
 from edgecache.source import Body, Culprit, Interim, Reply, SourceError
 from edgecache.upstream.body import EmptyBody
 from edgecache.upstream.settings import UpstreamSettings
-from tests.integration.proxy_support import edge_for, origin_of, plain, raw_origin, read_head, until
+from tests.integration.proxy_support import Saying, edge_for, origin_of, plain, raw_origin, read_head, until
 
 BIG = 256 << 20
 GROWTH = 96 << 20
@@ -174,12 +174,7 @@ BROKEN_HEADS = {
 
 @pytest.mark.parametrize("name", BROKEN_HEADS)
 async def test_a_broken_head_is_a_bad_gateway(name: str) -> None:
-    async def broken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_head(reader)
-        writer.write(BROKEN_HEADS[name])
-        await writer.drain()
-
-    async with raw_origin(broken) as url, edge_for(url) as edge:
+    async with raw_origin(Saying(BROKEN_HEADS[name])) as url, edge_for(url) as edge:
         got = await edge.fetch("/")
         assert got.status == 502
         assert edge.records[0].reason in ("reset", "protocol")

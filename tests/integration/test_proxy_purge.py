@@ -40,6 +40,27 @@ async def test_large_purges_are_in_force_before_they_are_worked_off() -> None:
         assert edge.store.stats().purged == 10
 
 
+@pytest.mark.parametrize("asked", ["shop.test", "Shop.test:80", "shop.test.", "shop.test:"])
+@pytest.mark.parametrize(
+    "purge",
+    [
+        Purge(urls=("http://shop.test:80/page",)),
+        Purge(urls=("HTTP://Shop.test./page",)),
+        Purge(prefix="http://shop.test:80/p"),
+        Purge(host="shop.test:80"),
+    ],
+    ids=repr,
+)
+async def test_a_default_port_names_the_same_url_as_none(asked: str, purge: Purge) -> None:
+    """RFC 9110 section 4.2.3: one URL, one entry, and every way to write it purges it."""
+    async with origin_of(_tagged) as origin, edge_for(origin.url) as edge:
+        assert (await edge.fetch("/page", headers={"Host": asked})).cache.endswith("stored")
+        assert (await edge.fetch("/page", headers={"Host": "shop.test"})).cache.startswith("edgecache; hit")
+        assert await edge.pipeline.purge(purge) == 1
+        assert (await edge.fetch("/page", headers={"Host": "shop.test:80"})).cache.endswith("stored")
+        assert origin.count == 2
+
+
 async def test_a_count_that_only_the_sweep_knows_is_waited_for() -> None:
     async with origin_of(_tagged) as origin, edge_for(origin.url, purge_at_once=0) as edge:
         for number in range(250):

@@ -18,7 +18,7 @@ from edgecache.policy.upstream import (
     UpstreamRule,
 )
 from tests.integration.pool_support import Stubborn, bodies, named, refusing, resetting
-from tests.integration.proxy_support import edge_for, origin_of, raw_origin, read_head, until
+from tests.integration.proxy_support import Saying, edge_for, origin_of, raw_origin, read_head, until
 
 
 class TestRetries:
@@ -39,12 +39,7 @@ class TestRetries:
         port.close()
 
     async def test_not_once_an_answer_has_begun(self) -> None:
-        async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await read_head(reader)
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc")
-            await writer.drain()
-            writer.close()
-
+        cut = Saying(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc")
         async with raw_origin(cut) as broken, origin_of(named("b")) as b, edge_for(broken, b.url) as edge:
             with pytest.raises(aiohttp.ClientPayloadError):
                 await edge.fetch("/")

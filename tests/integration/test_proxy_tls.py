@@ -18,6 +18,7 @@ from cryptography import x509
 
 from demo.processes import started
 from edgecache.config import load
+from edgecache.policy.purging import Purge
 from edgecache.serve.certificates import CertificateFiles, Certificates
 from edgecache.serve.listener import Listener
 from edgecache.serve.settings import ServeSettings
@@ -153,6 +154,8 @@ async def test_sources_learn_the_scheme_and_the_two_schemes_share_no_entry(autho
         assert origin.count == 2
         await in_turn(address, "shop.test:80", authority.client())
         assert origin.count == 3
+        for url, count in (("http://shop.test:443/a", 0), ("https://shop.test:443/a", 1), ("http://shop.test:80/a", 1)):
+            assert await edge.pipeline.purge(Purge(urls=(url,))) == count
 
 
 async def test_renewed_certificates_are_shown_after_a_reload_and_open_connections_go_on(authority: Authority) -> None:

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from demo.processes import Running, started
+from demo.stage import EDGE_READY
 
-READY = r"edgecache: serving on (http://[^\s,]+), control on (http://\S+)"
 SHOP = (["-m", "origin_sim", "--port", "0"], r"(http://127\.0\.0\.1:\d+)")
 pytestmark = pytest.mark.timeout(180)
 
@@ -99,7 +99,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def here(request: pytest.FixtureRequest, tmp_path: Path, origin: str) -> Iterator[Here]:
     file = tmp_path / "edge.yaml"
     write(file, request.param, site("shop", origin), f"log: {{access: {tmp_path}/first.log}}")
-    with started("the edge", ["-m", "edgecache", "serve", str(file)], READY, tmp_path / "log") as edge:
+    with started("the edge", ["-m", "edgecache", "serve", str(file)], EDGE_READY, tmp_path / "log") as edge:
         yield Here(file, origin, request.param, edge)
         edge.process.send_signal(signal.SIGTERM)
         assert edge.process.wait(30) == 0

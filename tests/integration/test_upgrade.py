@@ -21,13 +21,14 @@ import aiohttp
 import pytest
 
 from demo.processes import Running, started
+from demo.stage import EDGE_READY
 from edgecache import lifetime
 from edgecache.config import Address, Config
 from edgecache.control.settings import ControlSettings
 from edgecache.control.state import StateError
 from edgecache.edge import Edge
+from tests.integration.process_support import alive, serving
 
-READY = r"edgecache: serving on (http://[^\s,]+), control on (http://\S+)"
 pytestmark = pytest.mark.timeout(240)
 
 
@@ -103,30 +104,12 @@ def ask(connection: http.client.HTTPConnection, path: str, host: str = "shop.tes
         return response.status
 
 
-def alive(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-
-
-def serving(leader: int) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and b"edgecache.processes" in (entry / "cmdline").read_bytes():
-                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
-                if int(parent) == leader:
-                    found.append(int(entry.name))
-    return found
-
-
 @pytest.fixture(params=[1, 2], ids=["one process", "led processes"])
 def here(request: pytest.FixtureRequest, tmp_path: Path, origin: str) -> Iterator[Here]:
     file = tmp_path / "edge.yaml"
     file.write_text(configuration(origin, request.param))
     command = ["-m", "edgecache", "serve", str(file), "--pidfile", str(tmp_path / "pid")]
-    with started("the edge", command, READY, tmp_path / "log") as edge:
+    with started("the edge", command, EDGE_READY, tmp_path / "log") as edge:
         here = Here(edge, tmp_path)
         try:
             yield here
@@ -189,7 +172,7 @@ def test_no_request_fails_while_one_program_after_another_takes_over(here: Here)
             until(lambda before=before: load.done > before + 50)  # type: ignore[misc]
     assert not load.failures
     assert len(set(leaders)) == 4
-    assert re.findall(READY, here.said) == [(here.edge.ready[1], control)] * 4
+    assert re.findall(EDGE_READY, here.said) == [(here.edge.ready[1], control)] * 4
     assert here.get("/", "kept.test") == 502, "a site that the API added before is known"
     assert here.call("POST", "/v1/purge", {"site": "shop"})
     assert not [pid for leader in leaders[:-1] for pid in serving(leader)]
@@ -264,7 +247,7 @@ def test_systemd_is_told_which_process_leads(tmp_path: Path, monkeypatch: pytest
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(60)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        with started("the edge", command, READY, tmp_path / "log") as edge:
+        with started("the edge", command, EDGE_READY, tmp_path / "log") as edge:
             assert manager.recv(1000) == f"READY=1\nMAINPID={edge.process.pid}\n".encode()
             edge.process.send_signal(signal.SIGUSR2)
             told = manager.recv(1000)

@@ -6,12 +6,13 @@ import dataclasses
 import re
 from pathlib import Path
 
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from edgecache.observe.figures import Clients
 from edgecache.observe.log_line import _Line
 from edgecache.observe.metrics import Metrics, Sources
-from edgecache.observe.record import CACHE_WORDS, Record, Renewal
+from edgecache.observe.record import CACHE_WORDS, Renewal
 from edgecache.observe.recorder import Recorder
 from edgecache.store.disk import DiskStats
 from edgecache.store.memory import MemoryStore
@@ -20,6 +21,7 @@ from sandbox.jail import JailReport
 from sandbox.ledger import NOTHING
 from sandbox.outcome import End, Usage
 from sandbox.status import MonitorStatus, ShareStatus, WorkerStatus
+from tests.unit.observe.values import RECORD
 
 PAGE = (Path(__file__).parents[3] / "docs" / "observability.md").read_text()
 
@@ -34,21 +36,7 @@ class Process:
 
 def exposed() -> set[str]:
     recorder = Recorder()
-    recorder.on_request(
-        Record(
-            time=1.0,
-            request_id="1",
-            client="::1",
-            method="GET",
-            uri="http://a/",
-            status=200,
-            bytes_sent=1,
-            duration=0.1,
-            cache="miss",
-            site="shop",
-            reason="private",
-        )
-    )
+    recorder.on_request(replace(RECORD, cache="miss", reason="private"))
     recorder.on_usage("shop/hello@1", End.FINISHED, Usage(cpu_ns=1))
     recorder.on_renewal("shop", Renewal.PREFETCH, done=True)
     worker = WorkerStatus(1, "shop", JailReport((), ()), 1, 1, 5)

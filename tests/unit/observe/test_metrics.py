@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from edgecache.observe import figures
 from edgecache.observe.metrics import Metrics, Sources
-from edgecache.observe.record import CACHE_WORDS, Record, Renewal
+from edgecache.observe.record import CACHE_WORDS, Renewal
 from edgecache.observe.recorder import Recorder
 from edgecache.observe.status import StatusBoard
 from edgecache.store.memory import MemoryStore
@@ -19,19 +19,7 @@ from sandbox.jail import JailReport, Layer, Missing
 from sandbox.ledger import Standing
 from sandbox.outcome import End, Usage
 from sandbox.status import GeneratorStatus, MonitorStatus, ShareStatus, WorkerStatus
-
-RECORD = Record(
-    time=1.0,
-    request_id="1",
-    client="::1",
-    method="GET",
-    uri="http://a/",
-    status=200,
-    bytes_sent=10,
-    duration=0.002,
-    cache="hit",
-    site="shop",
-)
+from tests.unit.observe.values import RECORD
 
 
 def monitor_status() -> MonitorStatus:

@@ -34,7 +34,7 @@ from tests.unit.policy.values import headers
             "edgecache; fwd=stale; fwd-status=304; collapsed",
             id="RFC9211-2.3 status of the source",
         ),
-        pytest.param(CacheStatus(hit=True, fwd=Forward.MISS, collapsed=True), "edgecache; hit", id="RFC9211-2.2 hit wins"),
+        pytest.param(CacheStatus(hit=True, fwd=Forward.URI_MISS, collapsed=True), "edgecache; hit", id="RFC9211-2.2 hit wins"),
         pytest.param(CacheStatus(name="edge 1", key='a"b'), '"edge 1"; key="a\\"b"', id="RFC9211-2.7 key"),
         pytest.param(CacheStatus(detail="é\r\n x"), 'edgecache; detail="??? x"', id="RFC9651-3.3.3 strings are printable ASCII"),
         pytest.param(CacheStatus(detail=""), 'edgecache; detail=""', id="RFC9651-3.3.3 empty string"),
@@ -46,8 +46,8 @@ def test_line(status: CacheStatus, line: str) -> None:
 
 
 def test_this_cache_comes_after_those_nearer_to_the_origin() -> None:
-    found = append(headers(("Cache-Status", "inner; hit"), ("X-A", "1")), CacheStatus(fwd=Forward.MISS))
-    assert found.getall("Cache-Status") == ["inner; hit", "edgecache; fwd=miss"]
+    found = append(headers(("Cache-Status", "inner; hit"), ("X-A", "1")), CacheStatus(fwd=Forward.URI_MISS))
+    assert found.getall("Cache-Status") == ["inner; hit", "edgecache; fwd=uri-miss"]
     assert found["X-A"] == "1"
 
 
@@ -78,7 +78,7 @@ def test_why_it_went_to_the_source(decision: Decision, expected: Forward | None)
     st.booleans(),
 )
 def test_every_line_is_a_structured_list(name: str, key: str | None, detail: str | None, ttl: int | None, hit: bool) -> None:
-    line = CacheStatus(name=name, key=key, detail=detail, ttl=ttl, hit=hit, fwd=Forward.MISS).line()
+    line = CacheStatus(name=name, key=key, detail=detail, ttl=ttl, hit=hit, fwd=Forward.URI_MISS).line()
     [(_, parameters)] = http_sf.parse(line.encode("ascii"), tltype="list")
     assert parameters.get("ttl") == ttl
     assert ("hit" in parameters) is hit

@@ -32,6 +32,7 @@ class Kept:
         pytest.param(Purge(host="shop.test:8080"), True, id="host and port"),
         pytest.param(Purge(host="shop.test:80"), False, id="host and other port"),
         pytest.param(Purge(host="shop"), False, id="part of a host"),
+        pytest.param(Purge(host="Shop.test.:8080"), True, id="rooted host and port"),
         pytest.param(Purge(site="shop"), True, id="site"),
         pytest.param(Purge(site="other"), False, id="other site"),
         pytest.param(Purge(everything=True), True, id="everything"),
@@ -45,7 +46,15 @@ def test_matches(purge: Purge, expected: bool) -> None:
 
 
 def test_ipv6_hosts() -> None:
-    assert matches(Purge(host="[::1]"), Kept(uri="http://[::1]:80/"))
+    assert matches(Purge(host="[::1]"), Kept(uri="http://[::1]:8080/"))
+    assert matches(Purge(host="[::1]:80"), Kept(uri="http://[::1]/"))
+
+
+def test_a_host_with_its_default_port_is_that_of_keys_without_one() -> None:
+    assert matches(Purge(host="shop.test:80"), Kept(uri="http://shop.test/"))
+    assert matches(Purge(host="shop.test:443"), Kept(uri="https://shop.test/"))
+    assert not matches(Purge(host="shop.test:443"), Kept(uri="http://shop.test/"))
+    assert not matches(Purge(host="shop.test:80"), Kept(uri="https://shop.test/"))
 
 
 def test_an_empty_purge_is_refused() -> None:
@@ -58,7 +67,13 @@ def test_soft_and_refresh_exclude_each_other() -> None:
         Purge(tag="a", soft=True, refresh=True)
 
 
-@pytest.mark.parametrize("text", ["", "/a", "shop.test/a", "ftp://shop.test/", "http://", "http:///a", "http://u:p@shop.test/"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "/a", "shop.test/a", "ftp://shop.test/", "http://", "http:///a", "http://:80/", "http://./"),
+        *("http://u:p@shop.test/", "http://shop.test:80:80/", "http://[::1/", "http://shop.test:port/"),
+    ],
+)
 def test_impossible_urls_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not an absolute"):
         purge_uri(text)
@@ -70,6 +85,12 @@ def test_impossible_urls_are_refused(text: str) -> None:
         ("http://shop.test", "http://shop.test/"),
         ("http://shop.test?q", "http://shop.test/?q"),
         (" HTTPS://Shop.Test/A#b ", "https://shop.test/A"),
+        ("http://shop.test:80/a", "http://shop.test/a"),
+        ("https://shop.test:443?q", "https://shop.test/?q"),
+        ("http://shop.test:443/", "http://shop.test:443/"),
+        ("http://shop.test:/", "http://shop.test/"),
+        ("http://shop.test.:80/", "http://shop.test/"),
+        ("http://[::1]:80/", "http://[::1]/"),
     ],
 )
 def test_urls_become_keys(text: str, expected: str) -> None:

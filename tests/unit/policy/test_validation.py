@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecache.policy.dates import format_date
-from edgecache.policy.freshness import current_age
+from edgecache.policy.freshness import terms
 from edgecache.policy.message import Request, Response, Timed
+from edgecache.policy.rule import DEFAULT_RULE
 from edgecache.policy.validation import Precondition, evaluate, head_update, not_modified, selects, update
 from tests.unit.policy.values import FIELD_TEXT, NOW, request, response, timed
 
@@ -49,7 +50,7 @@ def test_304_does_not_bring_fields_that_may_not_be_kept() -> None:
 def test_304_makes_young() -> None:
     stored = timed(Age="1000", Date=EARLIER)
     brought = timed(status=304, at=NOW + 50, date=False)
-    assert current_age(update(stored, brought), NOW + 60) == 10
+    assert terms(update(stored, brought), DEFAULT_RULE).age(NOW + 60) == 10
 
 
 @pytest.mark.parametrize(

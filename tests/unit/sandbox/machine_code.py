@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 
 from sandbox.events import Ended, HostCall
@@ -22,11 +24,17 @@ GET = GuestRequest(((b"REQUEST_METHOD", b"GET"), (b"PATH_INFO", b"/")))
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10 = range(11)
 SYSCALL = b"\x0f\x05"
 NEXT_REQUEST, RESPOND, LOG, FETCH, KV_GET, KV_PUT, FINISH = range(0x45440001, 0x45440008)
+LOOP = b"\xeb\xfe"
+"""A jump to itself."""
 
 
 def mov(register: int, value: int) -> bytes:
     """mov r64, imm64."""
     return bytes((0x48 | register >> 3, 0xB8 | register & 7)) + struct.pack("<Q", value & (1 << 64) - 1)
+
+
+ECHO = b"\x48\x89\xc6" + mov(RDI, DATA + 0x1000) + mov(RAX, RESPOND) + SYSCALL
+"""Respond with the request as it came."""
 
 
 def call(number: int, *args: int) -> bytes:
@@ -172,6 +180,28 @@ def boot(code: bytes | Program, limits: Limits = LIMITS, *, engine: str = "unico
     finally:
         vm.close()
         first.close()
+
+
+@contextmanager
+def loaded(code: bytes, limits: Limits = LIMITS, *, engine: str) -> Iterator[Vm]:
+    """A VM of a cgi program, before its first request."""
+    template = load(program(code), limits)
+    try:
+        with closing(Vm(template, engine)) as vm:
+            yield vm
+    finally:
+        template.close()
+
+
+@contextmanager
+def booted(code: bytes | Program, limits: Limits = LIMITS, *, engine: str) -> Iterator[Vm]:
+    """A VM of a resident program, before its first request."""
+    template = boot(code, limits, engine=engine)
+    try:
+        with closing(Vm(template, engine)) as vm:
+            yield vm
+    finally:
+        template.close()
 
 
 def serve_once(vm: Vm, request: GuestRequest = GET, limits: Limits = LIMITS) -> Result:

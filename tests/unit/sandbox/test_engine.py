@@ -19,6 +19,7 @@ from sandbox.vm import Template, load
 from tests.unit.sandbox.machine_code import (
     DATA,
     LIMITS,
+    LOOP,
     RAX,
     RBX,
     RCX,
@@ -87,7 +88,7 @@ def test_a_computation_cut_into_slices_gives_the_uncut_result(mixed: Template, e
 
 
 def test_an_interrupt_from_another_thread_is_a_preemption(engine: str) -> None:
-    template = load(program(b"\xeb\xfe"), LIMITS)
+    template = load(program(LOOP), LIMITS)
     memory = template.memory.fork()
     vcpu = create(engine, memory)
     vcpu.load(template.cpu)
@@ -110,7 +111,7 @@ def test_an_interrupt_from_another_thread_is_a_preemption(engine: str) -> None:
 
 
 def test_state_before_the_first_instruction_is_what_was_loaded(engine: str) -> None:
-    template = load(program(b"\xeb\xfe"), LIMITS)
+    template = load(program(LOOP), LIMITS)
     memory = template.memory.fork()
     vcpu = create(engine, memory)
     with pytest.raises(RuntimeError):
@@ -124,7 +125,7 @@ def test_state_before_the_first_instruction_is_what_was_loaded(engine: str) -> N
 
 def test_every_register_survives_save_and_load(engine: str) -> None:
     """A state full of distinct values goes into a vCPU, runs one system call, and comes out as it went in."""
-    template = load(program(SYSCALL + b"\xeb\xfe", Convention.CGI), LIMITS)
+    template = load(program(SYSCALL + LOOP, Convention.CGI), LIMITS)
     fpu = bytearray(template.cpu.fpu)
     struct.pack_into("<HHB", fpu, 0, 0x27F, 5 << 11 | 0x4100, 0xE0)
     struct.pack_into("<I", fpu, 24, 0x7F80)
@@ -196,7 +197,7 @@ def test_no_avx_and_no_xsave_are_advertised() -> None:
 
 
 def test_an_engine_that_is_not_there_is_named() -> None:
-    template = load(program(b"\xeb\xfe"), LIMITS)
+    template = load(program(LOOP), LIMITS)
     memory = template.memory.fork()
     with pytest.raises(EngineUnavailable, match="there is no engine 'abacus'"):
         create("abacus", memory)

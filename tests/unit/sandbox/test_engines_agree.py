@@ -28,6 +28,7 @@ from tests.unit.sandbox.machine_code import (
     RESPOND,
     SYSCALL,
     boot,
+    booted,
     call,
     finish,
     mov,
@@ -257,17 +258,11 @@ def test_thread_pointers_are_the_templates_at_every_request(leave: bytes, value:
 def test_rights_taken_away_are_gone_at_once_and_back_after_a_reset(engine: str) -> None:
     """mprotect to read-only must hold against a translation that the processor has cached; a reset brings the right back."""
     store = b"\xc6\x04\x25" + struct.pack("<I", DATA + 0x2000) + b"\x01"
-    template = boot(serve(store + call(RESPOND, DATA, 8) + call(10, DATA + 0x2000, 4096, 1)), engine=engine)
-    vm = Vm(template, engine)
-    for _ in range(4):
-        assert serve_once(vm).end == "finished"
-    vm.close()
-    template.close()
-    template = boot(serve(store + call(10, DATA + 0x2000, 4096, 1) + store), engine=engine)
-    vm = Vm(template, engine)
-    assert serve_once(vm).outcome.detail.startswith(f"write of {DATA + 0x2000:#x}")
-    vm.close()
-    template.close()
+    with booted(serve(store + call(RESPOND, DATA, 8) + call(10, DATA + 0x2000, 4096, 1)), engine=engine) as vm:
+        for _ in range(4):
+            assert serve_once(vm).end == "finished"
+    with booted(serve(store + call(10, DATA + 0x2000, 4096, 1) + store), engine=engine) as vm:
+        assert serve_once(vm).outcome.detail.startswith(f"write of {DATA + 0x2000:#x}")
 
 
 def test_a_device_that_cannot_be_opened_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

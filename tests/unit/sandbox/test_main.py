@@ -22,9 +22,7 @@ from sandbox.jail import Layer
 from sandbox.program import Convention, Program
 from sandbox.sdk import build
 from sandbox.seccomp import RULES
-from tests.unit.sandbox.machine_code import DATA, LOG, RAX, RDI, RESPOND, SYSCALL, call, exit_, image, mov, put, serve
-
-ECHO = b"\x48\x89\xc6" + mov(RDI, DATA + 0x1000) + mov(RAX, RESPOND) + SYSCALL
+from tests.unit.sandbox.machine_code import DATA, ECHO, LOG, LOOP, RAX, RDI, SYSCALL, call, exit_, image, mov, put, serve
 
 
 def write(tmp_path: Path, code: bytes) -> str:
@@ -62,7 +60,7 @@ def test_a_body_from_stdin(tmp_path: Path, capfdbinary: pytest.CaptureFixture[by
     [
         (exit_(3), [], "exit-status: it exited with status 3"),
         (call(999) + b"\x0f\x0b", [], "invalid-instruction at 0x40100c (system calls that do not exist here: 999)"),
-        (b"\xeb\xfe", ["--convention", "cgi", "--cpu-ms", "10"], "more than 10 ms"),
+        (LOOP, ["--convention", "cgi", "--cpu-ms", "10"], "more than 10 ms"),
         (call(1, 2, DATA, 9) + exit_(3), ["--convention", "resident"], "boot-failed: exit-status"),
         (b"\xf4", ["--memory", "64KiB"], "raise the memory limit"),
     ],

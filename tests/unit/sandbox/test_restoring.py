@@ -22,6 +22,7 @@ from tests.unit.sandbox.machine_code import (
     RDX,
     RESPOND,
     boot,
+    booted,
     call,
     finish,
     mov,
@@ -87,25 +88,19 @@ def test_a_template_is_used_so_exactly_where_the_trial_allows_it(kvm_reason: str
 def test_a_request_that_cannot_be_delivered_gets_its_errno_every_time(engine: str) -> None:
     """A negative result goes another way than a length does."""
     loop = call(NEXT_REQUEST, 0x10, 4096) + b"\x48\xa3" + struct.pack("<Q", DATA) + call(RESPOND, DATA, 8)
-    template = boot(loop + b"\xe9" + struct.pack("<i", -len(loop) - 5), engine=engine)
-    vm = Vm(template, engine)
-    for _ in range(3):
-        assert serve_once(vm).words() == (-14,)
-        vm.begin(GET, LIMITS)
-        assert vm._vcpu.save().gprs[0] == (1 << 64) - 14
-        assert finish(vm).words() == (-14,)
-        vm.reset()
-    vm.close()
-    template.close()
+    with booted(loop + b"\xe9" + struct.pack("<i", -len(loop) - 5), engine=engine) as vm:
+        for _ in range(3):
+            assert serve_once(vm).words() == (-14,)
+            vm.begin(GET, LIMITS)
+            assert vm._vcpu.save().gprs[0] == (1 << 64) - 14
+            assert finish(vm).words() == (-14,)
+            vm.reset()
 
 
 def test_a_guest_that_goes_there_itself_gets_its_own_templates_registers_at_most(engine: str) -> None:
     answer = call(RESPOND, DATA, 8) + call(NEXT_REQUEST, DATA + 0x1000, 4096)
     away = mov(RAX, RESTORE_ADDRESS) + b"\x48\x8d\x0d\x02\0\0\0\xff\xe0"  # lea rcx, [rip + 2]; jmp rax
     for work in (away + answer, b"\x66\x0f\x76\xc0" + mov(RDX, 0xFFFF_FFFF) + away + answer):
-        template = boot(serve(work), engine=engine)
-        vm = Vm(template, engine)
-        result = serve_once(vm)
-        assert result.end == "finished" or result.outcome.detail.startswith(("invalid-instruction", "protection"))
-        vm.close()
-        template.close()
+        with booted(serve(work), engine=engine) as vm:
+            result = serve_once(vm)
+            assert result.end == "finished" or result.outcome.detail.startswith(("invalid-instruction", "protection"))

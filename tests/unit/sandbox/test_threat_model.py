@@ -19,14 +19,18 @@ def test_threats_are_numbered_without_gaps() -> None:
 
 
 def test_every_threat_names_a_test_that_exists() -> None:
-    files = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    files = {path.stem: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
     code = "\n".join(files.values())
     for number, *_, tests in ROWS:
-        names = [name for name in re.findall(r"\b(?:test_\w+|Test\w+)\b", tests) if f"{name}.py" not in files]
+        names = [name for name in re.findall(r"\b(?:test_\w+|Test\w+)\b", tests) if name not in files]
         attempts = re.findall(r'"([^"]+)"', tests)
         assert names or attempts or re.search(r"test_\w+\.py", tests), number
         assert all(re.search(rf"(def|class) {name}\b", code) for name in names), (number, names)
         assert set(attempts) <= set(ATTEMPTS), number
+        for named in re.findall(r"\btest_\w+\.py[\w:]*", tests):
+            file, *inside = named.split("::")
+            code_there = files.get(file.removesuffix(".py"), "")
+            assert code_there and all(re.search(rf"(def|class) {name}\b", code_there) for name in inside), (number, named)
 
 
 def test_the_number_of_system_calls_left_is_true() -> None:

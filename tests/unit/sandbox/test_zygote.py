@@ -14,7 +14,7 @@ from sandbox import jail, wire, zygote
 from sandbox.cgroup import NO_CGROUP
 from sandbox.frames import BlockingChannel, send_frame
 from sandbox.jail import JailPolicy, Layer
-from tests.integration.monitor_support import alive
+from tests.integration.process_support import alive
 from tests.unit.sandbox.forked import run_forked
 
 
