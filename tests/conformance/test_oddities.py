@@ -86,8 +86,10 @@ SCENARIOS = [
     _aged("a Date in the future", "Date: {date+3600}", 0),
     _aged("a Date that is none", "Date: yesterday", 0),
     _aged("an Age that is empty", "Age: ", 0),
-    *(_aged(f"Age: {value} is ignored", f"Age: {value}", 0) for value in ("+30", "30s", "30;x=1", "x, 30", '"30"', "0x1e", "-1")),
+    *(_aged(f"Age: {value} is ignored", f"Age: {value}", 0) for value in ("+30", "30s", "30.0;x=1", ";30", "x, 30", '"30"', "0x1e", "-1")),
     _aged("Age: 30, x counts", "Age: 30, x", 30),
+    _aged("Age: 30;x=1 counts", "Age: 30;x=1", 30),
+    _aged("Age: 30 ; x=1 counts", "Age: 30 ; x=1", 30),
     _aged("Age: 0030 counts", "Age: 0030", 30),
     stored("RFC9111-4.2.1 Expires is counted from Date, ahead", "Expires: {date+3660} | Date: {date+3600}", after=59),
     not_reused(
