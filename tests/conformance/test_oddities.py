@@ -86,7 +86,10 @@ SCENARIOS = [
     _aged("a Date in the future", "Date: {date+3600}", 0),
     _aged("a Date that is none", "Date: yesterday", 0),
     _aged("an Age that is empty", "Age: ", 0),
-    *(_aged(f"Age: {value} is ignored", f"Age: {value}", 0) for value in ("+30", "30s", "30.0;x=1", ";30", "x, 30", '"30"', "0x1e", "-1")),
+    *(
+        _aged(f"Age: {value} is ignored", f"Age: {value}", 0)
+        for value in ("+30", "30s", "30.0;x=1", ";30", "x, 30", '"30"', "0x1e", "-1")
+    ),
     _aged("Age: 30, x counts", "Age: 30, x", 30),
     _aged("Age: 30;x=1 counts", "Age: 30;x=1", 30),
     _aged("Age: 30 ; x=1 counts", "Age: 30 ; x=1", 30),
@@ -276,6 +279,16 @@ SCENARIOS = [
         Ask(has="Content-Type: text/b"),
     ),
     _after_304("a weak form of the tag", _BRIEF, f'{_FRESH} | ETag: W/"1"', Ask(body="body")),
+    Scenario(
+        "RFC9111-4.3.4 a strong tag says nothing of what has its weak form",
+        (Reply('Cache-Control: max-age=2 | ETag: W/"1"'), Reply(_FRESH + ' | ETag: "1"', 304), Reply(body="new")),
+        (_FIRST, Ask(after=3, comes_from="new", body="new"), Ask(body="new")),
+    ),
+    Scenario(
+        "RFC9111-4.3.4 unless who codes has weakened it on the way",
+        (Reply('Cache-Control: max-age=2 | ETag: W/"1" | Content-Encoding: x'), Reply(_FRESH + ' | ETag: "1"', 304)),
+        (_FIRST, Ask(after=3, comes_from="origin", body="body"), Ask(body="body", has='ETag: W/"1"')),
+    ),
     Scenario(
         "RFC9111-4.3.4 of another date updates nothing",
         (
