@@ -223,7 +223,14 @@ def _refused_by_client(asked: RequestDirectives, directives: ResponseDirectives,
 
 
 def _may_answer_stale(asked: RequestDirectives, directives: ResponseDirectives, rule: CacheRule, moment: _Moment) -> bool:
+    if rule.honour_client_reload and _wants_fresh(asked):
+        return False
     return _covers(stale_while_revalidate(directives, rule), asked.max_stale, directives, moment)
+
+
+def _wants_fresh(asked: RequestDirectives) -> bool:
+    """Who names an age or the lifetime left wants nothing stale, unless by max-stale (RFC 9111 sections 5.2.1.1, 5.2.1.3)."""
+    return asked.min_fresh is not None or (asked.max_age is not None and asked.max_stale is None)
 
 
 def _may_answer_on_error(asked: RequestDirectives, directives: ResponseDirectives, rule: CacheRule, moment: _Moment) -> bool:

@@ -56,8 +56,8 @@ class Precondition(enum.StrEnum):
 def selects(stored: Timed, not_modified: Timed) -> bool:
     """Whether a 304 speaks of this stored response (RFC 9111 section 4.3.4): its validators, if any, are the stored ones.
 
-    A strong tag speaks of the bytes that have it, not of those that have its weak form. But who codes a response on its way weakens
-    the tag, and the source behind says 304 with its own.
+    A strong tag speaks of the bytes that have it, not of those that have its weak form. But who codes a response on its way
+    weakens the tag, and the source behind says 304 with its own.
     """
     old, new = stored.response.headers, not_modified.response.headers
     if (tag := entity_tag(new)) is not None:

@@ -200,6 +200,22 @@ SCENARIOS = [
         after=3,
         comes_from="origin",
     ),
+    *(
+        _wanted(
+            f"RFC9111-5.2.1 {asked}: stale while it is revalidated: {comes_from}",
+            "Cache-Control: max-age=2, stale-while-revalidate=60",
+            f"Cache-Control: {asked}",
+            after=3,
+            comes_from=comes_from,
+        )
+        for asked, comes_from in (
+            ("max-age=30", "origin"),
+            ("min-fresh=1", "origin"),
+            ("max-stale=1, min-fresh=1", "origin"),
+            ("max-age=30, max-stale=1", "stored"),
+            ("max-age=2, max-stale=1", "origin"),
+        )
+    ),
     _wanted(
         "RFC9111-5.2.1.7 only-if-cached, and it is stale",
         "Cache-Control: max-age=2",
