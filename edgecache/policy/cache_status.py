@@ -95,6 +95,8 @@ def forward_of(decision: Decision) -> Forward | None:
             return Forward.PARTIAL
         case Miss(MissReason.STALE):
             return Forward.STALE
+        case Miss(MissReason.PRECONDITION):
+            return Forward.REQUEST
         case Miss():
             return Forward.URI_MISS
         case Validate(refused=True):

@@ -114,11 +114,14 @@ def _corrected_initial_age(stored: Timed) -> float:
 
 
 def _age_value(headers: Headers) -> int:
-    """RFC 9111 section 5.1: of several members the first counts; an invalid one is ignored."""
+    """RFC 9111 section 5.1: of several members the first counts; an invalid one is ignored.
+
+    Parameters, which an integer may have where fields are structured (RFC 9651 section 3.3), do not make a response young.
+    """
     line = headers.get("Age")
     if line is None:
         return 0
-    return delta_seconds(next(split_list(line), "")) or 0
+    return delta_seconds(next(split_list(line), "").partition(";")[0].rstrip(OWS)) or 0
 
 
 def _date_value(stored: Timed) -> float:

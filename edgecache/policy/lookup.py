@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import assert_never
 
 from edgecache.policy.cache_control import RequestDirectives, ResponseDirectives, parse_request
 from edgecache.policy.coding import weak_and_strong
@@ -15,6 +16,7 @@ from edgecache.policy.fields import freeze
 from edgecache.policy.freshness import Terms, stale_if_error, stale_while_revalidate, terms
 from edgecache.policy.message import Headers, Request, Response, Timed
 from edgecache.policy.rule import CacheRule
+from edgecache.policy.validation import expected_state, wants_state
 
 
 class BypassReason(enum.StrEnum):
@@ -36,7 +38,9 @@ class MissReason(enum.StrEnum):
     PARTIAL = "partial"
     """Parts are stored, but not all that was asked for."""
     STALE = "stale"
-    """Parts are stored that have all that was asked for, but may not answer as they are."""
+    """What is stored has all that was asked for, but may not answer as it is."""
+    PRECONDITION = "precondition"
+    """The client asks that the resource be in a state that is not the stored one: the source's to judge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +127,27 @@ def decide(
     if "Authorization" in request.headers and not known.directives.allows_authorized:
         # Stricter than RFC 9111 section 3.5: an origin that forgot Vary would otherwise show one client's view to another.
         return Unsatisfiable() if asked.only_if_cached else Bypass(BypassReason.AUTHORIZATION)
-    return _with_stored(stored.response, asked, rule, known, _Moment.of(known, now, marked_stale, renewing))
+    decision = _with_stored(stored.response, asked, rule, known, _Moment.of(known, now, marked_stale, renewing))
+    if not wants_state(request):
+        return decision
+    judged = _judged_there(request, stored.response, decision)
+    return Unsatisfiable() if asked.only_if_cached and isinstance(judged, Miss) else judged
+
+
+def _judged_there(request: Request, stored: Response, decision: Decision) -> Decision:
+    """If-Match and If-Unmodified-Since are not for caches to evaluate (RFC 9111 section 4.3.2), who may ignore them (RFC 9110
+    sections 13.1.1 and 13.1.4): so this one does where what is stored meets them. Else the source gets them, and may refuse."""
+    match decision:
+        case Fresh() | StaleWhileRevalidate() if expected_state(request, stored):
+            return decision
+        case Fresh() | StaleWhileRevalidate():
+            return Miss(MissReason.PRECONDITION, collapse=False)
+        case Validate():
+            return Miss(MissReason.STALE, collapse=False)
+        case Bypass() | Miss() | Unsatisfiable():
+            return decision
+        case _:
+            assert_never(decision)
 
 
 def _without_stored(request: Request, asked: RequestDirectives, rule: CacheRule) -> Decision:
@@ -137,7 +161,7 @@ def _without_stored(request: Request, asked: RequestDirectives, rule: CacheRule)
         return Miss(MissReason.AUTHORIZATION, collapse=False)
     if request.method == "HEAD":
         return Miss(MissReason.HEAD, collapse=False)
-    return Miss()
+    return Miss(collapse=not wants_state(request))
 
 
 def _has_content(request: Request) -> bool:
@@ -199,7 +223,14 @@ def _refused_by_client(asked: RequestDirectives, directives: ResponseDirectives,
 
 
 def _may_answer_stale(asked: RequestDirectives, directives: ResponseDirectives, rule: CacheRule, moment: _Moment) -> bool:
+    if rule.honour_client_reload and _wants_fresh(asked):
+        return False
     return _covers(stale_while_revalidate(directives, rule), asked.max_stale, directives, moment)
+
+
+def _wants_fresh(asked: RequestDirectives) -> bool:
+    """Who names an age or the lifetime left wants nothing stale, unless by max-stale (RFC 9111 sections 5.2.1.1, 5.2.1.3)."""
+    return asked.min_fresh is not None or (asked.max_age is not None and asked.max_stale is None)
 
 
 def _may_answer_on_error(asked: RequestDirectives, directives: ResponseDirectives, rule: CacheRule, moment: _Moment) -> bool:

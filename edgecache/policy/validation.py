@@ -6,6 +6,7 @@ RFC 9111 sections 3.2, 4.3 and RFC 9110 section 13. Called after the source answ
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 from edgecache.policy.coding import as_stored
 from edgecache.policy.connection import hop_by_hop
@@ -40,6 +41,10 @@ _REPRESENTATION = frozenset(
 """Not sent with 304 (RFC 9110 section 15.4.5)."""
 
 
+STATE_FIELDS: Final = frozenset({"if-match", "if-unmodified-since"})
+"""The origin's to evaluate."""
+
+
 class Precondition(enum.StrEnum):
     """What the client's preconditions make of an answer."""
 
@@ -49,11 +54,17 @@ class Precondition(enum.StrEnum):
 
 
 def selects(stored: Timed, not_modified: Timed) -> bool:
-    """Whether a 304 speaks of this stored response (RFC 9111 section 4.3.4): its validators, if any, are the stored ones."""
+    """Whether a 304 speaks of this stored response (RFC 9111 section 4.3.4): its validators, if any, are the stored ones.
+
+    A strong tag speaks of the bytes that have it, not of those that have its weak form. But who codes a response on its way
+    weakens the tag, and the source behind says 304 with its own.
+    """
     old, new = stored.response.headers, not_modified.response.headers
     if (tag := entity_tag(new)) is not None:
         have = entity_tag(old)
-        return have is not None and have.weakly_equals(tag)
+        if have is None or not have.weakly_equals(tag):
+            return False
+        return tag.weak or not have.weak or "Content-Encoding" in old
     return new.get("Last-Modified") in (None, old.get("Last-Modified"))
 
 
@@ -84,11 +95,22 @@ def head_update(stored: Timed, head: Timed) -> Timed | None:
     return update(stored, head)
 
 
+def wants_state(request: Request) -> bool:
+    """Whether the client asks that the resource be in a certain state (RFC 9110 sections 13.1.1 and 13.1.4)."""
+    return "If-Match" in request.headers or "If-Unmodified-Since" in request.headers
+
+
+def expected_state(request: Request, response: Response) -> bool:
+    """Whether a response is of the state that the client asks for. Any is where that does not count (section 13.2.1)."""
+    return not 200 <= response.status < 300 or _state_is_as_expected(request.headers, response.headers)
+
+
 def evaluate(request: Request, response: Response) -> Precondition:
     """The client's preconditions against the response it would get, in the order of RFC 9110 section 13.2.2.
 
     They do not count where the answer would be neither 2xx nor 412 (section 13.2.1), nor for other methods than GET and HEAD,
-    whose preconditions only the origin can judge.
+    whose preconditions only the origin can judge. Caches leave If-Match and If-Unmodified-Since out of `request`: these are the
+    origin's to evaluate (RFC 9111 section 4.3.2).
     """
     asked = request.headers
     if request.method not in ("GET", "HEAD") or not 200 <= response.status < 300:

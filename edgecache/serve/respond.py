@@ -19,6 +19,7 @@ from edgecache.policy.freshness import age_field
 from edgecache.policy.lookup import Decision, Miss, MissReason
 from edgecache.policy.message import Headers, Request, Response
 from edgecache.policy.problem import problem
+from edgecache.policy.validation import STATE_FIELDS, wants_state
 from edgecache.serve.answer import Answer, HeldBody, Meter
 from edgecache.serve.asking import content_length
 from edgecache.serve.call import Call, Selected
@@ -279,11 +280,16 @@ def suits(call: Call, entry: Entry) -> bool:
 
 
 def _asked(call: Call, response: Response) -> Request:
-    """The request, without what can only be asked of a representation where `response` is a template of one."""
+    """The request, without what can only be asked of a representation where `response` is a template of one, and without what an
+    origin has judged: for a generator this edge is the origin."""
     request = call.request
-    if not is_template(response, call.route.rule):
+    if is_template(response, call.route.rule):
+        dropped = CONDITIONAL_FIELDS
+    elif call.route.generator is None and wants_state(request):
+        dropped = STATE_FIELDS
+    else:
         return request
-    fields = freeze(without(request.headers, CONDITIONAL_FIELDS))
+    fields = freeze(without(request.headers, dropped))
     return Request(request.method, request.scheme, request.authority, request.target, fields)
 
 

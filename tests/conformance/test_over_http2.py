@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.conformance import test_fields, test_freshness, test_requests, test_storing, test_updates
+from tests.conformance import test_fields, test_freshness, test_requests, test_states, test_storing, test_updates
 from tests.conformance.scenario import Fetch, Fields, Scenario, f, play
 from tests.integration.h2_support import Authority, secure
 from tests.integration.proxy_support import Clock, Edge, Got
@@ -29,7 +29,7 @@ def _over_http_2(scenario: Scenario) -> Scenario:
 
 SCENARIOS = [
     _over_http_2(scenario)
-    for module in (test_fields, test_freshness, test_requests, test_storing, test_updates)
+    for module in (test_fields, test_freshness, test_requests, test_states, test_storing, test_updates)
     for scenario in module.SCENARIOS
     if _sendable(scenario)
 ]

@@ -54,7 +54,6 @@ async def test_client_conditions_are_answered_here() -> None:
             assert got.headers["ETag"] == '"1"'
             await until(lambda: edge.store.stats().entries == 1)
         assert (await edge.fetch("/a", headers={"If-None-Match": '"2"'})).status == 200
-        assert (await edge.fetch("/a", headers={"If-Match": '"2"'})).status == 412
         assert origin.count == 1
         assert "If-None-Match" not in origin.seen[0].headers
 

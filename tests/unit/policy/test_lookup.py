@@ -56,6 +56,14 @@ def asking(control: str) -> Request:
             request(Authorization="x"), cached(), Bypass(BypassReason.AUTHORIZATION), id="RFC9111-3.5 not said to be shared"
         ),
         pytest.param(request(Authorization="x"), cached("public, max-age=60"), Fresh(0, 60), id="RFC9111-3.5 public"),
+        pytest.param(request(If_Match='"a"'), None, Miss(collapse=False), id="RFC9111-4.3.2 nobody else waits for it"),
+        pytest.param(request(If_Match='"v1"'), cached(), Fresh(0, 60), id="RFC9110-13.1.1 ignored where it is met"),
+        pytest.param(
+            request(If_Match='"v2"'), cached(), Miss(MissReason.PRECONDITION, collapse=False), id="RFC9111-4.3.2 the source's"
+        ),
+        pytest.param(
+            request(If_Match='"v2"', Cache_Control="only-if-cached"), cached(), Unsatisfiable(), id="RFC9111-5.2.1.7 not met"
+        ),
         pytest.param(asking("no-store"), None, Bypass(BypassReason.REQUEST_NO_STORE), id="RFC9111-5.2.1.5 no-store"),
         pytest.param(asking("no-store"), cached(), Fresh(0, 60), id="RFC9111-5.2.1.5 what is stored may answer"),
         pytest.param(asking("only-if-cached"), None, Unsatisfiable(), id="RFC9111-5.2.1.7 nothing stored"),

@@ -59,6 +59,12 @@ def test_304_makes_young() -> None:
         pytest.param({"ETag": '"a"'}, {"ETag": '"a"'}, True, id="RFC9111-4.3.4 same strong validator"),
         pytest.param({"ETag": '"a"'}, {"ETag": '"b"'}, False, id="RFC9111-4.3.4 other strong validator"),
         pytest.param({"ETag": '"a"'}, {"ETag": 'W/"a"'}, True, id="RFC9111-4.3.4 weak validator"),
+        pytest.param({"ETag": 'W/"a"'}, {"ETag": 'W/"a"'}, True, id="RFC9111-4.3.4 same weak validator"),
+        pytest.param({"ETag": 'W/"a"'}, {"ETag": '"a"'}, False, id="RFC9111-4.3.4 strong validator of a weak one"),
+        pytest.param(
+            {"ETag": 'W/"a"', "Content-Encoding": "gzip"}, {"ETag": '"a"'}, True, id="RFC9110-8.8.3.3 weakened by who coded it"
+        ),
+        pytest.param({"ETag": "a"}, {"ETag": "a"}, True, id="RFC9111-4.3.4 without quotes"),
         pytest.param({}, {"ETag": '"a"'}, False, id="RFC9111-4.3.4 validator that is not stored"),
         pytest.param({"ETag": '"a"'}, {}, True, id="RFC9111-4.3.4 no validator"),
         pytest.param({"Last-Modified": THEN}, {"Last-Modified": THEN}, True, id="RFC9111-4.3.4 same date"),
