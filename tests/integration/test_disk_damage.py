@@ -135,3 +135,17 @@ async def test_a_damaged_row_does_not_keep_purges_from_record(tmp_path: Path, da
             assert await edge.pipeline.purge(Purge(site="site")) == 1
             assert edge.tier is not None
             await until(lambda: edge.tier is not None and edge.tier.stats().objects == 0)
+
+
+async def test_links_in_the_directory_are_not_followed(tmp_path: Path) -> None:
+    victim, cache = tmp_path / "victim", tmp_path / "cache"
+    victim.write_text("precious")
+    cache.mkdir()
+    names = [*(f"{number:016x}.seg" for number in range(1, 9)), "reclaim.lock", "sweep.lock"]
+    for name in names:
+        (cache / name).symlink_to(victim)
+    async with origin_of(answer) as origin, edge_for(origin.url, disk=settings(tmp_path), rule=RULE) as edge:
+        for path in ("/3000/a", "/300000/a", "/3000/b"):
+            assert (await edge.fetch(path, headers=HOST)).body == content(path, int(path.split("/")[1]))
+        await asyncio.sleep(0.2)
+    assert victim.read_text() == "precious"

@@ -258,7 +258,7 @@ def _left(row: bytes | None, due: list[tuple[int, Purge]], target: int) -> bytes
 
 def _try_lock(path: Path) -> int | None:
     """A descriptor whose closing ends the lock; None: another process has it."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
