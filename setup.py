@@ -16,7 +16,7 @@ from setuptools import Extension, setup
 
 COMPILED: Final = {
     "edgecache/policy": """
-        cache_control cache_status coding connection dates etag fields forwarding freshness lookup message partial prefetch ranges
+        authority cache_control cache_status coding connection dates etag fields forwarding freshness lookup message partial prefetch ranges
         storing trailing upgrading validation variance
     """,
     "edgecache/store": "entry eviction frequency groups memory",

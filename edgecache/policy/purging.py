@@ -9,6 +9,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
 
+from edgecache.policy.authority import authority_of
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Purge:
@@ -68,7 +70,8 @@ def matches(purge: Purge, entry: Purgeable) -> bool:
 
 
 def purge_uri(text: str) -> str:
-    """The key that a URL written by a person means: scheme and authority lower case, a path of at least `/`, no fragment.
+    """The key that a URL written by a person means: scheme and authority lower case and without what means nothing, a path of
+    at least `/`, no fragment.
 
     Raises ValueError if `text` is no absolute http or https URL.
     """
@@ -78,7 +81,8 @@ def purge_uri(text: str) -> str:
     authority, target = rest[:end], rest[end:]
     if not separator or scheme.lower() not in ("http", "https") or not authority or "@" in authority:
         raise ValueError(f"not an absolute http or https URL: {text!r}")
-    return f"{scheme.lower()}://{authority.lower()}{target if target.startswith('/') else '/' + target}"
+    scheme = scheme.lower()
+    return f"{scheme}://{authority_of(authority, scheme)}{target if target.startswith('/') else '/' + target}"
 
 
 def _authorities(uri: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from lru import LRU
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from edgecache.policy.authority import authority_of, is_authority, is_rooted
 from edgecache.policy.connection import HOP_BY_HOP, hop_by_hop
 from edgecache.policy.fields import freeze, without
 from edgecache.policy.message import Headers, Request
@@ -25,14 +26,12 @@ _FIELDS = re.compile(rb"(?:\r\n" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*)*")
 """RFC 9112 section 5: no space before the colon, no folding, no control characters (RFC 9110 section 5.5)."""
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _LOOSE_LINE_END = re.compile(rb"(?<!\r)\n|\r(?![\n]|\Z)")
-_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(r"([Hh][Tt][Tt][Pp][Ss]?)://([^/?#@]+)([/?].*)?")
 _DIGITS = re.compile(r"[0-9]{1,18}")
 _MAX_CHUNK_LINE = 512
 _MAX_TRAILER_BYTES = 8 << 10
 _MAX_LEADING_LINES = 4
 _MAX_KNOWN_BYTES = 2 << 10
-_DEFAULT_PORT = {"http": ":80", "https": ":443"}
 
 
 class Fault(enum.StrEnum):
@@ -183,7 +182,7 @@ def assemble(
         raise Violation(Fault.BODY_TOO_LARGE, f"a request body may have {settings.max_body_bytes} bytes")
     host = _host(fields, http10=http10)
     authority, path = _target(method, target, host, scheme)
-    if authority != authority_of(host, scheme) or _is_rooted(host):
+    if authority != authority_of(host, scheme) or is_rooted(host):
         # RFC 9112 section 3.2.2: what is sent on has the Host of the absolute form. And a source must not see more than the key.
         fields = CIMultiDictProxy(CIMultiDict([*((k, v) for k, v in fields.items() if k.lower() != "host"), ("Host", authority)]))
     if "Connection" in fields and (listed := hop_by_hop(fields) - HOP_BY_HOP):
@@ -228,7 +227,7 @@ def _host(fields: Headers, *, http10: bool) -> str:
         return ""
     if len(hosts) != 1:
         raise Violation(Fault.HOST, "a request has exactly one Host field")
-    if not _HOST.fullmatch(hosts[0]):
+    if not is_authority(hosts[0]):
         raise Violation(Fault.HOST, "Host is not a host name with an optional port")
     return hosts[0]
 
@@ -242,26 +241,10 @@ def _target(method: str, target: str, host: str, scheme: str) -> tuple[str, str]
     if method == "CONNECT":
         return authority_of(host, scheme), target
     absolute = _ABSOLUTE.fullmatch(target)
-    if absolute is None or not _HOST.fullmatch(absolute[2]):
+    if absolute is None or not is_authority(absolute[2]):
         raise Violation(Fault.REQUEST_LINE, "the target is neither a path nor an http URI")
     path = absolute[3] or ("*" if method == "OPTIONS" else "/")
     return authority_of(absolute[2], scheme), path if path[0] != "?" else "/" + path
-
-
-def authority_of(host: str, scheme: str) -> str:
-    """Without the scheme's own port (RFC 9110 section 4.2.3), and without the root's dot (RFC 1034 section 3.1)."""
-    host = host.lower()
-    default = _DEFAULT_PORT[scheme]
-    host = host.removesuffix(default) if host.endswith(default) else host.removesuffix(":")
-    if not _is_rooted(host):
-        return host
-    name, colon, port = host.partition(":")
-    return name.rstrip(".") + colon + port
-
-
-def _is_rooted(host: str) -> bool:
-    """Whether the name ends in a dot, which only says that it does so."""
-    return host.endswith(".") or ".:" in host
 
 
 def _keep_alive(fields: Headers, *, http10: bool) -> bool:

@@ -15,10 +15,11 @@ from typing import Final
 from lru import LRU
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from edgecache.policy.authority import authority_of
 from edgecache.policy.connection import HOP_BY_HOP
 from edgecache.policy.message import Response
 from edgecache.policy.upgrading import from_extended_connect
-from edgecache.serve.guard import STATUS, Fault, Head, Violation, assemble, authority_of
+from edgecache.serve.guard import STATUS, Fault, Head, Violation, assemble
 from edgecache.serve.http2.hpack import CONTENT_LENGTH, PREPARED, Fields, encode
 from edgecache.serve.settings import ServeSettings
 
