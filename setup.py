@@ -16,8 +16,8 @@ from setuptools import Extension, setup
 
 COMPILED: Final = {
     "edgecache/policy": """
-        authority cache_control cache_status coding connection dates etag fields forwarding freshness lookup message partial prefetch ranges
-        storing trailing upgrading validation variance
+        authority cache_control cache_status coding connection dates etag fields forwarding freshness lookup message partial
+        prefetch ranges storing trailing upgrading validation variance
     """,
     "edgecache/store": "entry eviction frequency groups memory",
     "edgecache/observe": "access_log counting log_writer recorder sampling",
