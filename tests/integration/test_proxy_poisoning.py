@@ -6,6 +6,7 @@ import pytest
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from edgecache.generate.edge_calls import parse_fetch
 from edgecache.policy.message import Request, Response
 from edgecache.policy.purging import Purge
 from edgecache.policy.rule import CacheRule
@@ -80,6 +81,14 @@ async def test_a_field_that_the_source_does_not_get_does_not_select_a_variant(li
         assert (await edge.fetch("/", headers={"Accept-Language": "de"})).body == b"de"
         assert (await edge.fetch("/")).body == b"none"
         assert origin.count == 2
+
+
+async def test_a_field_that_a_guest_sends_for_one_hop_does_not_select_a_variant() -> None:
+    async with origin_of(by_language) as origin, edge_for(origin.url) as edge:
+        poison, _ = parse_fetch(b"GET /\nConnection: accept-language\nAccept-Language: de", "http", edge.uri("/").split("/")[2])
+        (site,) = edge.sites.snapshot.sites
+        await (await edge.pipeline.fetch_through(site, poison)).read(100)
+        assert (await edge.fetch("/", headers={"Accept-Language": "de"})).body == b"de"
 
 
 async def by_client(request: web.BaseRequest) -> web.Response:
