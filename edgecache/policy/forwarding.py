@@ -33,8 +33,11 @@ REWRITING_FIELDS: Final = frozenset(
         "x-forwarded-ssl",
         "x-forwarded-uri",
         "x-host",
+        "x-http-host-override",
         "x-original-host",
+        "x-original-uri",
         "x-original-url",
+        "x-override-url",
         "x-rewrite-url",
         "x-url-scheme",
     }
@@ -50,6 +53,8 @@ _HANDLED_HERE: Final = frozenset(
 _OF_THE_ANSWER: Final = frozenset({"x-request-id"})
 _MEMO_LIMIT_CHARS: Final = 256
 """Longer names are quoted each time, so that a hostile client cannot fill the memo with them."""
+_NODE = re.compile(r"(?:^|;)[ \t]*((?:for|by)=(?:\"[^\"\\;,]*\"|[!#$%&'*+.^_`|~0-9A-Za-z-]+))[ \t]*(?=;|$)", re.IGNORECASE)
+"""Of an element of Forwarded (RFC 7239 section 4)."""
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -147,6 +152,8 @@ def _provenance(request: Request, client_ip: str, trusted: bool) -> list[tuple[s
     element = f"for={_node(client_ip)};host={quoted};proto={request.scheme}"
     asked_for = [line.strip(OWS) for line in headers.getall("X-Forwarded-For", ()) if line.strip(OWS)]
     earlier = [line.strip(OWS) for line in headers.getall("Forwarded", ()) if line.strip(OWS)]
+    if earlier and not trusted:
+        earlier = _nodes(headers)
     protocol = headers.get("X-Forwarded-Proto") if trusted else None
     forwarded_host = headers.get("X-Forwarded-Host") if trusted else None
     return [
@@ -155,6 +162,13 @@ def _provenance(request: Request, client_ip: str, trusted: bool) -> list[tuple[s
         ("X-Forwarded-Proto", protocol or request.scheme),
         ("X-Forwarded-Host", forwarded_host or host),
     ]
+
+
+def _nodes(headers: Headers) -> list[str]:
+    """Who a client says that the request has come by. Not what it was asked for, which many origins take from the first element
+    and put into their answer: it is no part of the key (RFC 7239 section 8.1)."""
+    found = (";".join(match[1] for match in _NODE.finditer(element)) for element in members(headers, "Forwarded"))
+    return [element for element in found if element]
 
 
 def _named(authority: str) -> tuple[str, str]:

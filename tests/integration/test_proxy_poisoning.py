@@ -91,6 +91,19 @@ async def test_a_field_that_a_guest_sends_for_one_hop_does_not_select_a_variant(
         assert (await edge.fetch("/", headers={"Accept-Language": "de"})).body == b"de"
 
 
+async def linking(request: web.BaseRequest) -> web.Response:
+    """As Spring's ForwardedHeaderFilter and others: the first host that is named is the one asked for."""
+    said = request.headers["Forwarded"].partition("host=")[2].partition(";")[0].partition(",")[0]
+    return web.Response(text=f"http://{said}/", headers={"Cache-Control": "max-age=60"})
+
+
+async def test_no_client_says_for_others_which_host_was_asked_for() -> None:
+    async with origin_of(linking) as origin, edge_for(origin.url) as edge:
+        for named in ({"Forwarded": "for=1.2.3.4;host=evil.test;proto=https"}, {}):
+            assert "evil" not in (await edge.fetch("/", headers=named)).body.decode()
+        assert origin.count == 1
+
+
 async def by_client(request: web.BaseRequest) -> web.Response:
     field = request.path.removeprefix("/")
     return web.Response(text=request.headers.get(field, ""), headers={"Cache-Control": "max-age=60", "Vary": field})
@@ -112,8 +125,11 @@ REWRITING = [
     "X-Forwarded-Prefix",
     "X-Forwarded-Scheme",
     "X-Host",
+    "X-HTTP-Host-Override",
     "X-HTTP-Method-Override",
+    "X-Original-URI",
     "X-Original-URL",
+    "X-Override-URL",
     "X-Rewrite-URL",
 ]
 
