@@ -50,6 +50,33 @@ METHOD_FIELDS: Final = frozenset({"x-http-method", "x-http-method-override", "x-
 _HANDLED_HERE: Final = frozenset(
     {"expect", "forwarded", "max-forwards", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"}
 )
+_MIMICKED: Final = (
+    CONDITIONAL_FIELDS
+    | REWRITING_FIELDS
+    | METHOD_FIELDS
+    | {
+        "accept",
+        "accept-charset",
+        "accept-encoding",
+        "accept-language",
+        "authorization",
+        "cdn-loop",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "cookie",
+        "host",
+        "origin",
+        "surrogate-capability",
+        "user-agent",
+        "via",
+        "x-real-ip",
+        "x-request-id",
+        "x-requested-with",
+    }
+)
+"""`A_B` and `A-B` meet in one variable of CGI, WSGI and the like (RFC 3875 section 4.1.18): what means something here, or may be
+part of the key, must not be said past it."""
 _OF_THE_ANSWER: Final = frozenset({"x-request-id"})
 _MEMO_LIMIT_CHARS: Final = 256
 """Longer names are quoted each time, so that a hostile client cannot fill the memo with them."""
@@ -103,6 +130,9 @@ def to_source(
     if whole or conditional is not None:
         dropped |= CONDITIONAL_FIELDS
     sent = without(headers, dropped)
+    if any("_" in name for name, _ in sent):
+        mimicked = _MIMICKED | dropped
+        sent = [(name, value) for name, value in sent if "_" not in name or name.lower().replace("_", "-") not in mimicked]
     sent.extend(_max_forwards(request))
     sent.append(("Via", f"{request.version} {edge_id}"))
     sent.append(("CDN-Loop", edge_id))

@@ -62,8 +62,11 @@ _NEVER_UP: Final = _NEVER | {
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
+    "x-http-host-override",
     "x-original-host",
+    "x-original-uri",
     "x-original-url",
+    "x-override-url",
     "x-real-ip",
     "x-request-id",
     "x-rewrite-url",
@@ -99,7 +102,7 @@ def announced(request: Request) -> tuple[str, ...]:
     found = tuple(
         name
         for name in names(request.headers, "Trailer")
-        if is_token(name) and name not in _NEVER_UP and not name.startswith(_NEVER_BEGIN_UP)
+        if is_token(name) and (meant := name.replace("_", "-")) not in _NEVER_UP and not meant.startswith(_NEVER_BEGIN_UP)
     )
     return found[:MAX_TRAILERS]
 

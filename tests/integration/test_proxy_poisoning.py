@@ -104,6 +104,17 @@ async def test_no_client_says_for_others_which_host_was_asked_for() -> None:
         assert origin.count == 1
 
 
+@pytest.mark.parametrize(
+    "name", ["X_Forwarded_Host", "x-forwarded_for", "ACCEPT_LANGUAGE", "X_Original_URL", "Transfer_Encoding"]
+)
+async def test_no_field_is_said_past_the_key_by_its_name_in_cgi(name: str) -> None:
+    async with origin_of(plain(b"page")) as origin, edge_for(origin.url) as edge:
+        await edge.fetch("/", headers={name: "evil", "Own_Field": "fine"})
+        (seen,) = origin.seen
+        assert not [value for field, value in seen.headers.items() if "_" in field and field != "Own_Field"]
+        assert seen.headers["Own_Field"] == "fine"
+
+
 async def by_client(request: web.BaseRequest) -> web.Response:
     field = request.path.removeprefix("/")
     return web.Response(text=request.headers.get(field, ""), headers={"Cache-Control": "max-age=60", "Vary": field})
