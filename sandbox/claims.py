@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from sandbox import wire
+from sandbox.guest.edge_calls import MAX_FETCH, MAX_KEY, MAX_VALUE
 from sandbox.outcome import End, Outcome
 
 MAX_DETAIL: Final = 500
@@ -47,6 +48,13 @@ def check_end(end: End) -> None:
     """Raises WireError when a worker tells an end of a request that is not its to tell."""
     if end is not End.FINISHED and end not in REQUEST_ENDS:
         raise wire.WireError(f"an end that is not a worker's to tell: {end}")
+
+
+def check_asked(wanted: wire.WantsAnswer) -> None:
+    """Raises WireError for an edge call that no machine would have passed on: to read it takes time that is everybody's."""
+    most = MAX_FETCH if wanted.kind == "fetch" else MAX_KEY
+    if len(wanted.data) > most or len(wanted.value) > (MAX_VALUE if wanted.kind == "kv-put" else 0):
+        raise wire.WireError(f"an edge call of {len(wanted.data)} and {len(wanted.value)} bytes")
 
 
 def told(outcome: Outcome) -> Outcome:

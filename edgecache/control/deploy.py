@@ -38,6 +38,9 @@ MAX_INNER_ROUTES: Final = 256
 while other sites' requests wait."""
 _log: Final = logging.getLogger(__name__)
 
+Admitted = Callable[[], Site]
+"""The site, as it is now, of whoever asked for something and may still have it. Raises Problem. Asked anew after each wait."""
+
 
 class Verifier(Protocol):
     """The one method of `sandbox.Monitor` that is used here."""
@@ -77,32 +80,35 @@ class Deployer:
         async with own, self._receiving:
             yield
 
-    async def push(self, site: Site, name: str, archive: bytes, *, activate: bool) -> tuple[Version, bool]:
+    async def push(self, admitted: Admitted, name: str, archive: bytes, *, activate: bool) -> tuple[Version, bool]:
         """The verified version that `archive` is, and whether it is new. Raises Problem, StateError."""
-        async with self._locked(site.name, name), self._working:
+        async with self._locked(admitted().name, name), self._working:
+            site = admitted()
             bundle, manifest = await self._read(site, name, archive)
             version = await self._store(site, name, bundle, manifest)
             new = version.verified is None
             if new:
                 version = await self._verified(site, version, bundle)
             if activate:
-                await self._activate(version, 100)
+                await self._activate(admitted, version, 100)
             pruned = await self._state.prune_versions(site.name, name, self._settings.versions_kept)
             if pruned:
                 await self.collect()
         return version, new
 
-    async def activate(self, site: Site, name: str, number: int, percent: int) -> None:
+    async def activate(self, admitted: Admitted, name: str, number: int, percent: int) -> None:
         """Raises Problem, StateError."""
-        async with self._locked(site.name, name):
+        async with self._locked(admitted().name, name):
+            site = admitted()
             version = await self._state.version(site.name, name, number)
             if version is None:
                 raise not_found(f"version {number} of the generator {name}")
-            await self._activate(version, percent)
+            await self._activate(admitted, version, percent)
 
-    async def roll_back(self, site: Site, name: str) -> None:
+    async def roll_back(self, admitted: Admitted, name: str) -> None:
         """Raises Problem, StateError."""
-        async with self._locked(site.name, name):
+        async with self._locked(admitted().name, name):
+            site = admitted()
             await self._check_routes(site.name, name)
             try:
                 split = await self._state.roll_back(site.name, name)
@@ -113,15 +119,17 @@ class Deployer:
                 raise Problem(Code.NOTHING_TO_ROLL_BACK, detail, "activate the version that you want")
             await self._publisher.refresh(site.name)
 
-    async def remove(self, site: Site, name: str) -> None:
-        """Raises Problem, StateError."""
-        async with self._locked(site.name, name):
+    async def remove(self, admitted: Admitted, name: str) -> Site:
+        """Whose it was. Raises Problem, StateError."""
+        async with self._locked(admitted().name, name):
+            site = admitted()
             try:
                 await self._state.remove_generator(site.name, name)
             except Missing as error:
                 raise not_found(f"generator {name}") from error
             await self._publisher.refresh(site.name)
         await self.collect()
+        return site
 
     async def generator(self, site: Site, name: str) -> tuple[Generator, tuple[Version, ...]]:
         """Raises Problem, StateError."""
@@ -238,7 +246,7 @@ class Deployer:
             outcome=str(end),
         )
 
-    async def _activate(self, version: Version, percent: int) -> None:
+    async def _activate(self, admitted: Admitted, version: Version, percent: int) -> None:
         if version.verified is None:
             detail = f"version {version.version} of {version.generator} was pushed and never verified"
             raise Problem(Code.NOT_VERIFIED, detail, "push its bundle again, so that it is verified")
@@ -254,6 +262,7 @@ class Deployer:
         if split is None:
             detail = f"no other version of {version.generator} is active to take the other {100 - percent} %"
             raise Problem(Code.CONFLICT, detail, "activate it with 100 percent", where="$.percent")
+        admitted()
         await self._state.activate(version.site, version.generator, split)
         await self._publisher.refresh(version.site)
 

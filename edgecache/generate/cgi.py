@@ -108,9 +108,10 @@ def parse(buffer: bytes) -> Answer | None:
         if len(buffer) > MAX_HEAD_BYTES:
             raise BadAnswer(f"no blank line within the first {MAX_HEAD_BYTES} bytes: headers must end with one")
         return None
-    if end.start() > MAX_HEAD_BYTES:
-        raise BadAnswer(f"headers of {end.start()} bytes, at most {MAX_HEAD_BYTES} are taken")
-    fields = list(_fields(_LINE_END.split(buffer[: end.start()]) if end.start() else []))
+    size = end.start()
+    if size > MAX_HEAD_BYTES:
+        raise BadAnswer(f"headers of {size} bytes, at most {MAX_HEAD_BYTES} are taken")
+    fields = list(_fields(_LINE_END.split(buffer[:size]) if size else []))
     headers = CIMultiDict((name, value) for name, value in fields if name.lower() not in UNFORWARDED)
     status, reason = _status({name.lower(): value for name, value in fields})
     return Answer(Response(status, reason, CIMultiDictProxy(headers)), buffer[end.end() :], _content_length(headers))

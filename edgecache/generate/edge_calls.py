@@ -12,14 +12,15 @@ from typing import Final, Protocol
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from edgecache.policy.fields import OWS
+from edgecache.policy.connection import hop_by_hop
+from edgecache.policy.fields import OWS, without
 from edgecache.policy.message import Headers, Request, Response
 from edgecache.source import Culprit, SourceError
 
 MAX_FETCH_BYTES: Final = 8 << 20
 """A sub-request's answer is held whole for the guest; a larger one is refused."""
 
-_REQUEST_LINE: Final = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) (/[\x21-\x7e]{0,8191})")
+_REQUEST_LINE: Final = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) (/[\x21\x22\x24-\x7e]{0,8191})")
 _FIELD: Final = re.compile("([!#$%&'*+\\-.^_`|~0-9A-Za-z]+):([\t\x20-\x7e\x80-\U0010ffff]*)")
 """One way to match a line: a guest must not have the loop that serves everybody try many."""
 _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
@@ -86,6 +87,10 @@ def parse_fetch(data: bytes, scheme: str, authority: str) -> tuple[Request, byte
             raise SourceError(Culprit.GENERATOR, "bad-fetch", f"not a field line: {text[:60]!a}", status=400)
         if field[1].lower() not in {"host", "content-length", "transfer-encoding"}:
             headers.add(field[1], field[2].strip(OWS))
+    if "Connection" in headers:
+        # As in clients' requests: what the source does not get must not select what is stored (RFC 9110 section 7.6.1).
+        given = CIMultiDictProxy(headers)
+        headers = CIMultiDict(without(given, hop_by_hop(given)))
     headers.add("Host", authority)
     if body:
         headers.add("Content-Length", str(len(body)))

@@ -33,8 +33,11 @@ REWRITING_FIELDS: Final = frozenset(
         "x-forwarded-ssl",
         "x-forwarded-uri",
         "x-host",
+        "x-http-host-override",
         "x-original-host",
+        "x-original-uri",
         "x-original-url",
+        "x-override-url",
         "x-rewrite-url",
         "x-url-scheme",
     }
@@ -47,9 +50,38 @@ METHOD_FIELDS: Final = frozenset({"x-http-method", "x-http-method-override", "x-
 _HANDLED_HERE: Final = frozenset(
     {"expect", "forwarded", "max-forwards", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"}
 )
+_MIMICKED: Final = (
+    CONDITIONAL_FIELDS
+    | REWRITING_FIELDS
+    | METHOD_FIELDS
+    | {
+        "accept",
+        "accept-charset",
+        "accept-encoding",
+        "accept-language",
+        "authorization",
+        "cdn-loop",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "cookie",
+        "host",
+        "origin",
+        "surrogate-capability",
+        "user-agent",
+        "via",
+        "x-real-ip",
+        "x-request-id",
+        "x-requested-with",
+    }
+)
+"""`A_B` and `A-B` meet in one variable of CGI, WSGI and the like (RFC 3875 section 4.1.18): what means something here, or may be
+part of the key, must not be said past it."""
 _OF_THE_ANSWER: Final = frozenset({"x-request-id"})
 _MEMO_LIMIT_CHARS: Final = 256
 """Longer names are quoted each time, so that a hostile client cannot fill the memo with them."""
+_NODE = re.compile(r"(?:^|;)[ \t]*((?:for|by)=(?:\"[^\"\\;,]*\"|[!#$%&'*+.^_`|~0-9A-Za-z-]+))[ \t]*(?=;|$)", re.IGNORECASE)
+"""Of an element of Forwarded (RFC 7239 section 4)."""
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -98,6 +130,9 @@ def to_source(
     if whole or conditional is not None:
         dropped |= CONDITIONAL_FIELDS
     sent = without(headers, dropped)
+    if any("_" in name for name, _ in sent):
+        mimicked = _MIMICKED | dropped
+        sent = [(name, value) for name, value in sent if "_" not in name or name.lower().replace("_", "-") not in mimicked]
     sent.extend(_max_forwards(request))
     sent.append(("Via", f"{request.version} {edge_id}"))
     sent.append(("CDN-Loop", edge_id))
@@ -150,6 +185,8 @@ def _provenance(request: Request, client_ip: str, trusted: bool) -> list[tuple[s
     element = f"for={_node(client_ip)};host={quoted};proto={request.scheme}"
     asked_for = [line.strip(OWS) for line in headers.getall("X-Forwarded-For", ()) if line.strip(OWS)]
     earlier = [line.strip(OWS) for line in headers.getall("Forwarded", ()) if line.strip(OWS)]
+    if earlier and not trusted:
+        earlier = _nodes(headers)
     protocol = headers.get("X-Forwarded-Proto") if trusted else None
     forwarded_host = headers.get("X-Forwarded-Host") if trusted else None
     return [
@@ -158,6 +195,13 @@ def _provenance(request: Request, client_ip: str, trusted: bool) -> list[tuple[s
         ("X-Forwarded-Proto", protocol or request.scheme),
         ("X-Forwarded-Host", forwarded_host or host),
     ]
+
+
+def _nodes(headers: Headers) -> list[str]:
+    """Who a client says that the request has come by. Not what it was asked for, which many origins take from the first element
+    and put into their answer: it is no part of the key (RFC 7239 section 8.1)."""
+    found = (";".join(match[1] for match in _NODE.finditer(element)) for element in members(headers, "Forwarded"))
+    return [element for element in found if element]
 
 
 def _named(authority: str) -> tuple[str, str]:

@@ -95,7 +95,7 @@ def announced(request: Request) -> tuple[str, ...]:
     found = tuple(
         name
         for name in names(request.headers, "Trailer")
-        if is_token(name) and name not in _NEVER_UP and not name.startswith(_NEVER_BEGIN_UP)
+        if is_token(name) and (meant := name.replace("_", "-")) not in _NEVER_UP and not meant.startswith(_NEVER_BEGIN_UP)
     )
     return found[:MAX_TRAILERS]
 

@@ -38,7 +38,8 @@ MAX_FRAGMENTS_BYTES: Final = 16 << 20
 MAX_SECONDS: Final = 10.0
 """From asking for a fragment to its last byte, alternatives and fragments within it included: it has failed then."""
 PARALLEL: Final = 8
-_PIECE_BYTES: Final = 64 << 10
+_PIECE_BYTES: Final = 16 << 10
+"""Of a template, read before others have a turn."""
 _AHEAD: Final = 64
 """Pieces of a page that wait for those before them."""
 
@@ -117,7 +118,7 @@ class Fragments:
                 reason = "timeout"
         if self._spent.includes <= MAX_INCLUDES + 1:
             _log.info("%s: a fragment failed: %s (%s)", self._call.request.uri, include.src, reason)
-        return b"" if include.continues else b"<!-- esi:include failed: %b -->" % reason.encode()
+        return _in_place_of(include, reason)
 
     async def _fragment(self, reference: str, page: Request, depth: int, deadline: float) -> bytes:
         if depth > MAX_DEPTH:
@@ -151,13 +152,15 @@ class Fragments:
     async def _expanded(self, template: bytes, page: Request, depth: int, deadline: float) -> bytes:
         """A fragment that is a template itself; `depth` is that of the fragments in it."""
         parser = Parser()
-        pieces = [*parser.feed(template), *parser.finish()]
+        pieces: list[Piece] = []
+        async for chunk in _chunks(template):
+            pieces += parser.feed(chunk)
+        pieces += parser.finish()
         includes = [piece for piece in pieces if isinstance(piece, Include)]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._content(each, page, depth, deadline)) for each in includes[:MAX_INCLUDES]]
         contents = [task.result() for task in tasks]
-        # More than a page may have: they fail at once.
-        contents += [await self._content(each, page, depth, deadline) for each in includes[MAX_INCLUDES:]]
+        contents += [_in_place_of(each, "includes") for each in includes[MAX_INCLUDES:]]
         filled = iter(contents)
         return b"".join(next(filled) if isinstance(piece, Include) else piece for piece in pieces)
 
@@ -249,10 +252,18 @@ def fragment_request(reference: str, page: Request) -> Request:
     return Request("GET", page.scheme, authority, target, freeze(fields))
 
 
+def _in_place_of(include: Include, reason: str) -> bytes:
+    """What stands where a fragment cannot be had."""
+    return b"" if include.continues else b"<!-- esi:include failed: %b -->" % reason.encode()
+
+
 async def _chunks(template: bytes | Body) -> AsyncIterator[bytes]:
+    """In pieces, with a turn for others after each: what comes of one may be nothing at all, or thousands of fragments."""
     if isinstance(template, bytes):
         for start in range(0, len(template), _PIECE_BYTES):
             yield template[start : start + _PIECE_BYTES]
+            await asyncio.sleep(0)
         return
     async for chunk in template:
-        yield chunk
+        async for piece in _chunks(chunk):
+            yield piece

@@ -24,8 +24,11 @@ _PIECE_BYTES: Final = 256 << 10
 _GZIP_LEVEL: Final = 6
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
 _BR_QUALITY: Final = 5
-_ZSTD_LEVEL: Final = 3
-"""Window 2 MiB: clients need not take more than 8 (RFC 9659)."""
+_BR_WINDOW_BITS: Final = 16
+"""A stream of the library's own 22 takes up to 8 MiB for as long as its client reads, of this one below 1; pages up to 100 KiB
+come out the same, large ones 5 % longer."""
+_ZSTD: Final = zstandard.ZstdCompressionParameters.from_level(3, window_log=18)
+"""The level's own window of 2 MiB costs twice as much memory, and makes large pages 2 % shorter."""
 
 
 class Coder(Protocol):
@@ -55,7 +58,7 @@ class _Gzip:
 
 class _Brotli:
     def __init__(self) -> None:
-        self._stream = brotli.Compressor(quality=_BR_QUALITY)
+        self._stream = brotli.Compressor(quality=_BR_QUALITY, lgwin=_BR_WINDOW_BITS)
 
     def feed(self, data: bytes | memoryview) -> bytes:
         return bytes(self._stream.process(data))
@@ -69,7 +72,7 @@ class _Brotli:
 
 class _Zstd:
     def __init__(self) -> None:
-        self._stream = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compressobj()
+        self._stream = zstandard.ZstdCompressor(compression_params=_ZSTD).compressobj()
 
     def feed(self, data: bytes | memoryview) -> bytes:
         return self._stream.compress(data)

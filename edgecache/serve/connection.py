@@ -60,6 +60,7 @@ class Connection(Sending, Turns):
         "_heads",
         "_held",
         "_lane",
+        "_looked",
         "_noted",
         "_payload",
         "_pipeline",
@@ -96,6 +97,8 @@ class Connection(Sending, Turns):
         """Of the latest body, whose trailers it knows when it is over."""
         self._payload: StreamReader = EMPTY_PAYLOAD
         self._held = b""
+        self._looked = 0
+        """How much of `_held` has been searched for the end of a head."""
         self._busy = False
         self._done_reading = False
         self._draining = False
@@ -162,7 +165,7 @@ class Connection(Sending, Turns):
 
     def _advance(self, data: bytes) -> None:
         """Pass on what the guard approves of `data`; keep what is not yet a whole head, or whose turn has not come."""
-        position = 0
+        position, looked, self._looked = 0, self._looked, 0
         while position < len(data):
             framing = self._framing
             if framing is not None:
@@ -173,10 +176,11 @@ class Connection(Sending, Turns):
                 if framing.complete:
                     self._framing = None
                 continue
-            found = None if self._busy else find_head(data, position, self._client_settings)
+            found = None if self._busy else find_head(data, position, self._client_settings, looked)
             if found is None:
                 self._hold(data[position:])
                 return
+            looked = 0
             start, position = found
             raw = data[start:position]
             self._head_since = None
@@ -191,7 +195,9 @@ class Connection(Sending, Turns):
         if self._busy:
             if len(rest) > _HELD_LIMIT_BYTES and not self._buffer_paused:
                 self._pause_reading_for_buffer()
-        elif self._head_since is None:
+            return
+        self._looked = len(rest)
+        if self._head_since is None:
             self._head_since = self._loop.time()
 
     def _resume_reading_if_drained(self) -> None:

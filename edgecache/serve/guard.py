@@ -102,16 +102,17 @@ class Head:
         return self.chunked or self.content_length > 0
 
 
-def find_head(data: bytes, start: int, settings: ServeSettings) -> tuple[int, int] | None:
+def find_head(data: bytes, start: int, settings: ServeSettings, looked: int = 0) -> tuple[int, int] | None:
     """Where the next head begins and where its last byte's successor is; None while it is incomplete.
 
     Empty lines before it are skipped (RFC 9112 section 2.2). Raises Violation as soon as what is there cannot become a head.
+    `looked`: so many bytes were there when it was incomplete before, and are not searched again.
     """
     for _ in range(_MAX_LEADING_LINES):
         if not data.startswith(b"\r\n", start):
             break
         start += 2
-    end = data.find(b"\r\n\r\n", start, start + settings.max_head_bytes)
+    end = data.find(b"\r\n\r\n", max(start, looked - 3), start + settings.max_head_bytes)
     if end != -1:
         return start, end + 4
     waiting = len(data) - start
@@ -121,7 +122,7 @@ def find_head(data: bytes, start: int, settings: ServeSettings) -> tuple[int, in
         raise Violation(Fault.TARGET_TOO_LONG, f"the request target may have {settings.max_target_bytes} bytes")
     if waiting >= settings.max_head_bytes:
         raise Violation(Fault.HEAD_TOO_LARGE, f"the request head may have {settings.max_head_bytes} bytes")
-    if _LOOSE_LINE_END.search(data, start):
+    if _LOOSE_LINE_END.search(data, max(start, looked - 1)):
         raise Violation(Fault.LINE_END, "lines end with CR LF")
     return None
 

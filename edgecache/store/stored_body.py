@@ -27,7 +27,7 @@ class OpenFile:
     def __init__(self, path: str) -> None:
         """Raises OSError."""
         self.fd = -1
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def __del__(self) -> None:
         if self.fd >= 0:

@@ -202,6 +202,27 @@ async def test_edge_calls_over_the_limit_are_not_made(stage: Stage) -> None:
     assert (await ending(call)).end is End.WORKER_DIED
 
 
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        wire.WantsAnswer("fetch", b"\n" * 65_537),
+        wire.WantsAnswer("fetch", b"x", b"x"),
+        wire.WantsAnswer("kv-get", bytes(1025)),
+        wire.WantsAnswer("kv-put", bytes(1025), b"x"),
+        wire.WantsAnswer("kv-put", b"x", bytes((1 << 20) + 1)),
+    ],
+    ids=["long request", "request with a value", "long key", "long key to put", "long value"],
+)
+async def test_edge_calls_longer_than_a_machine_lets_pass_are_not_made(stage: Stage, wanted: wire.WantsAnswer) -> None:
+    calls = Edge()
+    call, number = await stage.started(calls)
+    await asyncio.to_thread(stage.worker.say, wire.CallSlice(number, wanted))
+    with pytest.raises(AssertionError):  # what it hears is its end
+        await stage.worker.hear()
+    assert (await ending(call)).end is End.WORKER_DIED
+    assert not calls.entered.is_set()
+
+
 async def test_an_edge_call_of_a_kind_that_does_not_exist_is_enosys(stage: Stage) -> None:
     _, number = await stage.started()
     stage.worker.say(wire.CallSlice(number, wire.WantsAnswer("shutdown", b"x")))

@@ -396,3 +396,47 @@ async def test_surrogate_control_about_processing_leaves_cache_control_in_force(
         assert "hit" in (await edge.fetch("/page")).cache
         edge.clock.advance(31)
         assert "hit" not in (await edge.fetch("/page")).cache
+
+
+@pytest.mark.parametrize("host", ["SHOP.test:80", "shop.test.", "shop.test.:80", "shop.test:", "shop.test"])
+async def test_a_host_written_otherwise_is_the_same_fragment(host: str) -> None:
+    text = f'<esi:include src="http://{host}/x"/>'
+    async with (
+        origin_of(pages(page=text, x=lambda: fragment("X"))) as origin,
+        edge_for(origin.url, rule=ON, hosts=("shop.test",)) as edge,
+    ):
+        for expected in (2, 3):
+            assert (await edge.fetch("/page", headers={"Host": "shop.test"})).body == b"X"
+            assert origin.count == expected
+            await edge.pipeline.purge(Purge(urls=("http://shop.test/x",)))
+
+
+@pytest.mark.parametrize("host", ["a b", "a\x0bb", "a\\b", "a;b@c", "[::1", "a:b", "ä.test", "a:123456"])
+async def test_what_is_no_host_is_never_asked(host: str) -> None:
+    async with origin_of(pages(page=f'<esi:include src="http://{host}/x"/>')) as origin, edge_for(origin.url, rule=ON) as edge:
+        assert (await edge.fetch("/page")).body == b"<!-- esi:include failed: reference -->"
+        assert origin.count == 1
+
+
+@pytest.mark.parametrize("tag", ["<esi:x>", '<esi:include src="/none"/>', "<esi:include/>"])
+async def test_others_have_their_turns_while_a_large_template_is_read(tag: str) -> None:
+    """Turns are counted, not timed: a generator's output must not have the loop that serves everybody to itself."""
+    large = tag * ((1 << 20) // len(tag))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with origin_of(pages(page="<esi:include src='/inner'/>", inner=large)) as origin, edge_for(origin.url, rule=ON) as edge:
+        await edge.fetch("/inner")
+        counting = asyncio.create_task(others())
+        try:
+            await edge.fetch("/inner", "HEAD")
+            before = turns
+            await edge.fetch("/page")
+            assert turns - before > 60
+        finally:
+            counting.cancel()

@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from edgecache.generate.edge_calls import parse_fetch
 from edgecache.policy.message import Request, Response
 from edgecache.policy.purging import Purge
 from edgecache.policy.rule import CacheRule
@@ -87,6 +88,38 @@ async def test_a_field_that_the_source_does_not_get_does_not_select_a_variant(li
         assert origin.count == 2
 
 
+async def test_a_field_that_a_guest_sends_for_one_hop_does_not_select_a_variant() -> None:
+    async with origin_of(by_language) as origin, edge_for(origin.url) as edge:
+        poison, _ = parse_fetch(b"GET /\nConnection: accept-language\nAccept-Language: de", "http", edge.uri("/").split("/")[2])
+        (site,) = edge.sites.snapshot.sites
+        await (await edge.pipeline.fetch_through(site, poison)).read(100)
+        assert (await edge.fetch("/", headers={"Accept-Language": "de"})).body == b"de"
+
+
+async def linking(request: web.BaseRequest) -> web.Response:
+    """As Spring's ForwardedHeaderFilter and others: the first host that is named is the one asked for."""
+    said = request.headers["Forwarded"].partition("host=")[2].partition(";")[0].partition(",")[0]
+    return web.Response(text=f"http://{said}/", headers={"Cache-Control": "max-age=60"})
+
+
+async def test_no_client_says_for_others_which_host_was_asked_for() -> None:
+    async with origin_of(linking) as origin, edge_for(origin.url) as edge:
+        for named in ({"Forwarded": "for=1.2.3.4;host=evil.test;proto=https"}, {}):
+            assert "evil" not in (await edge.fetch("/", headers=named)).body.decode()
+        assert origin.count == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["X_Forwarded_Host", "x-forwarded_for", "ACCEPT_LANGUAGE", "X_Original_URL", "Transfer_Encoding"]
+)
+async def test_no_field_is_said_past_the_key_by_its_name_in_cgi(name: str) -> None:
+    async with origin_of(plain(b"page")) as origin, edge_for(origin.url) as edge:
+        await edge.fetch("/", headers={name: "evil", "Own_Field": "fine"})
+        (seen,) = origin.seen
+        assert not [value for field, value in seen.headers.items() if "_" in field and field != "Own_Field"]
+        assert seen.headers["Own_Field"] == "fine"
+
+
 async def by_client(request: web.BaseRequest) -> web.Response:
     field = request.path.removeprefix("/")
     return web.Response(text=request.headers.get(field, ""), headers={"Cache-Control": "max-age=60", "Vary": field})
@@ -108,8 +141,11 @@ REWRITING = [
     "X-Forwarded-Prefix",
     "X-Forwarded-Scheme",
     "X-Host",
+    "X-HTTP-Host-Override",
     "X-HTTP-Method-Override",
+    "X-Original-URI",
     "X-Original-URL",
+    "X-Override-URL",
     "X-Rewrite-URL",
 ]
 

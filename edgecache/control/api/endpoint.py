@@ -15,6 +15,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from edgecache.control.api.messages import READMIT
 from edgecache.control.api.services import Services
 from edgecache.control.listener import is_foreign
 from edgecache.control.manifest import NAME
@@ -69,6 +70,13 @@ class Call:
             raise not_found("such site")
         return site
 
+    def still(self) -> Site:
+        """The site in the path, of a caller who has waited: its token may be revoked meanwhile, or the site gone. Raises
+        Problem.
+        """
+        authenticated(self.request, self.services)
+        return self.site
+
     @property
     def name(self) -> str:
         """The generator's name in the path. Raises Problem."""
@@ -109,6 +117,8 @@ class Endpoint:
             if token.site is not None and request.match_info.get("site", token.site) != token.site:
                 raise not_found("such site")
             raise forbidden("is for the operator")
+        if token is not None:
+            request[READMIT] = lambda: authenticated(request, services)
         return await self.work(call)
 
 

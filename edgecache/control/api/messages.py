@@ -9,7 +9,7 @@ import asyncio
 import difflib
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final, TypeVar
 
 import msgspec
@@ -29,6 +29,9 @@ _UNKNOWN_FIELD: Final = re.compile(r"Object contains unknown field `(?P<field>.*
 _ARCHIVE_TYPES: Final = frozenset(
     {"application/x-tar", "application/gzip", "application/x-gzip", "application/x-gtar", "application/octet-stream"}
 )
+READMIT: Final[web.RequestKey[Callable[[], object]]] = web.RequestKey("readmit")
+"""What a request holds under this name is called once its body has come: whoever was let in at the head may have lost that right
+while it was on its way. Raises Problem."""
 _FULL_ADVICE: Final = "free space on the disk of the edge's state directory; the edge serves on meanwhile"
 _STATE_ADVICE: Final = "the operator should look at the edge's log and state directory; the edge serves on meanwhile"
 
@@ -151,6 +154,8 @@ async def _read(request: web.Request, limit: int, seconds: float) -> bytes:
         raise Problem(
             Code.BAD_REQUEST, "the body could not be read", "send it as its Content-Encoding and framing say"
         ) from error
+    if READMIT in request:
+        request[READMIT]()
     return bytes(body)
 
 

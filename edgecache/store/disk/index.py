@@ -25,7 +25,7 @@ import lmdb
 import msgspec
 
 from edgecache.policy.purging import Purge
-from edgecache.store.disk.row import URI_KEY_BYTES, Place, fixed, label, object_key, uri_key
+from edgecache.store.disk.row import URI_KEY_BYTES, Place, fixed, label, object_key, proven, uri_key
 
 FORMAT: Final = b"edgecache-disk-1"
 _NUMBER: Final = struct.Struct(">Q")
@@ -36,6 +36,13 @@ _form: Final = msgspec.msgpack.Decoder(dict[str, Any])
 
 Txn = Any
 """An lmdb.Transaction, whose stubs do not know that it gives bytes where no buffers were asked for."""
+
+
+def _unpacked(form: struct.Struct, data: bytes) -> tuple[Any, ...]:
+    """Raises lmdb.CorruptedError."""
+    if len(data) != form.size:
+        raise lmdb.CorruptedError("an index with entries of the wrong length")
+    return form.unpack(data)
 
 
 class WrongFormat(Exception):
@@ -72,6 +79,9 @@ class Index:
                 txn.put(b"format", FORMAT, db=self._meta)
             elif have != FORMAT:
                 raise WrongFormat(f"{self._file} is not an index of this version")
+            with txn.cursor(self._meta) as cursor:
+                if any(len(value) != _NUMBER.size for name, value in cursor.iternext() if name != b"format"):
+                    raise WrongFormat(f"{self._file} is damaged")
         self._env.reader_check()
 
     def close(self) -> None:
@@ -96,7 +106,7 @@ class Index:
 
     def number(self, txn: Txn, name: bytes) -> int:
         found = txn.get(name, db=self._meta)
-        return _NUMBER.unpack(found)[0] if found else 0
+        return _unpacked(_NUMBER, found)[0] if found is not None else 0
 
     def set_number(self, txn: Txn, name: bytes, value: int) -> None:
         txn.put(name, _NUMBER.pack(value), db=self._meta)
@@ -109,10 +119,13 @@ class Index:
     # Objects.
 
     def find(self, txn: Txn, uri: str, variant_of: Callable[[tuple[str, ...]], str]) -> tuple[bytes, bytes] | None:
-        """Key and row of the variant that `variant_of` chooses, told which fields the URI's variants differ in."""
-        first = next(self.variants(txn, uri), None)
-        if first is None:
-            return None
+        """Key and row of the variant that `variant_of` chooses, told which fields the URI's variants differ in.
+
+        What is found may be no row, and is then to be dropped.
+        """
+        first = next(self._of(txn, uri), None)
+        if first is None or not proven(first[1]):
+            return first
         key = object_key(uri, variant_of(label(first[1]).vary))
         if key == first[0]:
             return first
@@ -121,10 +134,13 @@ class Index:
 
     def row(self, txn: Txn, key: bytes) -> bytes | None:
         found: bytes | None = txn.get(key, db=self._objects)
-        return found
+        return found if found is not None and proven(found) else None
 
     def variants(self, txn: Txn, uri: str) -> Iterator[tuple[bytes, bytes]]:
         """Keys and rows of everything that is stored of `uri`."""
+        return (found for found in self._of(txn, uri) if proven(found[1]))
+
+    def _of(self, txn: Txn, uri: str) -> Iterator[tuple[bytes, bytes]]:
         prefix = uri_key(uri)
         for key, row in self.rows(txn, prefix):
             if key[:URI_KEY_BYTES] != prefix:
@@ -132,7 +148,7 @@ class Index:
             yield key, row
 
     def rows(self, txn: Txn, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """All from `start` on, in the order of their keys."""
+        """All from `start` on, in the order of their keys, those too that are damaged."""
         with txn.cursor(self._objects) as cursor:
             if cursor.set_range(start) if start else cursor.first():
                 yield from cursor.iternext()
@@ -148,10 +164,11 @@ class Index:
         row = txn.pop(key, db=self._objects)
         if row is None:
             return False
-        place = fixed(row).place
-        txn.delete(_NUMBER.pack(place.segment), key, db=self._members)
         txn.delete(key, db=self._used)
-        self._add_live(txn, place, -1)
+        if proven(row):
+            place = fixed(row).place
+            txn.delete(_NUMBER.pack(place.segment), key, db=self._members)
+            self._add_live(txn, place, -1)
         return True
 
     def mark(self, txn: Txn, key: bytes, row: bytes) -> None:
@@ -192,7 +209,7 @@ class Index:
         found = txn.get(_NUMBER.pack(number), db=self._segments)
         if found is None:
             return False
-        have, live, turn = _SEGMENT.unpack(found)
+        have, live, turn = _unpacked(_SEGMENT, found)
         if capacity is not None and self.reserved_bytes(txn) + size - have > capacity:
             return False
         txn.put(_NUMBER.pack(number), _SEGMENT.pack(size, live, turn), db=self._segments)
@@ -209,7 +226,7 @@ class Index:
         txn.delete(name, db=self._candidates)
         found = txn.pop(name, db=self._segments)
         if found is not None:
-            size, _, turn = _SEGMENT.unpack(found)
+            size, _, turn = _unpacked(_SEGMENT, found)
             txn.delete(_NUMBER.pack(turn), db=self._turns)
             self.set_number(txn, b"reserved", max(0, self.number(txn, b"reserved") - size))
 
@@ -217,7 +234,7 @@ class Index:
         """Another turn for a segment that is worth keeping as it is."""
         found = txn.get(_NUMBER.pack(number), db=self._segments)
         if found is not None:
-            size, live, turn = _SEGMENT.unpack(found)
+            size, live, turn = _unpacked(_SEGMENT, found)
             new = self._next(txn)
             txn.delete(_NUMBER.pack(turn), db=self._turns)
             txn.put(_NUMBER.pack(new), _NUMBER.pack(number), db=self._turns)
@@ -236,17 +253,17 @@ class Index:
     def live_bytes(self, txn: Txn, number: int) -> int | None:
         """What of it is still of use; None: there is no such segment."""
         found = txn.get(_NUMBER.pack(number), db=self._segments)
-        return None if found is None else _SEGMENT.unpack(found)[1]
+        return None if found is None else _unpacked(_SEGMENT, found)[1]
 
     def by_turn(self, txn: Txn) -> Iterator[int]:
         """All segments, that first which has been left alone longest."""
         with txn.cursor(self._turns) as cursor:
             for _, name in cursor.iternext():
-                yield _NUMBER.unpack(name)[0]
+                yield _unpacked(_NUMBER, name)[0]
 
     def candidates(self, txn: Txn, limit: int) -> list[int]:
         with txn.cursor(self._candidates) as cursor:
-            return [_NUMBER.unpack(name)[0] for name, _ in zip(cursor.iternext(values=False), range(limit), strict=False)]
+            return [_unpacked(_NUMBER, name)[0] for name, _ in zip(cursor.iternext(values=False), range(limit), strict=False)]
 
     def no_candidate(self, txn: Txn, number: int) -> None:
         txn.delete(_NUMBER.pack(number), db=self._candidates)
@@ -264,7 +281,7 @@ class Index:
         found = txn.get(name, db=self._segments)
         if found is None:
             return
-        size, live, turn = _SEGMENT.unpack(found)
+        size, live, turn = _unpacked(_SEGMENT, found)
         # An empty body keeps its segment, too: there is a row that names it.
         live = max(0, live + sign * (place.length + 1))
         txn.put(name, _SEGMENT.pack(size, live, turn), db=self._segments)
@@ -299,7 +316,7 @@ class Index:
         """Take the purges up to `serial` from record: what was asked for before them can then no longer be stored."""
         for table in (self._bans, self._keyed):
             with txn.cursor(table) as cursor:
-                while cursor.first() and _NUMBER.unpack(cursor.key())[0] <= serial:
+                while cursor.first() and _unpacked(_NUMBER, cursor.key())[0] <= serial:
                     cursor.delete()
         self.set_number(txn, b"floor", max(serial, self.number(txn, b"floor")))
 
@@ -310,7 +327,7 @@ class Index:
         with txn.cursor(table) as cursor:
             if cursor.set_range(_NUMBER.pack(after + 1)):
                 for name, packed in cursor.iternext():
-                    yield _NUMBER.unpack(name)[0], _purge(packed)
+                    yield _unpacked(_NUMBER, name)[0], _purge(packed)
 
 
 def charge(row_bytes: int) -> int:

@@ -120,8 +120,12 @@ class Lookups:
                 found = index.find(txn, uri, variant_of)
                 if found is None or self._pending.hides(found[0]):
                     return None
-                named = rows.label(found[1])
-                marks = self._left(txn, found[1], named)
+                key, row = found
+                named = rows.label(row) if rows.proven(row) else None
+                if named is None or rows.object_key(named.uri, named.variant) != key:
+                    self._order(Drop(key, corrupt=True))
+                    return None
+                marks = self._left(txn, row, named)
         except (lmdb.Error, CorruptRow) as error:
             _log.error("disk tier %s: %s: %s", self._path, type(error).__name__, error)
             self._counts.failures += 1

@@ -200,7 +200,7 @@ class Reclaimer:
             with self._index.writing() as txn:
                 for key, row, left in touched:
                     have = self._index.row(txn, key)
-                    self._settle(txn, key, have, left if have == row else _left(have, due, sweep.target))
+                    self._settle(txn, key, left if have == row else _left(have, due, sweep.target))
         if len(found) == _SWEEP_SLICE:
             sweep.start = found[-1][0] + b"\0"
             return
@@ -209,8 +209,8 @@ class Reclaimer:
         os.close(sweep.lock)
         self._sweep = None
 
-    def _settle(self, txn: Txn, key: bytes, row: bytes | None, left: bytes | None) -> None:
-        if row is None or left is _UNTOUCHED:
+    def _settle(self, txn: Txn, key: bytes, left: bytes | None) -> None:
+        if left is _UNTOUCHED:
             return
         if left is None:
             self._index.delete(txn, key)
@@ -241,7 +241,7 @@ _UNTOUCHED: Final = b""
 
 def _left(row: bytes | None, due: list[tuple[int, Purge]], target: int) -> bytes | None:
     """The row as the purges in `due`, up to `target`, leave it: _UNTOUCHED, changed, or None; of what is no row, None."""
-    if row is None:
+    if row is None or not rows.proven(row):
         return None
     try:
         have = rows.fixed(row)
@@ -258,7 +258,7 @@ def _left(row: bytes | None, due: list[tuple[int, Purge]], target: int) -> bytes
 
 def _try_lock(path: Path) -> int | None:
     """A descriptor whose closing ends the lock; None: another process has it."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

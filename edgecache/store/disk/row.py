@@ -141,7 +141,9 @@ def label(row: bytes) -> Label:
 
 
 def changed(row: bytes, *, place: Place | None = None, serial: int, stale: bool, renewing: bool) -> bytes:
-    """The same response, moved, marked or held against later purges."""
+    """The same response, moved, marked or held against later purges. Raises CorruptRow: what is damaged is not made good."""
+    if not proven(row):
+        raise CorruptRow("digest")
     have = fixed(row)
     size = _FIXED.unpack_from(row, _DIGEST_BYTES)[-1]
     numbers = Fixed(place or have.place, serial, stale, renewing, have.time)

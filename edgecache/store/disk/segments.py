@@ -18,6 +18,8 @@ from edgecache.store.stored_body import OpenFile
 
 _SUFFIX: Final = ".seg"
 _OPEN_FILES: Final = 256
+_WRITING: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+"""A link that somebody has put there must not lead to a file that is not ours."""
 
 
 class SegmentWriter:
@@ -30,7 +32,7 @@ class SegmentWriter:
         self.size = 0
         self.charged = 0
         # What may be there was written by a process that died before the index heard of it.
-        self._fd = os.open(path_of(directory, number), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(path_of(directory, number), _WRITING, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     @property
@@ -99,7 +101,7 @@ def numbers(directory: Path) -> Iterator[int]:
 def sealed(directory: Path, number: int) -> Iterator[int | None]:
     """The size of a segment that nobody writes, kept so meanwhile; None: somebody does. 0 where there is no file."""
     try:
-        fd = os.open(path_of(directory, number), os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path_of(directory, number), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         yield 0
         return

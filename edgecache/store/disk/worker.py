@@ -228,7 +228,10 @@ class Worker:
                 earlier = self._index.bans(txn, 0)
                 slice_ = [row for row, _ in zip(self._index.rows(txn, start), range(_COUNT_SLICE), strict=False)]
             for _, found in slice_:
-                have, named = rows.fixed(found), rows.label(found)
+                try:
+                    have, named = rows.fixed(found), rows.label(found)
+                except CorruptRow:
+                    continue
                 if have.serial < serial:
                     before = (purge for number, purge in earlier if have.serial < number < serial)
                     marks = judge(before, named, Marks(have.stale, have.renewing))

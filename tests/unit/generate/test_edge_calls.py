@@ -31,6 +31,7 @@ def test_the_authority_is_the_sites_own_whatever_the_guest_says() -> None:
         b"GET",
         b"GET http://o.test/",
         b"GET /a b",
+        b"GET /a#b",
         b"GET /\nno colon",
         b"GET /\nA: \x00",
         b"G\x00T /",

@@ -101,6 +101,24 @@ def test_only_a_trusted_peer_says_the_scheme_and_host() -> None:
     assert [sent(asked, trusted=True)[name] for name in ("X-Forwarded-Proto", "X-Forwarded-Host")] == ["https", "www.test"]
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("for=10.0.0.1;host=evil.test;proto=https", "for=10.0.0.1, "),
+        ("host=evil.test", ""),
+        ("proto=https;for=a, host=evil.test, for=b;by=c", "for=a, for=b;by=c, "),
+        ('for="[::1]:80";Host=evil.test', 'for="[::1]:80", '),
+        ('for="a;host=evil.test"', ""),
+        ('for="a, host=evil.test', ""),
+        ("for=a host=evil.test", ""),
+        ("for=a;;host=evil.test", "for=a, "),
+    ],
+)
+def test_what_a_client_says_it_asked_for_goes_no_further(said: str, kept: str) -> None:
+    """Web cache poisoning: origins make links of the first host that Forwarded names, and the key knows nothing of it."""
+    assert sent(request(Forwarded=said))["Forwarded"] == f"{kept}for=192.0.2.1;host=shop.test;proto=http"
+
+
 def test_preconditions_pass_unless_the_whole_is_wanted() -> None:
     asked = request(If_None_Match='"a"', Range="bytes=0-1", If_Range='"a"')
     assert "If-None-Match" in sent(asked)

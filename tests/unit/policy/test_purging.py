@@ -45,6 +45,20 @@ def test_matches(purge: Purge, expected: bool) -> None:
     assert matches(purge, Kept()) is expected
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("http://shop.test:80/x", "http://shop.test/x"),
+        ("HTTPS://shop.test.:443/x", "https://shop.test/x"),
+        ("http://shop.test.?a", "http://shop.test/?a"),
+        ("http://shop.test:443/x", "http://shop.test:443/x"),
+        ("http://[::1]:80/", "http://[::1]/"),
+    ],
+)
+def test_what_means_nothing_in_a_host_is_not_looked_for(written: str, meant: str) -> None:
+    assert purge_uri(written) == meant
+
+
 def test_ipv6_hosts() -> None:
     assert matches(Purge(host="[::1]"), Kept(uri="http://[::1]:8080/"))
     assert matches(Purge(host="[::1]:80"), Kept(uri="http://[::1]/"))

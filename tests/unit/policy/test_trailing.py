@@ -27,6 +27,7 @@ def test_what_a_merging_origin_would_believe_is_not_let_through() -> None:
         host content-length transfer-encoding trailer te connection upgrade expect authorization cookie range if-match
         via forwarded x-forwarded-for x-forwarded-any cdn-loop x-real-ip x-original-url x-request-id x-http-method-override
         proxy-authorization sec-fetch-site access-control-request-method accept accept-encoding origin traceparent max-forwards
+        x_forwarded_host X_Original_URL transfer_encoding content_length x-http-host-override
     """
     assert [name for name in forbidden.split() if announced(request(("Trailer", name)))] == []
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import zlib
 from collections.abc import AsyncIterator
 
@@ -105,3 +107,28 @@ async def test_a_body_that_breaks_off_is_not_finished(coding: Coding) -> None:
     assert not whole(coding, got)
     await body.close()
     assert source.closed
+
+
+_FLOWS = """
+import random, sys
+from edgecache.policy.coding import Coding
+from edgecache.serve.compressing import coder
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+text = "".join(random.Random(1).choices("abcdefgh <>/=", k=2 << 20)).encode()
+flows = [coder(Coding(sys.argv[1])) for _ in range(20)]
+before = resident()
+for flow in flows:
+    for at in range(0, len(text), 256 << 10):
+        flow.feed(text[at : at + (256 << 10)])
+print((resident() - before) // len(flows))
+"""
+
+
+@pytest.mark.parametrize("coding", list(Coding))
+def test_what_a_slow_client_holds_of_a_coder_is_bounded(coding: Coding) -> None:
+    """Every response that is not shared has a coder of its own, for as long as its client likes."""
+    took = subprocess.run([sys.executable, "-c", _FLOWS, coding], check=True, capture_output=True, text=True)
+    assert int(took.stdout) < 3 << 20

@@ -69,6 +69,34 @@ def test_any_bytes_are_a_head_a_violation_or_unfinished(data: bytes) -> None:
         pass
 
 
+PIECES = st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"\r\n\r\n", b"GET / HTTP/1.1", b"a: b", b"x" * 40]), max_size=14)
+
+
+@given(PIECES, st.lists(st.integers(0, 120), max_size=20))
+def test_in_however_small_pieces_a_head_comes_it_is_the_same_head(pieces: list[bytes], cuts: list[int]) -> None:
+    def outcome(data: bytes, looked: int) -> object:
+        try:
+            return find_head(data, 0, SETTINGS, looked)
+        except Violation as violation:
+            return violation.fault
+
+    data, looked = b"".join(pieces), 0
+    for cut in sorted({*(cut for cut in cuts if cut < len(data)), len(data)}):
+        found = outcome(data[:cut], looked)
+        assert found == outcome(data[:cut], 0)
+        if found is not None:
+            return
+        looked = cut
+
+
+def test_what_was_searched_is_not_searched_again() -> None:
+    """Else who sends a head byte by byte has all of it searched for each byte."""
+    begun = b"GET / HTTP/1.1\r\nX: a\rb\n\r\n\r\n"
+    with pytest.raises(Violation):
+        find_head(begun[:-4], 0, SETTINGS)
+    assert find_head(begun + b"Y: b", 0, SETTINGS, len(begun)) is None
+
+
 TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 VALUE = frozenset({0x09, *range(0x20, 0x7F), *range(0x80, 0x100)})
 
