@@ -38,6 +38,10 @@ _RETRY_AFTER: Final = {End.QUEUE_FULL: 1, End.NO_MEMORY: 2}
 
 _BODILESS: Final = frozenset({204, 304})
 
+_UNTOLD: Final = frozenset({End.FINISHED, End.CANCELLED, End.QUEUE_FULL, End.NO_MEMORY, End.QUARANTINED})
+"""No line in the generator's log: nothing of the program's own failed, and a crowd of these would push out the lines that say what did."""
+_MAX_TOLD_PATH: Final = 200
+
 
 class GuestAnswer(Protocol):
     """An answer in the making: `sandbox.GuestCall` is one. Iterate once; iteration raises GuestFailed."""
@@ -96,7 +100,7 @@ class GeneratorSource:
             edge=self.edge_calls,
             log=lambda data: self.log.write(version.version, request_id, data),
         )
-        output = _Output(call, version.key, self.on_usage)
+        output = _Output(call, version.key, self.on_usage, lambda end, detail: self._tell(version, request, request_id, end, detail))
         try:
             answer = await output.head()
         except BaseException:
@@ -107,15 +111,29 @@ class GeneratorSource:
         output.expect(answer, carried=carried)
         return Reply(response, output, detail=version.key)
 
+    def _tell(self, version: ActiveVersion, request: Request, request_id: str, end: End, detail: str) -> None:
+        """A line for the program's owner, who sees neither the edge's log nor its clients."""
+        path = request.target.partition("?")[0]
+        shown = path if len(path) <= _MAX_TOLD_PATH else path[:_MAX_TOLD_PATH] + "…"
+        line = f"edge: {request.method} {shown} failed: {end}" + (f": {detail}" if detail else "")
+        self.log.write(version.version, request_id, line.encode("utf-8", "backslashreplace") + b"\n")
+
 
 class _Output:
     """The guest's output on its way: its head taken off, its length held to what the head says."""
 
-    def __init__(self, call: GuestAnswer, key: str, on_usage: Callable[[str, End, Usage], None]) -> None:
+    def __init__(
+        self,
+        call: GuestAnswer,
+        key: str,
+        on_usage: Callable[[str, End, Usage], None],
+        tell: Callable[[End, str], None],
+    ) -> None:
         self._call = call
         self._chunks = call.__aiter__()
         self._key = key
         self._on_usage = on_usage
+        self._tell = tell
         self._first = b""
         self._length: int | None = None
         self._carried = True
@@ -165,17 +183,19 @@ class _Output:
             self._report(End.FINISHED)
             return None
         except GuestFailed as failure:
-            self._report(failure.outcome.end)
+            self._report(failure.outcome.end, failure.outcome.detail)
             raise _failed(failure.outcome.end, failure.outcome.detail) from failure
 
     def _bad(self, detail: str) -> SourceError:
-        self._report(End.BAD_ANSWER)
+        self._report(End.BAD_ANSWER, detail)
         return _failed(End.BAD_ANSWER, detail)
 
-    def _report(self, end: End) -> None:
+    def _report(self, end: End, detail: str = "") -> None:
         if self._reported:
             return
         self._reported = True
+        if end not in _UNTOLD:
+            self._tell(end, detail)
         outcome = self._call.outcome
         self._on_usage(self._key, end, outcome.usage if outcome else Usage())
 

@@ -14,6 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import Any, Final
 
 from edgecache.generate.bridge import GeneratorSource
@@ -270,7 +271,7 @@ class Serving:
                 store=_LEADERS,
                 fetch_through=fetch_through,
             ),
-            log=_LEADERS,
+            log=_LeadersLog(self._channel, f"{site.name}/{generator.name}"),
             client_ip=call.client_ip,
             point=random.random() * 100,  # noqa: S311 - a split of traffic, not a secret
             now=time.time,
@@ -285,7 +286,7 @@ class Serving:
 
 
 class _Leaders:
-    """Stored values and logs, which the leader keeps: it answers a guest's calls for them without asking here."""
+    """Stored values, which the leader keeps: it answers a guest's calls for them without asking here."""
 
     async def kv_get(self, site: str, generator: str, key: bytes) -> bytes | None:
         raise NotImplementedError(f"{site}/{generator}: the leader reads {key!r}")
@@ -293,11 +294,19 @@ class _Leaders:
     async def kv_put(self, site: str, generator: str, key: bytes, value: bytes) -> bool:
         raise NotImplementedError(f"{site}/{generator}: the leader writes {key!r}")
 
-    def write(self, version: int, request_id: str, data: bytes) -> None:
-        raise NotImplementedError(f"version {version}: the leader logs for {request_id}")
-
 
 _LEADERS: Final = _Leaders()
+
+
+@dataclass(frozen=True, slots=True)
+class _LeadersLog:
+    """A generator's log, which the leader keeps; it hears the program itself. Only the edge's own lines come from here."""
+
+    channel: Channel
+    generator: str
+
+    def write(self, version: int, request_id: str, data: bytes) -> None:
+        self.channel.send(messages.Noted(f"{self.generator}@{version}", request_id, data))
 
 
 async def _ready(key: str) -> None:
