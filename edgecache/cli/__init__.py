@@ -23,7 +23,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = {
     "token": ("edgecache.cli.tokens", "token", "Create, list and revoke tokens."),
     "purge": ("edgecache.cli.purge", "purge", "Remove from the cache, or mark stale."),
     "status": ("edgecache.cli.status", "status", "Show what the edge is and does."),
-    "top": ("edgecache.cli.status", "top", "Watch the edge, live."),
+    "top": ("edgecache.cli.top", "top", "Watch the edge, live."),
 }
 """Name of each command: its module, its object there, its line in the help."""
 
