@@ -39,7 +39,7 @@ _RETRY_AFTER: Final = {End.QUEUE_FULL: 1, End.NO_MEMORY: 2}
 _BODILESS: Final = frozenset({204, 304})
 
 _UNTOLD: Final = frozenset({End.FINISHED, End.CANCELLED, End.QUEUE_FULL, End.NO_MEMORY, End.QUARANTINED})
-"""No line in the generator's log: nothing of the program's own failed, and a crowd of these would push out the lines that say what did."""
+"""No line in the generator's log: the program itself did not fail, and a crowd of these would push out what says how it did."""
 _MAX_TOLD_PATH: Final = 200
 
 
@@ -100,7 +100,9 @@ class GeneratorSource:
             edge=self.edge_calls,
             log=lambda data: self.log.write(version.version, request_id, data),
         )
-        output = _Output(call, version.key, self.on_usage, lambda end, detail: self._tell(version, request, request_id, end, detail))
+        output = _Output(
+            call, version.key, self.on_usage, lambda end, detail: self._tell(version, request, request_id, end, detail)
+        )
         try:
             answer = await output.head()
         except BaseException:
