@@ -1,4 +1,4 @@
-"""The control API's side of a connection: what aiohttp cannot read as HTTP is refused like everything else, with a problem document.
+"""The control API's side of a connection: what aiohttp cannot read as HTTP is refused with a problem document, as all else is.
 
 `service` runs its application on a `ControlRunner`. aiohttp's own answer would be text, and a traceback in the log for each.
 """

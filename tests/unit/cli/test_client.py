@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 from pathlib import Path
@@ -201,6 +202,13 @@ def test_removing_asks_first(run: Run, api: PlayedApi) -> None:
     api.will_answer(204, b"")
     assert run("site", "remove", "shop", "--yes", *api.arguments).out == "removed site shop\n"
     assert api.asked[0][:2] == ("DELETE", "/v1/sites/shop")
+
+
+def test_where_nobody_can_say_yes_nothing_is_removed(run: Run, api: PlayedApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    result = run("site", "remove", "shop", *api.arguments)
+    assert (result.code, api.asked) == (1, [])
+    assert "give --yes" in result.err
 
 
 def test_logs_are_shown_with_control_characters_made_visible(run: Run, api: PlayedApi) -> None:
