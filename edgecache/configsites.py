@@ -78,14 +78,22 @@ def read_clusters(node: Node, problems: Problems) -> tuple[Cluster, ...]:
     return tuple(found.values())
 
 
+def _named(node: Node, site: Site) -> Node:
+    """Where `site` names its cluster."""
+    for item in node.value if isinstance(node.value, tuple) else ():
+        form = item.value if isinstance(item.value, Mapping) else {}
+        if "name" in form and "cluster" in form and form["name"].value == site.name:
+            return form["cluster"]
+    return node
+
+
 def check_clusters(node: Node, sites: tuple[Site, ...], clusters: tuple[Cluster, ...], problems: Problems) -> None:
     """Every site's cluster must be declared beside it: one that only the API knows may not be there at the next start."""
     known = {DEFAULT_CLUSTER, *(cluster.name for cluster in clusters)}
     for site in sites:
         if site.cluster not in known:
-            problems.add(
-                node.error(f"the site {site.name!r} is in the cluster {site.cluster!r}, which `clusters` does not declare")
-            )
+            message = f"the site {site.name!r} is in the cluster {site.cluster!r}, which `clusters` does not declare"
+            problems.add(_named(node, site).error(f"{message}; declare it there, or name one of {', '.join(sorted(known))}"))
 
 
 def _read_site(node: Node, problems: Problems, directory: Path) -> Site | None:
@@ -213,6 +221,8 @@ def _rule(node: Node | None) -> CacheRule:
     share = own.pop("prefetch", None)
     prefetch = rule.prefetch if share is None else problems.attempt(partial(_prefetch, share), rule.prefetch)
     said = {key: problems.attempt(value.boolean, False) for key, value in own.items()}
+    if said.get("esi_undeclared") and not said.get("esi"):
+        problems.add(own["esi_undeclared"].error("means nothing without `esi: true` beside it"))
     problems.raise_any()
     return dataclasses.replace(
         rule,

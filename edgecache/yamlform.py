@@ -238,10 +238,22 @@ def load(text: str, source: str) -> Node:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-        what = ", ".join(part for part in (error.context, error.problem) if part)
-        raise FormError([Problem(source, line, column, "", f"is not YAML: {what}")]) from error
+        raise FormError([Problem(source, line, column, "", _not_yaml(text, error))]) from error
     except yaml.YAMLError as error:
         raise _whole(source, "is not YAML: it holds characters that YAML does not allow") from error
+
+
+def _not_yaml(text: str, error: yaml.MarkedYAMLError) -> str:
+    """What a person who knows no parsers would look for."""
+    mark, begun = error.problem_mark, error.context_mark
+    if mark is not None:
+        line = "".join(text.split("\n")[mark.line : mark.line + 1])
+        if "\t" in line[: len(line) - len(line.lstrip())]:
+            return "is not YAML: the line is indented with a tab; indent with spaces"
+    context = error.context
+    if context and begun is not None and mark is not None and begun.line < mark.line:
+        context += f" that begins in line {begun.line + 1}"
+    return "is not YAML: " + ", ".join(part for part in (context, error.problem) if part)
 
 
 def load_file(path: Path) -> Node:

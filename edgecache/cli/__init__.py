@@ -14,6 +14,8 @@ from typing import Final
 
 import click
 
+from edgecache.cli.groups import check_known
+
 _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = {
     "serve": ("edgecache.cli.serve", "serve", "Run an edge."),
     "check": ("edgecache.cli.serve", "check", "Check a configuration file."),
@@ -23,7 +25,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = {
     "token": ("edgecache.cli.tokens", "token", "Create, list and revoke tokens."),
     "purge": ("edgecache.cli.purge", "purge", "Remove from the cache, or mark stale."),
     "status": ("edgecache.cli.status", "status", "Show what the edge is and does."),
-    "top": ("edgecache.cli.status", "top", "Watch the edge, live."),
+    "top": ("edgecache.cli.top", "top", "Watch the edge, live."),
 }
 """Name of each command: its module, its object there, its line in the help."""
 
@@ -47,8 +49,8 @@ class _LazyGroup(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         # The base class compares the name with loaded commands; ours need not be loaded to be suggested.
-        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
-            ctx.fail(f"no such command {args[0]!r}; there are: {', '.join(_COMMANDS)}")
+        if args and not args[0].startswith("-"):
+            check_known(ctx, args[0], _COMMANDS)
         return super().resolve_command(ctx, args)
 
 
@@ -68,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.Abort:
-        click.echo("edgecache: interrupted", err=True)
+        unanswered = sys.stdin is None or not sys.stdin.isatty()
+        click.echo("edgecache: " + ("nobody was there to say yes: give --yes" if unanswered else "interrupted"), err=True)
         return 1
     except click.ClickException as error:
         error.show()

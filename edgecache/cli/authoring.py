@@ -10,6 +10,7 @@ from typing import Final
 import click
 
 from edgecache.cli.errors import CommandFailed
+from edgecache.cli.symbols import symbols_of
 from sandbox.sdk import EXAMPLES, SdkError, compile_c
 
 TEMPLATE: Final = "hello"
@@ -44,7 +45,7 @@ def init(name: str, language: str) -> None:
                 text = source.read_text(encoding="utf-8")
                 (directory / source.name.replace(TEMPLATE, name)).write_text(_renamed(text, name), encoding="utf-8")
         # Hidden files are never pushed.
-        (directory / ".gitignore").write_text(f"/{name}\n", encoding="utf-8")
+        (directory / ".gitignore").write_text(f"/{name}\n/{symbols_of(Path(name)).name}\n", encoding="utf-8")
     except OSError as error:
         raise CommandFailed(f"cannot write into {directory}: {error.strerror}") from error
     click.echo(f"wrote {directory}/: {name}.c ({language.upper()}), generator.yaml, README.md")
@@ -73,6 +74,7 @@ def build_bundle(directory: Path, output: Path) -> None:
         )
     try:
         compile_c(sources, output, on_progress=lambda line: print(f"  {line}", file=sys.stderr, flush=True))
+        compile_c(sources, symbols_of(output), symbols=True)
     except SdkError as error:
         raise CommandFailed(str(error)) from error
     except OSError as error:

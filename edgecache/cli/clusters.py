@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from edgecache.cli.client import ControlClient, Json
+from edgecache.cli.groups import CommandGroup
 from edgecache.cli.options import json_option, print_json, with_client
 from edgecache.cli.tables import print_table
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def cluster() -> None:
     """List, add, change and remove clusters of sites."""
 

@@ -11,6 +11,7 @@ import click
 
 from edgecache.cli.authoring import build, bundle_argument, bundle_directory, init
 from edgecache.cli.client import ControlClient, Json
+from edgecache.cli.groups import CommandGroup
 from edgecache.cli.localrun import run
 from edgecache.cli.options import json_option, print_json, site_option, with_client
 from edgecache.cli.tables import print_table, shown
@@ -18,7 +19,7 @@ from edgecache.cli.tables import print_table, shown
 _FOLLOW_S: Final = 1.0
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def generator() -> None:
     """Write, build, run, push and watch generators."""
 

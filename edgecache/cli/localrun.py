@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,6 +17,7 @@ import click
 
 from edgecache.cli.authoring import bundle_argument, bundle_directory
 from edgecache.cli.errors import CommandFailed, WrongUse
+from edgecache.cli.symbols import placed
 
 if TYPE_CHECKING:
     from edgecache.cli.packing import Packed
@@ -29,6 +31,21 @@ _AUTHORITY: Final = "localhost"
 _MAX_REQUEST_BYTES: Final = 2 << 20
 _FETCH_TIMEOUT_S: Final = 10.0
 _MAX_FETCH_BYTES: Final = 8 << 20
+
+_ADVICE: Final = {
+    "cpu-limit": "let one request do less, or raise limits.cpu in generator.yaml",
+    "wall-limit": "wait for less, or raise limits.wall in generator.yaml",
+    "memory-limit": "use less, or raise limits.memory in generator.yaml",
+    "output-limit": "send less, or raise limits.output in generator.yaml",
+    "edge-call-limit": "call less often, or raise limits.edge_calls or limits.sub_requests in generator.yaml",
+    "system-call-limit": "read and write in larger pieces, or raise limits.system_calls in generator.yaml",
+    "fault": "an address near 0 is a null pointer, `stack` a recursion without end; `generator build` makes it known where",
+    "no-answer": "answer every request before the next is asked for: edge_begin() to edge_finish()",
+    "bad-answer": "write header lines, an empty line, the body (RFC 3875 section 6)",
+    "exit-status": "a `cgi` program ends with exit(0); a `resident` one never ends: it asks for the next request",
+    "rejected": "build it with `edgecache generator build`, or link it statically for x86-64 Linux",
+    "boot-failed": "mend what comes before the first next_request, or raise limits.boot_cpu in generator.yaml",
+}
 
 
 @click.command()
@@ -76,9 +93,10 @@ def run(
     answer, outcome = asyncio.run(_call(packed, _parsed(data, wrong), origin, engine))
     _tell(outcome)
     if not outcome.ok:
+        detail = placed(outcome.detail, bundle_directory(path) / packed.manifest.program)
         raise CommandFailed(
-            f"the program gave no answer: {outcome.end}" + (f": {outcome.detail}" if outcome.detail else ""),
-            advice="see what it logged above; its limits are in generator.yaml",
+            f"the program gave no answer: {outcome.end}" + (f": {detail}" if detail else ""),
+            advice=_ADVICE.get(outcome.end, "see what it logged above; docs/guest.md names every way in which a request ends"),
         )
     _print_answer(answer, body_only=body_only)
 
@@ -118,6 +136,7 @@ async def _call(packed: Packed, asked: tuple[Request, bytes], origin: str | None
     from sandbox import GuestFailed, GuestRequest, Monitor, MonitorPolicy, SandboxError  # noqa: PLC0415
 
     request, body = asked
+    logging.getLogger("sandbox").setLevel(logging.ERROR)  # what the jail lacks on this machine is no news to an author
     guest = GuestRequest(cgi.environ(request, body, client_ip="127.0.0.1", request_id="local"), body)
     edge = GeneratorEdgeCalls("local", packed.manifest.name, "http", _AUTHORITY, _Values(), _Fetcher(origin).fetch)
     answer = bytearray()
@@ -165,7 +184,7 @@ def _print_answer(answer: bytes, *, body_only: bool) -> None:
     try:
         parsed = cgi.parse(answer)
     except cgi.BadAnswer as error:
-        raise CommandFailed(f"the program's answer is not CGI-shaped: {error}", advice="see RFC 3875 section 6") from error
+        raise CommandFailed(f"the program's answer is not CGI-shaped: {error}", advice=_ADVICE["bad-answer"]) from error
     if parsed is None:
         raise CommandFailed("the program's answer ends before a blank line", advice="end the headers with an empty line")
     out = sys.stdout.buffer
@@ -181,13 +200,21 @@ class _Values:
     """Stored values for the length of one command."""
 
     def __init__(self) -> None:
+        from edgecache.control.settings import StoredValueLimits  # noqa: PLC0415 (as above)
+
+        self._limits = StoredValueLimits()
         self._values: dict[bytes, bytes] = {}
 
     async def kv_get(self, site: str, generator: str, key: bytes) -> bytes | None:
         return self._values.get(key)
 
     async def kv_put(self, site: str, generator: str, key: bytes, value: bytes) -> bool:
-        self._values[key] = value
+        """False where an edge with the default bounds has no room."""
+        others = {known: kept for known, kept in self._values.items() if known != key}
+        total = len(key) + len(value) + sum(len(known) + len(kept) for known, kept in others.items())
+        if len(key) > self._limits.key_bytes or len(value) > self._limits.value_bytes or total > self._limits.total_bytes:
+            return False
+        self._values = {**others, key: value}
         return True
 
 

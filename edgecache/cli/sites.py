@@ -2,19 +2,73 @@
 
 from __future__ import annotations
 
-from typing import Final
+import functools
+from collections.abc import Callable
+from typing import Any, Final
 
 import click
 
 from edgecache.cli.client import ControlClient, Json
+from edgecache.cli.groups import CommandGroup
 from edgecache.cli.options import json_option, print_json, with_client
 from edgecache.cli.originforms import ORIGIN_HELP, UPSTREAM_HELP, origins_of, texts_of, upstream_of, urls_of
 from edgecache.cli.tables import print_table, shown
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def site() -> None:
     """Add, list, change and remove sites."""
+
+
+_Options = Callable[..., Any]
+
+
+def _rules(command: _Options) -> _Options:
+    """The options that adding and changing a site share."""
+    options = (
+        click.option("--upstream", "upstream", multiple=True, metavar="KEY=VALUE", help=UPSTREAM_HELP),
+        click.option("--cluster", help="Cluster whose share it shares  [default: default]"),
+        click.option("--cap", type=click.IntRange(0, 100_000), help="Never more than this many percent of one CPU; 0: no cap"),
+        click.option("--cache", "cache", multiple=True, metavar="KEY=VALUE", help="A cache rule, such as default_ttl=60s"),
+        click.option("--access", "access", multiple=True, metavar="KEY=VALUE", help="A rule for clients, such as client_rate=50"),
+        click.option(
+            "--upgrade", type=click.Choice(["websocket", "none"]), help="What its connections may become, through to the origins"
+        ),
+        click.option(
+            "--ceiling", "ceiling", multiple=True, metavar="KEY=VALUE", help="A limit's ceiling, such as cpu=100ms or vms=8"
+        ),
+        click.option("--max-generators", type=click.IntRange(0, 100_000), help="A push of one more is refused  [default: 1000]"),
+    )
+    return functools.reduce(lambda made, option: option(made), reversed(options), command)
+
+
+def _asked(
+    *,
+    upstream: tuple[str, ...],
+    cluster: str | None,
+    cap: int | None,
+    cache: tuple[str, ...],
+    access: tuple[str, ...],
+    upgrade: str | None,
+    ceiling: tuple[str, ...],
+    max_generators: int | None,
+) -> Json:
+    """What those options say, in the API's words; what is not said is not there."""
+    asked: Json = {
+        "upstream": upstream_of(upstream),
+        "cluster": cluster,
+        "cache": _settings(cache, "--cache"),
+        "access": _settings(access, "--access"),
+        "ceiling": _settings(ceiling, "--ceiling"),
+    }
+    body = {key: value for key, value in asked.items() if value}
+    if cap is not None:
+        body["cap"] = cap or None
+    if max_generators is not None:
+        body["max_generators"] = max_generators
+    if upgrade is not None:
+        body["upgrade"] = [] if upgrade == "none" else [upgrade]
+    return body
 
 
 @site.command()
@@ -23,38 +77,25 @@ def site() -> None:
     "--host", "hosts", multiple=True, required=True, metavar="NAME", help="Host name, *.example.org, or *; repeat it for more"
 )
 @click.option("--origin", "origins", multiple=True, metavar="URL", help=ORIGIN_HELP)
-@click.option("--upstream", "upstream", multiple=True, metavar="KEY=VALUE", help=UPSTREAM_HELP)
 @click.option(
     "--weight", type=click.IntRange(1, 1_000_000), default=1, show_default=True, help="Share of the CPU, against other sites"
 )
-@click.option("--cluster", help="Cluster whose share it shares; without, default")
-@click.option("--ceiling", "ceiling", multiple=True, metavar="KEY=VALUE", help="A limit's ceiling, such as output_rate=8MiB")
-@click.option("--max-generators", type=click.IntRange(0, 100_000), help="A push of one more is refused; without, 1000")
+@_rules
 @json_option
 @with_client
 def add(
     client: ControlClient,
+    /,
     *,
     name: str,
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
-    upstream: tuple[str, ...],
     weight: int,
-    cluster: str | None,
-    ceiling: tuple[str, ...],
-    max_generators: int | None,
     as_json: bool,
+    **rules: Any,
 ) -> None:
     """Add the site NAME."""
-    body: Json = {"name": name, "hosts": list(hosts), "origins": origins_of(origins), "weight": weight}
-    if upstream:
-        body["upstream"] = upstream_of(upstream)
-    if cluster is not None:
-        body["cluster"] = cluster
-    if ceiling:
-        body["ceiling"] = _settings(ceiling, "--ceiling")
-    if max_generators is not None:
-        body["max_generators"] = max_generators
+    body: Json = {"name": name, "hosts": list(hosts), "origins": origins_of(origins), "weight": weight, **_asked(**rules)}
     found = client.post("sites", body=body)
     if as_json:
         print_json(found)
@@ -107,53 +148,23 @@ def show(client: ControlClient, name: str, as_json: bool) -> None:
 @click.option("--host", "hosts", multiple=True, metavar="NAME", help="Replace the host names; repeat it for more")
 @click.option("--origin", "origins", multiple=True, metavar="URL", help="Replace the origins: as for add")
 @click.option("--weight", type=click.IntRange(1, 1_000_000), help="Share of the CPU, against other sites")
-@click.option("--cluster", help="Cluster whose share it shares")
-@click.option("--cap", type=click.IntRange(0, 100_000), help="Never more than this many percent of one CPU; 0 takes the cap away")
-@click.option("--upstream", "upstream", multiple=True, metavar="KEY=VALUE", help=UPSTREAM_HELP)
-@click.option("--cache", "cache", multiple=True, metavar="KEY=VALUE", help="A cache rule, such as default_ttl=60s")
-@click.option("--access", "access", multiple=True, metavar="KEY=VALUE", help="A rule for clients, such as client_rate=50")
-@click.option(
-    "--upgrade", type=click.Choice(["websocket", "none"]), help="What its connections may become, through to the origins"
-)
-@click.option("--ceiling", "ceiling", multiple=True, metavar="KEY=VALUE", help="A limit's ceiling, such as cpu=100ms or vms=8")
-@click.option("--max-generators", type=click.IntRange(0, 100_000), help="A push of one more is refused")
+@_rules
 @json_option
 @with_client
 def set_site(
     client: ControlClient,
+    /,
     *,
     name: str,
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
     weight: int | None,
-    cluster: str | None,
-    cap: int | None,
-    upstream: tuple[str, ...],
-    cache: tuple[str, ...],
-    access: tuple[str, ...],
-    upgrade: str | None,
-    ceiling: tuple[str, ...],
-    max_generators: int | None,
     as_json: bool,
+    **rules: Any,
 ) -> None:
     """Change what is named of a site, keep the rest."""
-    asked: Json = {
-        "hosts": list(hosts),
-        "origins": origins_of(origins),
-        "upstream": upstream_of(upstream),
-        "weight": weight,
-        "cluster": cluster,
-        "cache": _settings(cache, "--cache"),
-        "access": _settings(access, "--access"),
-        "ceiling": _settings(ceiling, "--ceiling"),
-    }
-    body = {key: value for key, value in asked.items() if value}
-    if cap is not None:
-        body["cap"] = cap or None
-    if max_generators is not None:
-        body["max_generators"] = max_generators
-    if upgrade is not None:
-        body["upgrade"] = [] if upgrade == "none" else [upgrade]
+    replaced: Json = {"hosts": list(hosts), "origins": origins_of(origins), "weight": weight}
+    body = {key: value for key, value in replaced.items() if value} | _asked(**rules)
     if not body:
         raise click.UsageError(
             "nothing to change: give --host, --origin, --weight, --cluster, --cap, --upstream, --cache, --access, --upgrade, "
@@ -188,7 +199,7 @@ def print_facts(document: Json, indent: str = "") -> None:
             click.echo(f"{indent}{key}: {shown(value if value != {} else None)}")
 
 
-_BOOLEANS: Final = {"true": True, "false": False}
+_WORDS: Final = {"true": True, "false": False, "null": None}
 _LISTS: Final = frozenset({"vary", "tags", "compress", "deny", "allow", "purge"})
 """Keys of `cache` and `access` that hold several values."""
 
@@ -207,5 +218,5 @@ def _settings(pairs: tuple[str, ...], option: str) -> Json:
         elif key == "prefetch" and value.isascii() and value.replace(".", "", 1).isdigit():
             found[key] = float(value)
         else:
-            found[key] = _BOOLEANS.get(value, value)
+            found[key] = _WORDS.get(value, value)
     return found

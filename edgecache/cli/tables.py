@@ -22,10 +22,14 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, righ
     return table
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = (), empty: str) -> None:
-    """Print a table, or `empty` when there is no row. To a pipe: tab-separated lines without a head."""
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = (), empty: str, heads: bool = False
+) -> None:
+    """Print a table, or `empty` when there is no row. To a pipe: tab-separated lines, without heads unless `heads`."""
     listed = [tuple(row) for row in rows]
     if not sys.stdout.isatty():
+        if heads and listed:
+            click.echo("\t".join(columns))
         for row in listed:
             click.echo("\t".join(shown(cell) for cell in row))
     elif listed:

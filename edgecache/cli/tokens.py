@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 from edgecache.cli.client import ControlClient, Json
+from edgecache.cli.groups import CommandGroup
 from edgecache.cli.options import json_option, print_json, with_client
 from edgecache.cli.tables import print_table
 
 VERBS = ("push", "activate", "purge", "logs", "read")
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def token() -> None:
     """Create, list and revoke tokens."""
 

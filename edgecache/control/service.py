@@ -15,6 +15,7 @@ from typing import Final, NoReturn, Protocol
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from edgecache.control.answering import ControlRunner
 from edgecache.control.api.routes import build_control
 from edgecache.control.api.services import Services, StatusParts
 from edgecache.control.bundles import BundleStore
@@ -143,7 +144,7 @@ class Control:
         Raises BindRefused, OSError (the port is taken).
         """
         tls = check_bind(self._settings)
-        runner = web.AppRunner(
+        runner = ControlRunner(
             build_control(self._services),
             access_log=None,
             handle_signals=False,

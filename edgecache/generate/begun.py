@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from edgecache.generate import cgi
 from edgecache.policy.forwarding import dated
+from edgecache.sites import ActiveVersion
 from edgecache.source import Source, Whole
 from sandbox import End, Outcome, Usage
 
@@ -43,12 +44,12 @@ class GuestAnswer(Protocol):
 class BegunCall:
     """A `source.Begun`."""
 
-    __slots__ = ("_call", "_key", "_looking", "_loop", "_over", "_source", "_told")
+    __slots__ = ("_call", "_looking", "_loop", "_over", "_source", "_told", "_version")
 
-    def __init__(self, source: GeneratorSource, call: GuestAnswer, key: str, told: Callable[[], None]) -> None:
+    def __init__(self, source: GeneratorSource, call: GuestAnswer, version: ActiveVersion, told: Callable[[], None]) -> None:
         self._source = source
         self._call = call
-        self._key = key
+        self._version = version
         self._told: Callable[[], None] | None = told
         self._over = False
         self._looking = False
@@ -81,7 +82,7 @@ class BegunCall:
             return None
         if answer is None or answer.length not in (None, len(answer.rest)) or answer.response.status in BODILESS:
             return None
-        return Whole(dated(answer.response, self._source.now()), answer.rest, self._key)
+        return Whole(dated(answer.response, self._source.now()), answer.rest, self._version.key)
 
     def settle(self) -> None:
         self._end(End.FINISHED)
@@ -96,13 +97,13 @@ class BegunCall:
         self._told = self._call.heard = None
         self._call.close()
         outcome = self._call.outcome
-        self._source.on_usage(self._key, end, outcome.usage if outcome is not None else Usage())
+        self._source.on_usage(self._version.key, end, outcome.usage if outcome is not None else Usage())
 
     def rest(self) -> Source:
         return self._source.going_on(self)
 
-    def taken(self) -> tuple[GuestAnswer, str]:
+    def taken(self) -> tuple[GuestAnswer, ActiveVersion]:
         """The call and the version that answers it, whose end is the caller's from now on."""
         self._over = True
         self._told = self._call.heard = None
-        return self._call, self._key
+        return self._call, self._version

@@ -35,6 +35,10 @@ _STATUS_OF: Final = {
 _RETRY_AFTER: Final = {End.QUEUE_FULL: 1, End.NO_MEMORY: 2}
 """Seconds after which another attempt may well be answered: queues move on, and idle workers make room."""
 
+_UNTOLD: Final = frozenset({End.FINISHED, End.CANCELLED, End.QUEUE_FULL, End.NO_MEMORY, End.QUARANTINED})
+"""No line in the generator's log: the program itself did not fail, and a crowd of these would push out what says how it did."""
+_MAX_TOLD_PATH: Final = 200
+
 
 class GuestRunner(Protocol):
     """The one method of `sandbox.Monitor` that is used here."""
@@ -74,7 +78,7 @@ class GeneratorSource:
         content = await read_bounded(body, MAX_REQUEST_BODY)
         version = pick(self.generator.active, self.point)
         await self.ready(version.key)
-        return await self.answer(self._call(version, request, content, request_id), version.key, request)
+        return await self.answer(self._call(version, request, content, request_id), version, request, request_id)
 
     def begin(self, request: Request, request_id: str, told: Callable[[], None], on_interim: Interim) -> BegunCall | None:
         """As `Source.begin`: where the version is known to the runner."""
@@ -82,7 +86,7 @@ class GeneratorSource:
         version = pick(self.generator.active, self.point)
         if cgi.holds_nul(request.target) or not self.known(version.key):
             return None
-        return BegunCall(self, self._call(version, request, b"", request_id), version.key, told)
+        return BegunCall(self, self._call(version, request, b"", request_id), version, told)
 
     def _call(self, version: ActiveVersion, request: Request, content: bytes, request_id: str) -> GuestAnswer:
         environ = cgi.environ(request, content, client_ip=self.client_ip, request_id=request_id)
@@ -93,9 +97,11 @@ class GeneratorSource:
             log=lambda data: self.log.write(version.version, request_id, data),
         )
 
-    async def answer(self, call: GuestAnswer, key: str, request: Request) -> Reply:
-        """What comes of `call`, by the version `key`. Raises SourceError before the first byte of an answer."""
-        output = _Output(call, key, self.on_usage)
+    async def answer(self, call: GuestAnswer, version: ActiveVersion, request: Request, request_id: str) -> Reply:
+        """What comes of `call`, by this version. Raises SourceError before the first byte of an answer."""
+        output = _Output(
+            call, version.key, self.on_usage, lambda end, detail: self._tell(version, request, request_id, end, detail)
+        )
         try:
             answer = await output.head()
         except BaseException:
@@ -104,11 +110,18 @@ class GeneratorSource:
         response = dated(answer.response, self.now())
         carried = request.method != "HEAD" and response.status not in BODILESS
         output.expect(answer, carried=carried)
-        return Reply(response, output, detail=key)
+        return Reply(response, output, detail=version.key)
 
     def going_on(self, begun: BegunCall) -> Source:
         """The source whose first answer is what comes of `begun`."""
         return _GoingOn(self, begun)
+
+    def _tell(self, version: ActiveVersion, request: Request, request_id: str, end: End, detail: str) -> None:
+        """A line for the program's owner, who sees neither the edge's log nor its clients."""
+        path = request.target.partition("?")[0]
+        shown = path if len(path) <= _MAX_TOLD_PATH else path[:_MAX_TOLD_PATH] + "…"
+        line = f"edge: {request.method} {shown} failed: {end}" + (f": {detail}" if detail else "")
+        self.log.write(version.version, request_id, line.encode("utf-8", "backslashreplace") + b"\n")
 
 
 class _GoingOn:
@@ -122,8 +135,8 @@ class _GoingOn:
         begun, self._begun = self._begun, None
         if begun is None:
             return await self._source.fetch(request, body, request_id, on_interim)
-        call, key = begun.taken()
-        return await self._source.answer(call, key, request)
+        call, version = begun.taken()
+        return await self._source.answer(call, version, request, request_id)
 
     def begin(self, request: Request, request_id: str, told: Callable[[], None], on_interim: Interim) -> BegunCall | None:
         return self._source.begin(request, request_id, told, on_interim)
@@ -132,11 +145,18 @@ class _GoingOn:
 class _Output:
     """The guest's output on its way: its head taken off, its length held to what the head says."""
 
-    def __init__(self, call: GuestAnswer, key: str, on_usage: Callable[[str, End, Usage], None]) -> None:
+    def __init__(
+        self,
+        call: GuestAnswer,
+        key: str,
+        on_usage: Callable[[str, End, Usage], None],
+        tell: Callable[[End, str], None],
+    ) -> None:
         self._call = call
         self._chunks = call.__aiter__()
         self._key = key
         self._on_usage = on_usage
+        self._tell = tell
         self._first = b""
         self._length: int | None = None
         self._carried = True
@@ -186,17 +206,19 @@ class _Output:
             self._report(End.FINISHED)
             return None
         except GuestFailed as failure:
-            self._report(failure.outcome.end)
+            self._report(failure.outcome.end, failure.outcome.detail)
             raise _failed(failure.outcome.end, failure.outcome.detail) from failure
 
     def _bad(self, detail: str) -> SourceError:
-        self._report(End.BAD_ANSWER)
+        self._report(End.BAD_ANSWER, detail)
         return _failed(End.BAD_ANSWER, detail)
 
-    def _report(self, end: End) -> None:
+    def _report(self, end: End, detail: str = "") -> None:
         if self._reported:
             return
         self._reported = True
+        if end not in _UNTOLD:
+            self._tell(end, detail)
         outcome = self._call.outcome
         self._on_usage(self._key, end, outcome.usage if outcome else Usage())
 

@@ -35,7 +35,7 @@ def problem(
     """
     if not 400 <= status <= 599:
         raise ValueError(f"not a status of an error: {status}")
-    reason = _reason(status)
+    reason = reason_of(status)
     document: dict[str, JsonValue] = {"type": type_uri, "title": title or reason, "status": status}
     if detail:
         document["detail"] = detail
@@ -47,7 +47,8 @@ def problem(
     return Response(status, reason, freeze(fields)), body
 
 
-def _reason(status: int) -> str:
+def reason_of(status: int) -> str:
+    """The standard's phrase for `status`."""
     try:
         return HTTPStatus(status).phrase
     except ValueError:

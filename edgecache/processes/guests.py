@@ -47,11 +47,15 @@ class GuestPort:
         self._send = send
         self._calls: dict[int, _Running] = {}
 
-    def receive(self, message: messages.Call | messages.Credit | messages.Cancel | messages.Fetched) -> None:
+    def receive(self, message: messages.Call | messages.Credit | messages.Cancel | messages.Fetched | messages.Noted) -> None:
         """A word about a call that has ended meanwhile is no news."""
         if isinstance(message, messages.Call):
             running = self._calls[message.call] = _Running(self._host, self._send, message)
             running.task.add_done_callback(lambda _: self._calls.pop(message.call, None))
+            return
+        if isinstance(message, messages.Noted):
+            site, generator, version = _named(message.key)
+            self._host.logs.of(site, generator).write(version, message.request_id, message.line)
             return
         found = self._calls.get(message.call)
         if found is None:

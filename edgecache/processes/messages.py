@@ -263,6 +263,14 @@ class Fetched(_Message, frozen=True):
     answer: int | bytes
 
 
+class Noted(_Message, frozen=True):
+    """A line that the edge itself writes into a generator's log; `key` is the version's. The leader keeps the logs."""
+
+    key: str
+    request_id: str
+    line: bytes
+
+
 class AskPurge(_Message, frozen=True):
     """A client's PURGE: to be in force everywhere before it is answered."""
 
@@ -302,6 +310,7 @@ ToLeader = (
     | Credit
     | Cancel
     | Fetched
+    | Noted
     | AskPurge
     | AskInvalidate
     | ClaimFlight

@@ -12,6 +12,7 @@ import logging
 import signal
 import socket
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import Any, Final
 
 from edgecache.heap import Heap
@@ -241,8 +242,12 @@ class Serving:
         return ""
 
     def _generator(self, call: Call) -> Source:
+        site, generator = call.route.site, call.route.generator
+        if generator is None:
+            raise TypeError("a route without a generator")
         runner = self._guests.runner(call.request_id)
-        return self._built.generator_source(call, runner=runner, values=_LEADERS, log=_LEADERS, ready=_ready, known=_known)
+        log = _LeadersLog(self._channel, f"{site.name}/{generator.name}")
+        return self._built.generator_source(call, runner=runner, values=_LEADERS, log=log, ready=_ready, known=_known)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -251,7 +256,7 @@ class Serving:
 
 
 class _Leaders:
-    """Stored values and logs, which the leader keeps: it answers a guest's calls for them without asking here."""
+    """Stored values, which the leader keeps: it answers a guest's calls for them without asking here."""
 
     async def kv_get(self, site: str, generator: str, key: bytes) -> bytes | None:
         raise NotImplementedError(f"{site}/{generator}: the leader reads {key!r}")
@@ -259,11 +264,19 @@ class _Leaders:
     async def kv_put(self, site: str, generator: str, key: bytes, value: bytes) -> bool:
         raise NotImplementedError(f"{site}/{generator}: the leader writes {key!r}")
 
-    def write(self, version: int, request_id: str, data: bytes) -> None:
-        raise NotImplementedError(f"version {version}: the leader logs for {request_id}")
-
 
 _LEADERS: Final = _Leaders()
+
+
+@dataclass(frozen=True, slots=True)
+class _LeadersLog:
+    """A generator's log, which the leader keeps; it hears the program itself. Only the edge's own lines come from here."""
+
+    channel: Channel
+    generator: str
+
+    def write(self, version: int, request_id: str, data: bytes) -> None:
+        self.channel.send(messages.Noted(f"{self.generator}@{version}", request_id, data))
 
 
 async def _ready(key: str) -> None:

@@ -12,13 +12,14 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from edgecache.policy.cache_status import FIELD, CacheStatus, forward_of
+from edgecache.policy.errorpage import MEDIA_TYPE, POLICY, error_page, prefers_page
 from edgecache.policy.esi import is_template
 from edgecache.policy.fields import freeze, without
 from edgecache.policy.forwarding import CONDITIONAL_FIELDS, to_client
 from edgecache.policy.freshness import age_field
 from edgecache.policy.lookup import Decision, Miss, MissReason
 from edgecache.policy.message import Headers, Request, Response
-from edgecache.policy.problem import problem
+from edgecache.policy.problem import problem, reason_of
 from edgecache.policy.validation import STATE_FIELDS, wants_state
 from edgecache.serve.answer import Answer, HeldBody, Meter
 from edgecache.serve.asking import content_length
@@ -161,7 +162,10 @@ class Responder:
         return self.problem(status, text, call.request_id, (*fields, (FIELD, own.line())), outcome=outcome, call=call)
 
     def not_allowed(self, call: Call) -> Answer:
-        text = f"{call.request.method} is not answered here."
+        method = call.request.method
+        text = f"{method} is not answered here."
+        if method == "PURGE":
+            text = "PURGE is answered to the addresses that the site's access.purge names, and to nobody else."
         return self.refused(call, HTTPStatus.METHOD_NOT_ALLOWED, text, (("Allow", _ALLOWED),), outcome=Outcome("none", "method"))
 
     def purged(self, call: Call, count: int) -> Answer:
@@ -183,10 +187,23 @@ class Responder:
         return Answer(response=response, body=b"", extra=_request_id(call.request_id), site=call.route.site.name)
 
     def problem(
-        self, status: int, text: str, request_id: str, fields: Fields = (), *, outcome: Outcome, call: Call | None = None
+        self,
+        status: int,
+        text: str,
+        request_id: str,
+        fields: Fields = (),
+        *,
+        outcome: Outcome,
+        call: Call | None = None,
+        accept: str = "",
     ) -> Answer:
-        """An error answer (RFC 9457)."""
-        response, document = problem(status, text, extensions={"request_id": request_id} if request_id else None)
+        """An error answer: RFC 9457, or a page for browsers. `accept`: what the client would have, where there is no `call`."""
+        if call is not None:
+            accept = call.request.headers.get("Accept", "")
+        if prefers_page(accept):
+            response, document = _page(status, text, request_id, fields)
+        else:
+            response, document = problem(status, text, extensions={"request_id": request_id} if request_id else None)
         return Answer(
             response=response,
             body=document,
@@ -299,3 +316,18 @@ def _request_id(request_id: str) -> Fields:
 
 def _generator(call: Call) -> str | None:
     return call.route.generator.name if call.route.generator else None
+
+
+def _page(status: int, text: str, request_id: str, fields: Fields) -> tuple[Response, bytes]:
+    """Head and body of an error for people."""
+    wait = next((int(value) for name, value in fields if name == "Retry-After" and value.isdigit()), None)
+    reason = reason_of(status)
+    body = error_page(status, reason, text, request_id=request_id, retry_after=wait)
+    head = (
+        ("Content-Type", MEDIA_TYPE),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+        ("Content-Security-Policy", POLICY),
+        ("X-Content-Type-Options", "nosniff"),
+    )
+    return Response(status, reason, freeze(head)), body

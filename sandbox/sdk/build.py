@@ -21,7 +21,10 @@ from typing import IO, Final
 from sandbox.errors import SandboxError
 
 TARGET: Final = "x86_64-linux-musl"
-FLAGS: Final = ("-target", TARGET, "-static", "-O2", "-s", "-Wall", "-Wextra")
+FLAGS: Final = ("-target", TARGET, "-static", "-O2", "-Wall", "-Wextra")
+_STRIPPED: Final = "-s"
+_WITH_SYMBOLS: Final = "-g"
+"""Of programs that are for debuggers: the same code at the same addresses."""
 BUILD_TIMEOUT_S: Final = 600.0
 HEARTBEAT_S: Final = 5.0
 MAX_MESSAGES_BYTES: Final = 256 << 10
@@ -45,10 +48,13 @@ def compile_c(
     output: Path,
     *,
     include: Sequence[Path] = (),
+    symbols: bool = False,
     on_progress: Callable[[str], None] | None = None,
     timeout_s: float = BUILD_TIMEOUT_S,
 ) -> None:
     """Compile and link `sources` (C, C++ or both) into `output`, a static x86-64 Linux executable with mode 0755.
+
+    With `symbols` it keeps what debuggers read, and is a megabyte longer.
 
     `edge.h` is on the include path. `on_progress` gets a line at the start, every few seconds, and at the end.
     `output` appears whole or not at all. Raises SdkError: no compiler, no source, a compiler error, no end after `timeout_s`.
@@ -63,7 +69,8 @@ def compile_c(
     with tempfile.TemporaryDirectory(prefix=".build-", dir=output.parent) as folder:
         binary = Path(folder).resolve() / "program"
         includes = [word for path in (*include, _HEADERS) for word in ("-I", str(path.resolve()))]
-        command = [*compiler, *FLAGS, *includes, "-o", str(binary), *(str(source.resolve()) for source in sources)]
+        flags = [*FLAGS, _WITH_SYMBOLS if symbols else _STRIPPED, *includes]
+        command = [*compiler, *flags, "-o", str(binary), *(str(source.resolve()) for source in sources)]
         tell(f"compiling {names}")
         started = time.monotonic()
         status, messages = _run(command, Path(folder), tell, names, timeout_s)

@@ -348,17 +348,19 @@ EDGE_API long edge_respond(int status, const char *content_type, const char *bod
 
 /* ---- log, fetch, key-value store ------------------------------------------------------------------------------------------- */
 
-/* A line for `edgecache generator logs`; cut at 1023 bytes. */
+/* A line for `edgecache generator logs`; cut at 1022 bytes. The newline is added. */
 EDGE_PRINTF_LIKE(1, 2)
 EDGE_API long edge_log(const char *format, ...) {
     char text[1024];
     va_list args;
     int length;
     va_start(args, format);
-    length = vsnprintf(text, sizeof text, format, args);
+    length = vsnprintf(text, sizeof text - 1, format, args);
     va_end(args);
     if (length < 0) return -EINVAL;
-    return edge_call(EDGE_LOG, text, (size_t)length < sizeof text ? (size_t)length : sizeof text - 1, NULL, 0);
+    if ((size_t)length > sizeof text - 2) length = sizeof text - 2;
+    if (length == 0 || text[length - 1] != '\n') text[length++] = '\n';
+    return edge_call(EDGE_LOG, text, (size_t)length, NULL, 0);
 }
 
 typedef struct {

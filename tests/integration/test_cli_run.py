@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,27 @@ from origin_sim.server import Shop
 from sandbox.sdk import EXAMPLES, compile_c
 
 pytestmark = pytest.mark.timeout(900)
+
+
+CRASHING = r"""
+#include "edge.h"
+__attribute__((noinline)) void wreck(char *where) {
+    *(volatile char *)where = 1; /* line 4 */
+}
+int main(void) {
+    static edge_request req;
+    while (edge_next(&req)) {
+        if (req.path[1] == 'v') {
+            static char value[65537];
+            edge_log("short %ld, long %ld", edge_kv_put("a", value, 9), edge_kv_put("b", value, sizeof value));
+            edge_respond(200, "text/plain", "stored");
+            continue;
+        }
+        wreck((char *)16);
+    }
+    return 1;
+}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +88,39 @@ def test_over_its_cpu_limit_a_program_fails_with_the_limit_named(bundles: Path) 
     out, told = run(bundles / "spinner", "--target", "/spinner?ms=60000", code=1)
     assert out == ""
     assert "the program gave no answer: cpu-limit: more than 50 ms of CPU time" in told
+
+
+@pytest.fixture
+def crashing(tmp_path: Path) -> Path:
+    (tmp_path / "crash.c").write_text(CRASHING)
+    (tmp_path / "generator.yaml").write_text(
+        "{name: crash, program: crash, convention: resident, routes: [/x], sample: {path: /x}}"
+    )
+    command = [sys.executable, "-m", "edgecache", "generator", "build", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
+    return tmp_path
+
+
+@pytest.mark.parametrize("tools", [True, False])
+def test_a_fault_is_told_with_its_place_in_the_source(crashing: Path, monkeypatch: pytest.MonkeyPatch, tools: bool) -> None:
+    if not tools:
+        monkeypatch.setenv("PATH", "/nowhere")
+    _, told = run(crashing, code=1)
+    place = "wreck (crash.c:4)" if tools and shutil.which("addr2line") else "wreck"
+    assert re.search(rf"the program gave no answer: fault: write of 0x10 at 0x[0-9a-f]+, in {re.escape(place)}\n", told), told
+    assert "What to do: an address near 0 is a null pointer" in told
+
+
+@pytest.mark.parametrize("broken", [b"", b"\x7fELF\x02\x01", b"\x7fELF\x02\x01" + b"\xff" * 500])
+def test_without_symbols_that_can_be_read_a_fault_is_told_all_the_same(crashing: Path, broken: bytes) -> None:
+    (crashing / ".crash.debug").write_bytes(broken)
+    _, told = run(crashing, code=1)
+    assert re.search(r"fault: write of 0x10 at 0x[0-9a-f]+\n", told)
+
+
+def test_a_value_that_an_edge_would_not_keep_is_not_kept_here(crashing: Path) -> None:
+    _, told = run(crashing, "--target", "/v")
+    assert "log: short 0, long -28" in told
 
 
 async def test_fetches_go_to_the_origin_that_is_named(bundles: Path) -> None:

@@ -47,6 +47,10 @@ int main(void) {
         if (strcmp(req.path, "/g/loop") == 0) for (;;) __asm__ volatile("");
         if (strcmp(req.path, "/g/silent") == 0) return 0;
         if (strcmp(req.path, "/g/wild") == 0) *(volatile int *)16 = 1;
+        if (strcmp(req.path, "/g/prose") == 0) {
+            edge_call(EDGE_RESPOND, "not a head\n\nx", 13, NULL, 0);
+            continue;
+        }
         if (strcmp(req.path, "/g/fetch") == 0) {
             origin_page(&req, &res);
             edge_end(&res);
@@ -55,6 +59,7 @@ int main(void) {
         long seen = edge_kv_get_number("seen", 0) + 1;
         edge_kv_put_number("seen", seen);
         edge_log("seen %ld", seen);
+        edge_log("at %s\n", req.path);
         edge_begin(&res, 200, "text/plain");
         edge_set(&res, "Cache-Control", strcmp(req.path, "/g/kept") == 0 ? "max-age=60" : "no-store");
         edge_printf(&res, "%s %ld %s", req.method, seen, edge_or_empty(edge_header(&req, "Accept-Language")));
@@ -200,6 +205,28 @@ async def test_a_guest_that_fails_is_named_and_the_next_request_is_answered(
     assert named in headers["Cache-Status"]
     assert "Traceback" not in text
     assert (await running.get("/g/each"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/g/loop", "cpu-limit: more than 50 ms of CPU time"),
+        ("/g/silent", "no-answer: it exited without having answered"),
+        ("/g/wild", "fault: write of 0x10 at 0x"),
+        ("/g/prose", "bad-answer: header line 1 is not `Name: value`: 'not a head'"),
+    ],
+)
+async def test_the_owner_reads_in_the_generators_log_what_failed(running: Running, path: str, said: str) -> None:
+    _, _, headers = await running.get(f"{path}?secret=1")
+    line = (await running.control_call("GET", "/v1/sites/shop/generators/probe/logs"))["lines"][-1]
+    assert line["text"].startswith(f"edge: GET {path} failed: {said}")
+    assert (line["version"], line["request_id"]) == (1, headers["X-Request-Id"])
+
+
+async def test_each_call_of_the_log_is_a_line(running: Running) -> None:
+    await running.get("/g/each")
+    lines = (await running.control_call("GET", "/v1/sites/shop/generators/probe/logs"))["lines"]
+    assert [line["text"] for line in lines] == ["seen 1", "at /g/each"]
 
 
 async def test_the_access_log_says_what_a_generator_cost(running: Running) -> None:

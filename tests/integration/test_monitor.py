@@ -57,12 +57,12 @@ class TestAnswers:
         assert outcome.end is End.FINISHED
         assert outcome.usage.cpu_ns > 0
         assert outcome.usage.wall_ns >= outcome.usage.cpu_ns
-        assert outcome.usage.log_bytes == len("one line")
+        assert outcome.usage.log_bytes == len("one line\n")
 
     async def test_what_the_guest_logs_is_handed_over(self, monitor: Monitor) -> None:
         lines: list[bytes] = []
         await ending(monitor.call("probe", get("/log"), edge=Edge(), log=lines.append))
-        assert b"".join(lines) == b"one line"
+        assert b"".join(lines) == b"one line\n"
 
     async def test_a_log_receiver_that_fails_harms_nobody(self, monitor: Monitor) -> None:
         def fail(_: bytes) -> None:

@@ -27,6 +27,23 @@ async def test_a_denied_client_gets_403_also_of_what_is_stored() -> None:
         assert origin.count == 1
 
 
+async def test_a_browser_gets_its_errors_as_pages() -> None:
+    browser = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+    async with edge_for("http://127.0.0.1:1") as edge:
+        restrict(edge, AccessRule(client_rate=1, client_burst=2))
+        got = await edge.fetch("/<b>", headers=browser)
+        assert (got.status, got.headers["Content-Type"]) == (502, "text/html; charset=utf-8")
+        assert b"<h1>Bad Gateway</h1><p>The origin could not be reached.</p>" in got.body
+        assert got.headers["X-Request-Id"].encode() in got.body
+        assert "script" not in got.headers["Content-Security-Policy"]
+        assert got.headers["Cache-Control"] == "no-store"
+        assert (await edge.fetch("/", "HEAD", headers=browser)).headers["Content-Type"] == "text/html; charset=utf-8"
+        late = await edge.fetch("/", headers=browser)
+        assert (late.status, late.headers["Retry-After"]) == (429, "1")
+        assert b"Please try again in a second." in late.body
+        assert (await edge.fetch("/")).headers["Content-Type"] == "application/problem+json"
+
+
 async def test_a_client_that_asks_too_often_waits_as_it_is_told() -> None:
     async with origin_of(plain(Cache_Control="max-age=60")) as origin, edge_for(origin.url) as edge:
         restrict(edge, AccessRule(client_rate=1, client_burst=3))

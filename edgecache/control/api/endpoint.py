@@ -139,7 +139,10 @@ def authenticated(request: web.Request, services: Services) -> Token:
     match = _BEARER.fullmatch(given[0]) if len(given) == 1 else None
     token = services.tokens.authenticate(match[1]) if match else None
     if token is None:
-        detail = "the token is not valid here, has expired or was revoked" if match else "the request carries no token"
+        if match:
+            detail = "the token is not valid here, has expired or was revoked"
+        else:
+            detail = "the field Authorization is not `Bearer TOKEN`, once" if given else "the request carries no token"
         advice = "send `Authorization: Bearer TOKEN`; the operator's token is in STATE/operator.token"
         challenge = 'Bearer realm="edgecache"' + (', error="invalid_token"' if match else "")
         raise Problem(Code.UNAUTHENTICATED, detail, advice, headers=(("WWW-Authenticate", challenge),))

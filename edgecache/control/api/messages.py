@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import enum
 import logging
 import re
 from collections.abc import Callable, Collection
-from typing import Final, TypeVar
+from typing import Final, TypeVar, get_args, get_type_hints
 
 import msgspec
 from aiohttp import web
@@ -26,6 +27,8 @@ _log: Final = logging.getLogger(__name__)
 _COMMON: Final = {"Server": "edgecache", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _PLACE: Final = re.compile(r"(?P<message>.*?) - at `(?P<place>.*)`", re.DOTALL)
 _UNKNOWN_FIELD: Final = re.compile(r"Object contains unknown field `(?P<field>.*)`", re.DOTALL)
+_TYPE: Final = re.compile(r"\b(int|str|float|bool)\b(?=[^`]*`)")
+_JSON_TYPES: Final = {"int": "integer", "str": "string", "float": "number", "bool": "boolean"}
 _ARCHIVE_TYPES: Final = frozenset(
     {"application/x-tar", "application/gzip", "application/x-gzip", "application/x-gtar", "application/octet-stream"}
 )
@@ -172,7 +175,19 @@ def _invalid(said: str, shape: type[msgspec.Struct]) -> Problem:
         if place == "$":
             message += _nearest(field, shape.__struct_encode_fields__)
         place = f"{place}.{field[:60]}"
+    elif message.startswith("Invalid enum value"):
+        message += _choices(place, shape)
+    if message.startswith("Expected `"):
+        message = _TYPE.sub(lambda found: _JSON_TYPES[found[1]], message)
     return Problem(Code.BAD_REQUEST, f"{place}: {message}", "correct the body; /v1/openapi.json says what is right", where=place)
+
+
+def _choices(place: str, shape: type[msgspec.Struct]) -> str:
+    """What the member at `place` takes, where that is a few words."""
+    known = get_type_hints(shape).get(place.removeprefix("$.").partition("[")[0])
+    kinds = [known, *get_args(known), *(inner for kind in get_args(known) for inner in get_args(kind))]
+    words = [str(word) for kind in kinds if isinstance(kind, type) and issubclass(kind, enum.Enum) for word in kind]
+    return f"; choose from {', '.join(words)}" if words else ""
 
 
 def _nearest(word: str, known: Collection[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from aiohttp import web
@@ -11,11 +12,14 @@ from edgecache.control.api.endpoint import Call, Endpoint, Known, forbidden
 from edgecache.control.api.messages import answer, parameters, read_json
 from edgecache.control.problems import Code, Problem, not_found
 from edgecache.control.records import Verb
+from edgecache.control.words import TAG
 from edgecache.policy.purging import Purge
 from edgecache.source import SourceError
 
 _MAX_URLS: Final = 1_000
 _MAX_TEXT: Final = 8_192
+_URL: Final = re.compile(r"\s*https?://[^\s/?#]+", re.IGNORECASE)
+_HOST: Final = re.compile(r"[^\s/?#@,]+")
 
 
 class PurgeRequest(Struct, forbid_unknown_fields=True):
@@ -91,6 +95,22 @@ def _check(form: PurgeRequest) -> None:
         if text is not None and not 1 <= len(text) <= _MAX_TEXT:
             detail = f"$.{name}: must be of 1 to {_MAX_TEXT} characters"
             raise Problem(Code.BAD_REQUEST, detail, "correct the body", where=f"$.{name}")
+    for number, url in enumerate(form.urls or ()):
+        _check_url(url, f"$.urls[{number}]", "http://HOST/PATH?QUERY")
+    if form.prefix is not None:
+        _check_url(form.prefix, "$.prefix", "http://HOST/PATH")
+    if form.tag is not None and not re.fullmatch(TAG, form.tag):
+        detail = f"$.tag: must be visible ASCII without a comma, not {form.tag[:100]!r}"
+        raise Problem(Code.BAD_REQUEST, detail, "write it as Cache-Tag has it", where="$.tag")
+    if form.host is not None and not _HOST.fullmatch(form.host):
+        detail = f"$.host: must be a host name, with its port where requests name one, not {form.host[:100]!r}"
+        raise Problem(Code.BAD_REQUEST, detail, "write it as in Host, such as shop.example", where="$.host")
+
+
+def _check_url(text: str, where: str, right: str) -> None:
+    if not _URL.match(text):
+        detail = f"{where}: must be an absolute http or https URL, not {text[:200]!r}"
+        raise Problem(Code.BAD_REQUEST, detail, f"write it as clients ask for it: {right}", where=where)
 
 
 ENDPOINTS: Final = (Endpoint("POST", "/v1/purge", Known.ANY, purge),)

@@ -89,9 +89,12 @@ def _changeable(call: Call) -> Site:
     site = call.site
     if site.from_config:
         file = call.services.settings.config_file
-        named = str(file) if file else "the command line"
-        detail = f"the site {site.name} is declared in {named}"
-        raise Problem(Code.SITE_FROM_CONFIG, detail, f"edit {named} and reload the edge (SIGHUP)", where=named)
+        if file is None:
+            detail = f"the site {site.name} is what --origin made when the edge was started"
+            advice = "start the edge with a configuration file, or without --origin and add sites through the API"
+            raise Problem(Code.SITE_FROM_CONFIG, detail, advice, where="--origin")
+        detail = f"the site {site.name} is declared in {file}"
+        raise Problem(Code.SITE_FROM_CONFIG, detail, f"edit {file} and reload the edge (SIGHUP)", where=str(file))
     return replace(site, generators=())
 
 

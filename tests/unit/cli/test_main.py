@@ -66,3 +66,26 @@ def test_a_reader_that_leaves_is_no_error_worth_a_word() -> None:
     done = subprocess.run(["sh", "-c", pipeline], capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (("statis",), "no such command 'statis'; did you mean status? there are: serve, check,"),
+        (("generator", "versions"), "no such command 'versions'; there are: build, init,"),
+        (("token", "lst"), "no such command 'lst'; did you mean list? there are: create, list, revoke"),
+    ],
+)
+def test_an_unknown_command_is_answered_with_those_that_there_are(run: Run, asked: tuple[str, ...], told: str) -> None:
+    result = run(*asked)
+    assert result.code == 2
+    assert told in result.err
+
+
+def test_the_list_of_commands_has_whole_sentences(run: Run) -> None:
+    for group in ("generator", "site", "cluster", "token"):
+        said = " ".join(run(group, "--help").out.split())
+        assert "..." not in said.partition("Commands:")[2]
+    assert "Compile the C and C++ sources in the bundle's directory PATH (default: this one) to its program." in " ".join(
+        run("generator", "--help").out.split()
+    )

@@ -181,6 +181,13 @@ async def test_a_reader_that_does_not_read_holds_the_guest_back() -> None:
         assert len(b"".join([chunk async for chunk in call])) == 5_000_000
 
 
+async def test_the_edges_own_line_reaches_the_log_that_the_leader_keeps() -> None:
+    async with joined(Runner([])) as both:
+        both.serving.send(messages.Noted("shop/hello@3", "id-1", b"edge: failed\n"))
+        await until(lambda: bool(both.logs.lines))
+        assert both.logs.lines == [("shop", "hello", 3, "id-1", b"edge: failed\n")]
+
+
 async def test_a_sub_request_is_answered_by_the_process_that_asked() -> None:
     async with joined(Runner([b"!"], fetch=b"GET /")) as both:
         assert b"".join([chunk async for chunk in both.call()]) == b"fetched GET /!"
