@@ -24,8 +24,8 @@ COMPILED: Final = {
     "edgecache/serve": "call fast_lane guard interim parts request_id respond shape turnstile wire",
     "edgecache/upstream": "balancing breaker ejection endpoint pool response retrying trailers whole",
     "sandbox": """
-        bucket call claims cpuclock deadlines dispatcher frames handle keeper lane ledger pacer pacing polling promise quarantine
-        requests scheduler serving sharenode vm
+        bucket call claims cpuclock deadlines dispatcher faults frames handle keeper lane ledger memory pacer pacing polling
+        promise quarantine requests scheduler serving sharenode tab vm
     """,
     "sandbox/engines": "base kvm",
     "sandbox/guest": "access actions calls exchange process",
