@@ -136,6 +136,18 @@ class FrozenMemory:
             self._address = 0
 
 
+class _Looks:
+    """The last look that anybody's memory in this process had at what is written, and how many there were."""
+
+    def __init__(self) -> None:
+        self.serial = 0
+        self.mark: tuple[object, int] | None = None
+        """The thread's count of page faults at that look."""
+
+
+_looks: Final = _Looks()
+
+
 class GuestMemory:
     """One VM's view: window, page tables and supervisor page in one private mapping at `address`."""
 
@@ -152,8 +164,8 @@ class GuestMemory:
         """A right has been taken from a page since this was last cleared: engines must forget cached translations."""
         self._usual_pages: int | None = None
         """Written by the first request after the fork or the last drop."""
-        self._mark: tuple[object, int] | None = None
-        """The count of page faults before the last look at what is written."""
+        self._looked: int | None = None
+        """The last look, by anybody, before the first write that its own last look does not tell of; None: all may be written."""
         self._written: list[tuple[int, int]] = []
         self._undoing: _Undoing | None = None
         """For `_written`."""
@@ -225,19 +237,28 @@ class GuestMemory:
 
         The same list, not to be changed, for as long as it is true.
         """
-        mark = faults.mark()
-        if mark is None or mark != self._mark:
+        mark, looks = faults.mark(), _looks
+        if mark is None or mark != looks.mark or self._looked != looks.serial:
             address = self.address
             found = [(s - address, e - address) for s, e in open_pagemap().written(address, self.layout.supervisor_offset)]
             if found != self._written:
                 self._written, self._undoing = found, None
                 self.pages_written = _pages(found)
-            self._mark = mark
+        looks.serial += 1
+        looks.mark, self._looked = mark, looks.serial
         return self._written
+
+    def begin(self) -> None:
+        """A request begins: nothing has been written since the last look but by a reset, which makes no copies.
+
+        Page faults before this moment are others'. One that is nobody's in particular then costs one look, not one of each VM.
+        """
+        if self._looked is not None:
+            self._looked = _looks.serial
 
     def distrust(self) -> None:
         """Another thread than before may write: what the next `written` says is looked up."""
-        self._mark = None
+        self._looked = None
 
     def reset(self, written: list[tuple[int, int]]) -> bool:
         """Make the memory the template's again, given what `written` said. Whether page tables have changed by it."""
@@ -256,7 +277,7 @@ class GuestMemory:
         return changed
 
     def _drop(self, written: list[tuple[int, int]]) -> bool:
-        self._usual_pages = self._mark = self._undoing = None
+        self._usual_pages = self._looked = self._undoing = None
         for start, end in written:
             if _madvise(self.address + start, end - start, _MADV_DONTNEED):
                 raise OSError(ctypes.get_errno(), "madvise")
