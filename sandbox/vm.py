@@ -25,7 +25,7 @@ from sandbox.guest.stack import initial_stack
 from sandbox.limits import DEFAULT_LIMITS, MILLISECOND_NS, Limits
 from sandbox.outcome import End, Fault, FaultKind, Outcome, Usage
 from sandbox.program import Convention
-from sandbox.request import GuestRequest, cgi_environ, scgi_frame
+from sandbox.request import Delivered, cgi_environ, scgi_frame
 from sandbox.template import Template, fits, initial_cpu, load
 
 __all__ = ["OUTPUT_PENDING_BYTES", "Template", "Vm", "load"]
@@ -104,7 +104,7 @@ class Vm:
         """Of the current or last request, as of the last slice; of none after a reset."""
         return self._process.exchange.usage(self._cpu_ns, time.monotonic_ns() - self._begun_ns, self._pages_written)
 
-    def begin(self, request: GuestRequest, limits: Limits) -> None:
+    def begin(self, request: Delivered, limits: Limits) -> None:
         """Hand over a request: at a fork of a booted template, or of a `cgi` program, that is fresh or reset."""
         loaded = self._template.loaded
         if self._phase is not _FRESH or not (self._template.booted or loaded.convention is Convention.CGI):
@@ -189,7 +189,7 @@ class Vm:
         self._vcpu.close()
         self._memory.close()
 
-    def _put_environment(self, request: GuestRequest) -> None:
+    def _put_environment(self, request: Delivered) -> None:
         loaded = self._template.loaded
         stack = initial_stack(loaded.image, loaded.space.stack_top, loaded.args, (*loaded.environ, *cgi_environ(request)))
         if not fits(stack, loaded.space):
@@ -199,7 +199,7 @@ class Vm:
         self._process.access.write(pointer, stack)
         self._vcpu.load(initial_cpu(loaded.image, pointer))
 
-    def _put_frame(self, request: GuestRequest) -> None:
+    def _put_frame(self, request: Delivered) -> None:
         frame = scgi_frame(request)
         buffer = self._process.state.request_buffer
         if buffer is None:
