@@ -32,15 +32,14 @@ _TIMER_SLACK_S = 0.000_1
 
 def scheduler_for(policy: DispatchPolicy) -> Scheduler:
     """An empty tree. A leaf needs a whole slice's credit for an express one: by less the loops' turns let virtual time jump."""
-    floor_ns = min(policy.least_charge_ns, policy.slice_ns)
     slice_ns = policy.slice_ns
-    return Scheduler(quantum_ns=slice_ns, credit_ns=policy.credit_ns, floor_ns=floor_ns, express_ns=slice_ns)
+    return Scheduler(quantum_ns=slice_ns, credit_ns=policy.credit_ns, floor_ns=policy.floor_ns, express_ns=slice_ns)
 
 
 class Dispatcher:
     def __init__(self, spawner: Spawner, policy: DispatchPolicy, engine: str, clock: Callable[[], float]) -> None:
         self._policy = policy
-        self._slice_ns, self._express = policy.slice_ns, policy.express
+        self._slice_ns, self._express, self._floor_ns = policy.slice_ns, policy.express, policy.floor_ns
         self._roomy = policy.round_ns * policy.slots // policy.slice_ns
         """So many generators may compete for full slices."""
         self.engine = engine
@@ -209,13 +208,14 @@ class Dispatcher:
         self.pump()
 
     def _slice_over(self, lane: Lane) -> int:
-        """The worker is free again. Nanoseconds of CPU time to charge."""
+        """The worker is free again. Nanoseconds of CPU time to charge, as far as it is known yet."""
         self._free += 1
         return lane.slice_over()
 
     def _charge(self, generator: Generator, used_ns: int, *, yielded: bool = False) -> None:
         """After the generator's wish has been brought up to date: who sleeps is charged in half the time."""
-        generator.cpu_ns += used_ns
+        if generator.owed_ns:
+            used_ns, generator.owed_ns = max(used_ns, self._floor_ns) + generator.owed_ns, 0
         if generator.path in self.scheduler:
             self.shares.charge(generator.path, used_ns, self.now_ns(), yielded=yielded)
 
@@ -313,11 +313,19 @@ class Dispatcher:
             for call in lane.active_calls():
                 if call.state is State.STALLED and now - call.stalled_since > policy.reader_s:
                     self.requests.end(call, Outcome(End.CANCELLED, call.usage, "nobody reads the answer"))
-            if running is not None:
+            if running is None:
+                lane.settle_tab()
+            else:
                 used_ns = worker.cpu_ns() - running.cpu_ns
                 if used_ns > running.slice_ns + policy.hang_cpu_ns or now - running.since > policy.hang_wall_s:
                     worker.lose("it did not report at the end of its slice")
         self.fleet.sweep(now)
+
+    def settle_tabs(self) -> None:
+        """Bring the CPU time of all who do not run up to date."""
+        for lane in self.fleet.held:
+            if lane.running is None:
+                lane.settle_tab()
 
     def close(self) -> Coroutine[Any, Any, None]:
         """End every request and worker; what is returned ends and awaits every task."""

@@ -7,8 +7,10 @@ Called by both ends: `handle.py`, `spawner.py`, `worker.py`, `zygote.py`, and th
 from __future__ import annotations
 
 import array
+import resource
 import socket
 import struct
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
@@ -16,6 +18,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from sandbox.limits import KIB
+from sandbox.polling import Polling
 from sandbox.wire import ENCODER, WireError
 
 _READ_BYTES = 64 * KIB
@@ -23,6 +26,7 @@ _HEAD = struct.Struct("<I")
 _HEAD_BYTES = 4
 _MAX_FDS = 4
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_MAX_FDS * 4)
+_AT_ONCE = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
 
 T = TypeVar("T")
 
@@ -120,13 +124,15 @@ def send_frame(sock: socket.socket, message: msgspec.Struct, fds: tuple[int, ...
 class BlockingChannel(Generic[T]):
     """The side that has nothing else to do: a worker's and the zygote's. Owns the socket."""
 
-    def __init__(self, sock: socket.socket, messages: msgspec.msgpack.Decoder[T], limit_bytes: int) -> None:
+    def __init__(self, sock: socket.socket, messages: msgspec.msgpack.Decoder[T], limit_bytes: int, *, poll_ns: int = 0) -> None:
+        """`poll_ns`: for how long a wait may keep the CPU where `polling` finds that it pays."""
         self._sock = sock
         self._frames: Frames[T] = Frames(messages, limit_bytes)
         self._ready: deque[T] = deque()
         self._buffer = bytearray(_READ_BYTES)
         self._buffers = [self._buffer]
         self._view = memoryview(self._buffer)
+        self._polling = Polling(poll_ns)
         self.fds = Fds()
 
     def fileno(self) -> int:
@@ -145,7 +151,7 @@ class BlockingChannel(Generic[T]):
         """The next message, or None at the peer's end. Raises OSError, WireError."""
         while not self._ready:
             try:
-                size, ancillary, flags, _ = self._sock.recvmsg_into(self._buffers, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+                size, ancillary, flags = self._wait()
             except ConnectionResetError:
                 return None  # unix(7): how a peer's end looks when it left messages of ours unread
             if ancillary or flags & socket.MSG_CTRUNC:
@@ -161,6 +167,22 @@ class BlockingChannel(Generic[T]):
     def close(self) -> None:
         self.fds.close()
         self._sock.close()
+
+    def _wait(self) -> tuple[int, list[tuple[int, int, bytes]], int]:
+        """For whatever comes: its size, descriptors, flags."""
+        polling, receive = self._polling, self._sock.recvmsg_into
+        began = time.monotonic_ns()
+        if polling.promising and polling.undisturbed(_preemptions()):
+            while time.monotonic_ns() - began < polling.limit_ns:
+                try:
+                    size, ancillary, flags, _ = receive(self._buffers, _ANCILLARY_BYTES, _AT_ONCE)
+                except BlockingIOError:
+                    continue
+                polling.note(0)
+                return size, ancillary, flags
+        size, ancillary, flags, _ = receive(self._buffers, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        polling.note(time.monotonic_ns() - began)
+        return size, ancillary, flags
 
 
 class Receiver(Generic[T]):
@@ -195,3 +217,8 @@ class Receiver(Generic[T]):
         for message in self._frames.feed(self._view[:size]):
             on_message(message)
         return size > 0
+
+
+def _preemptions() -> int:
+    """How often this thread had to leave its CPU to another."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw

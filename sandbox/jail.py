@@ -108,6 +108,9 @@ class JailPolicy:
     """What workers run guests on. For `kvm` the filter has a few rows more."""
     nice: int = 5
     """How far a worker steps back behind the monitor where both want one CPU, nice(2): 5 is a third of its weight."""
+    poll_ns: int = 50_000
+    """For how long a worker may wait for its next message with the CPU in hand, where calls come one upon the other: see
+    `polling`. The time is for the account of who has called it last and calls it next; 0 for never."""
 
 
 @dataclass(frozen=True, slots=True)

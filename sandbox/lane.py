@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
@@ -24,6 +25,7 @@ from sandbox.pacing import Flow, Ticket
 from sandbox.program import Program
 from sandbox.quarantine import Record
 from sandbox.request import GuestRequest
+from sandbox.tab import Tab
 
 _log = logging.getLogger(__name__)
 
@@ -53,15 +55,16 @@ class State(enum.Enum):
 class Running:
     """The slice that a worker has been given and not yet answered."""
 
-    __slots__ = ("call", "cpu_ns", "generator", "output_bytes", "since", "slice_ns")
+    __slots__ = ("began_ns", "call", "cpu_ns", "generator", "output_bytes", "since", "slice_ns")
 
     def __init__(self, generator: Generator, since: float, cpu_ns: int, slice_ns: int) -> None:
         self.generator = generator
         self.call: Job | None = None
         """None while loading and booting."""
         self.since = since
+        self.began_ns = time.monotonic_ns()
         self.cpu_ns = cpu_ns
-        """The worker's CPU clock from where on its time is for the generator's account."""
+        """The worker's CPU clock from where on its time is for the generator's account, and for those on the tab."""
         self.slice_ns = slice_ns
         self.output_bytes = 0
         """What its request had sent before."""
@@ -210,6 +213,8 @@ class Generator:
         self.calls = 0
         self.ends: Counter[End] = Counter()
         self.cpu_ns = 0
+        self.owed_ns = 0
+        """CPU time beyond what was charged for slices before it was known."""
         self.ways: dict[Flow, Way] = {}
         """The pacer's: where what it sends, logs and asks for passes; made when something first does."""
         self.delayed = self.log_dropped_bytes = self.log_untold_bytes = 0
@@ -253,9 +258,11 @@ class Generator:
 class Lane:
     """Generators that share a worker, and that worker while there is one."""
 
-    def __init__(self, name: str, tenant: str) -> None:
+    def __init__(self, name: str, tenant: str, floor_ns: int = 0) -> None:
+        """`floor_ns`: what each slice is charged in any case."""
         self.name = name
         self.tenant = tenant
+        self._floor_ns = floor_ns
         self.generators: dict[Path, Generator] = {}
         self.astir: set[Generator] = set()
         """Those that may hold requests; who queues one adds its generator. A lane has thousands, of which few are at work."""
@@ -272,7 +279,8 @@ class Lane:
         self.last: Generator | None = None
         """Who had the last slice, if the worker has done nothing since but to reset its VM: that, too, is for its account."""
         self.clock_ns = 0
-        """The worker's CPU clock at the end of that slice."""
+        """The worker's CPU clock as it was last read: at the end of that slice, unless it is on the tab."""
+        self._tab: Tab[Generator] = Tab()
         self.last_used = self.held_since = 0.0
         self.hot_bytes = 0
         """What its worker takes: expected while it starts, measured afterwards."""
@@ -305,27 +313,48 @@ class Lane:
         return max(0, self.worker.cpu_ns() - self.running.cpu_ns)
 
     def clock(self, generator: Generator) -> int:
-        """From where on the worker's CPU time is for the generator's account, which gets the next slice."""
-        if self.last is generator or self.worker is None:
-            return self.clock_ns
-        return self.worker.cpu_ns()
+        """From where on the worker's CPU time is for the account of the generator, which gets the next slice, and of the tab."""
+        if self.last is not generator and self._tab.empty and self.worker is not None:
+            self.clock_ns = self.worker.cpu_ns()
+        return self.clock_ns
 
     def slice_over(self) -> int:
-        """The worker is free again. Nanoseconds of its CPU time that are for the account of who had the slice."""
+        """The worker is free again. Nanoseconds of its CPU time to charge to who had the slice; 0 while it is on the tab."""
         running, self.running = self.running, None
         if running is None or self.worker is None:
             return 0
-        self.last, self.clock_ns = running.generator, self.worker.cpu_ns()
-        return max(0, self.clock_ns - running.cpu_ns)
+        self.last = running.generator
+        self._tab.add(running.generator, time.monotonic_ns() - running.began_ns)
+        return self.settle_tab(running.generator) if self._tab.due else 0
+
+    def settle_tab(self, now: Generator | None = None) -> int:
+        """Read the worker's CPU clock for all who are on the tab: they owe what they have not been charged yet.
+
+        Nanoseconds to charge to `now`, which has not been charged for its last slice at all.
+        """
+        if self.worker is None or self._tab.empty:
+            return 0
+        before_ns, self.clock_ns = self.clock_ns, self.worker.cpu_ns()
+        charge_ns = 0
+        for generator, used_ns, slices in self._tab.divide(max(0, self.clock_ns - before_ns)):
+            generator.cpu_ns += used_ns
+            if generator is now:
+                charge_ns = max(0, used_ns - self._floor_ns * (slices - 1))
+            else:
+                generator.owed_ns += max(0, used_ns - self._floor_ns * slices)
+        return charge_ns
 
     def tell(self, message: wire.Abort | wire.Unload) -> None:
         """Something that the worker does beside slices: nobody pays for it."""
         if self.worker is not None:
+            if self.running is None:
+                self.settle_tab()
             self.last = None
             self.worker.send(message)
 
     def detach(self) -> WorkerHandle | None:
         """Forget the worker and everything that was in it."""
+        self.settle_tab()
         worker, self.worker = self.worker, None
         self.stages.clear()
         self.running = self.last = None

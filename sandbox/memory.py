@@ -29,6 +29,8 @@ would burden all later ones. Dropping costs the next writer a fault (3.4 us a pa
 """
 
 _MADV_DONTNEED: Final = 4
+_ZEROS_BYTES: Final = 64 << 10
+_ZEROS: Final = memoryview(bytes(_ZEROS_BYTES))
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -75,6 +77,8 @@ class FrozenMemory:
             raise
         self.data = bytes(data)
         """One byte a page: 1 where the template holds something, 0 where it holds zeros and no memory."""
+        self.view = memoryview((ctypes.c_ubyte * layout.total_bytes).from_address(self._address)).cast("B")
+        """The template's own content. Good for as long as a fork is open."""
 
     @classmethod
     def build(
@@ -108,12 +112,6 @@ class FrozenMemory:
         """Memory that the template itself takes: pages it holds, shared by all forks."""
         return os.fstat(self.fd).st_blocks * 512
 
-    @property
-    def view(self) -> memoryview:
-        """The template's own content. Good for as long as a fork is open."""
-        content = (ctypes.c_ubyte * self.layout.total_bytes).from_address(self._address)
-        return memoryview(content).cast("B")
-
     def fork(self) -> GuestMemory:
         fork = GuestMemory(self)
         self._forks += 1
@@ -133,8 +131,21 @@ class FrozenMemory:
 
     def _unmap(self) -> None:
         if self.fd < 0 and not self._forks and self._address:
+            self.view.release()
             _munmap(self._address, self.layout.total_bytes)
             self._address = 0
+
+
+class _Looks:
+    """The last look that anybody's memory in this process had at what is written, and how many there were."""
+
+    def __init__(self) -> None:
+        self.serial = 0
+        self.mark: tuple[object, int] | None = None
+        """The thread's count of page faults at that look."""
+
+
+_looks: Final = _Looks()
 
 
 class GuestMemory:
@@ -153,8 +164,8 @@ class GuestMemory:
         """A right has been taken from a page since this was last cleared: engines must forget cached translations."""
         self._usual_pages: int | None = None
         """Written by the first request after the fork or the last drop."""
-        self._mark: tuple[object, int] | None = None
-        """The count of page faults before the last look at what is written."""
+        self._looked: int | None = None
+        """The last look, by anybody, before the first write that its own last look does not tell of; None: all may be written."""
         self._written: list[tuple[int, int]] = []
         self._undoing: _Undoing | None = None
         """For `_written`."""
@@ -226,19 +237,28 @@ class GuestMemory:
 
         The same list, not to be changed, for as long as it is true.
         """
-        mark = faults.mark()
-        if mark is None or mark != self._mark:
+        mark, looks = faults.mark(), _looks
+        if mark is None or mark != looks.mark or self._looked != looks.serial:
             address = self.address
             found = [(s - address, e - address) for s, e in open_pagemap().written(address, self.layout.supervisor_offset)]
             if found != self._written:
                 self._written, self._undoing = found, None
                 self.pages_written = _pages(found)
-            self._mark = mark
+        looks.serial += 1
+        looks.mark, self._looked = mark, looks.serial
         return self._written
+
+    def begin(self) -> None:
+        """A request begins: nothing has been written since the last look but by a reset, which makes no copies.
+
+        Page faults before this moment are others'. One that is nobody's in particular then costs one look, not one of each VM.
+        """
+        if self._looked is not None:
+            self._looked = _looks.serial
 
     def distrust(self) -> None:
         """Another thread than before may write: what the next `written` says is looked up."""
-        self._mark = None
+        self._looked = None
 
     def reset(self, written: list[tuple[int, int]]) -> bool:
         """Make the memory the template's again, given what `written` said. Whether page tables have changed by it."""
@@ -257,7 +277,7 @@ class GuestMemory:
         return changed
 
     def _drop(self, written: list[tuple[int, int]]) -> bool:
-        self._usual_pages = self._mark = self._undoing = None
+        self._usual_pages = self._looked = self._undoing = None
         for start, end in written:
             if _madvise(self.address + start, end - start, _MADV_DONTNEED):
                 raise OSError(ctypes.get_errno(), "madvise")
@@ -290,36 +310,49 @@ class GuestMemory:
 
 
 class _Undoing:
-    """What a reset copies, worked out once for the pages that a request has written, as the next one mostly writes the same."""
+    """What a reset copies, worked out once for the pages that a request has written, as the next one mostly writes the same.
 
-    __slots__ = ("_copies", "_tables", "_zeros")
+    Few and small objects: of a machine that has slept for long, each is out of the processor's caches.
+    """
+
+    __slots__ = ("_block", "_copies", "_original", "_tables", "_zeros")
 
     def __init__(self, memory: GuestMemory, written: list[tuple[int, int]]) -> None:
-        self._copies: list[tuple[memoryview, memoryview]] = []
-        self._zeros: list[tuple[int, int]] = []
-        self._tables: list[tuple[memoryview, memoryview]] = []
-        """Page tables: to compare before they are copied, for processors forget what they know of changed ones."""
-        window, block, original = memory.layout.window_bytes, memory.block, memory.template.view
+        self._block, self._original = memory.block, memory.template.view
+        window = memory.layout.window_bytes
+        copies: list[int] = []
+        zeros: list[int] = []
+        self._tables: list[tuple[int, int, bool]] = []
+        """Page tables, and whether the template holds any: to compare before they are copied, for processors forget what they
+        know of changed ones."""
         for start, end in _split(written, window):
             for first, last, holds in _alike(memory.template.data, start, end):
                 if first >= window:
-                    content = original[first:last] if holds else memoryview(bytes(last - first))
-                    self._tables.append((block[first:last], content))
+                    self._tables.append((first, last, holds))
                 elif holds:
-                    self._copies.append((block[first:last], original[first:last]))
+                    copies += (first, last)
                 else:
-                    self._zeros.append((memory.address + first, last - first))
+                    for at in range(first, last, _ZEROS_BYTES):
+                        zeros += (at, min(last, at + _ZEROS_BYTES))
+        self._copies, self._zeros = tuple(copies), tuple(zeros)
+        """Start, end, start, end and so on, offsets."""
 
     def undo(self) -> bool:
         """Whether a page table was not the template's."""
-        for ours, original in self._copies:
-            ours[:] = original
-        for address, length in self._zeros:
-            ctypes.memset(address, 0, length)
+        block, original, copies, zeros = self._block, self._original, self._copies, self._zeros
+        for index in range(0, len(copies), 2):
+            start, end = copies[index], copies[index + 1]
+            block[start:end] = original[start:end]
+        for index in range(0, len(zeros), 2):
+            start, end = zeros[index], zeros[index + 1]
+            length = end - start
+            block[start:end] = _ZEROS[:length]
         changed = False
-        for ours, original in self._tables:
-            if bytes(ours) != bytes(original):
-                ours[:] = original
+        for start, end, holds in self._tables:
+            length = end - start
+            content = bytes(original[start:end]) if holds else bytes(length)
+            if bytes(block[start:end]) != content:
+                block[start:end] = content
                 changed = True
         return changed
 

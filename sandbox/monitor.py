@@ -126,7 +126,7 @@ class Monitor:
         self._serial += 1
         by_site = self._policy.isolation is Isolation.SITE
         name = tenant if by_site else f"{tenant}/{key}#{self._serial}"
-        lane = dispatcher.fleet.lanes.get(name) or Lane(name, tenant)
+        lane = dispatcher.fleet.lanes.get(name) or Lane(name, tenant, self._policy.dispatch.floor_ns)
         record = Record(self._policy.dispatch.quarantine)
         path = (tenant, f"{key}\0{self._serial}")
         shared = self._images.share(program)
@@ -216,6 +216,7 @@ class Monitor:
 
     def status(self) -> MonitorStatus:
         dispatcher = self._running()
+        dispatcher.settle_tabs()
         standings = dispatcher.shares.standings(dispatcher.now_ns())
         clusters, tenants = _share_statuses(dispatcher.shares, standings)
         return MonitorStatus(

@@ -75,6 +75,11 @@ class DispatchPolicy:
         return self.slots + self.express
 
     @property
+    def floor_ns(self) -> int:
+        """What each slice is charged in any case."""
+        return min(self.least_charge_ns, self.slice_ns)
+
+    @property
     def express_slice_ns(self) -> int:
         return self.slice_ns // 2
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 import msgspec
 
 
-class GuestRequest(msgspec.Struct, frozen=True, array_like=True):
-    """CGI variables (RFC 3875 section 4.1) and the request's body."""
+class Delivered(msgspec.Struct, frozen=True, array_like=True):
+    """CGI variables (RFC 3875 section 4.1) and the request's body, as a worker gets them: checked by whoever has sent them."""
 
     environ: tuple[tuple[bytes, bytes], ...]
     """Names and values; neither may hold a NUL, a name neither `=` nor nothing."""
     body: bytes = b""
+
+
+class GuestRequest(Delivered, frozen=True, array_like=True):
+    """The same, checked as it is made."""
 
     def __post_init__(self) -> None:
         if not self.environ:
@@ -27,7 +31,7 @@ class GuestRequest(msgspec.Struct, frozen=True, array_like=True):
                 raise ValueError(f"not an environment variable: {name!r}")
 
 
-def scgi_frame(request: GuestRequest) -> bytes:
+def scgi_frame(request: Delivered) -> bytes:
     """The request as `next_request` delivers it: SCGI's netstring of NUL-separated pairs, then the body.
 
     CONTENT_LENGTH comes first and is always the body's true length; SCGI follows unless the request names its own
@@ -42,7 +46,7 @@ def scgi_frame(request: GuestRequest) -> bytes:
     return b"%d:%b,%b" % (len(head), head, request.body)
 
 
-def cgi_environ(request: GuestRequest) -> tuple[tuple[bytes, bytes], ...]:
+def cgi_environ(request: Delivered) -> tuple[tuple[bytes, bytes], ...]:
     """The request as a `cgi` program's environment; CONTENT_LENGTH is set exactly when there is a body (RFC 3875 4.1.2)."""
     kept = tuple(pair for pair in request.environ if pair[0] != b"CONTENT_LENGTH")
     return ((b"CONTENT_LENGTH", b"%d" % len(request.body)), *kept) if request.body else kept

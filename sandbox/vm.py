@@ -22,16 +22,20 @@ from sandbox.guest.calls import dispatch
 from sandbox.guest.exchange import Exchange, RequestEnded
 from sandbox.guest.process import Process
 from sandbox.guest.stack import initial_stack
-from sandbox.limits import MILLISECOND_NS, Limits
+from sandbox.limits import DEFAULT_LIMITS, MILLISECOND_NS, Limits
 from sandbox.outcome import End, Fault, FaultKind, Outcome, Usage
 from sandbox.program import Convention
-from sandbox.request import GuestRequest, cgi_environ, scgi_frame
+from sandbox.request import Delivered, cgi_environ, scgi_frame
 from sandbox.template import Template, fits, initial_cpu, load
 
 __all__ = ["OUTPUT_PENDING_BYTES", "Template", "Vm", "load"]
 
 OUTPUT_PENDING_BYTES: Final = 64 << 10
 """Output that makes a slice end, so that it can be sent on."""
+
+
+_NO_EXCHANGE: Final = Exchange(None, DEFAULT_LIMITS)
+"""Of a VM that waits: the last request's goes with its reset, and not after the memory that holds it is out of all caches."""
 
 
 class _Phase(enum.Enum):
@@ -97,15 +101,16 @@ class Vm:
 
     @property
     def usage(self) -> Usage:
-        """Of the current or last request, as of the last slice."""
+        """Of the current or last request, as of the last slice; of none after a reset."""
         return self._process.exchange.usage(self._cpu_ns, time.monotonic_ns() - self._begun_ns, self._pages_written)
 
-    def begin(self, request: GuestRequest, limits: Limits) -> None:
+    def begin(self, request: Delivered, limits: Limits) -> None:
         """Hand over a request: at a fork of a booted template, or of a `cgi` program, that is fresh or reset."""
         loaded = self._template.loaded
         if self._phase is not _FRESH or not (self._template.booted or loaded.convention is Convention.CGI):
             raise RuntimeError(f"begin in phase {self._phase.name}")
         self._watch_threads()
+        self._memory.begin()
         self._process.exchange = Exchange(request, limits)
         self._phase = _RUNNING
         self._cpu_ns, self._pages_written = 0, 0
@@ -175,6 +180,7 @@ class Vm:
         self._process.state = self._template.state()
         if not self._template.booted:
             self._process.state.clock_origin_ns = time.monotonic_ns()
+        self._process.exchange = _NO_EXCHANGE
         self._phase = _FRESH
 
     def close(self) -> None:
@@ -183,7 +189,7 @@ class Vm:
         self._vcpu.close()
         self._memory.close()
 
-    def _put_environment(self, request: GuestRequest) -> None:
+    def _put_environment(self, request: Delivered) -> None:
         loaded = self._template.loaded
         stack = initial_stack(loaded.image, loaded.space.stack_top, loaded.args, (*loaded.environ, *cgi_environ(request)))
         if not fits(stack, loaded.space):
@@ -193,7 +199,7 @@ class Vm:
         self._process.access.write(pointer, stack)
         self._vcpu.load(initial_cpu(loaded.image, pointer))
 
-    def _put_frame(self, request: GuestRequest) -> None:
+    def _put_frame(self, request: Delivered) -> None:
         frame = scgi_frame(request)
         buffer = self._process.state.request_buffer
         if buffer is None:

@@ -15,7 +15,7 @@ from sandbox.jail import JailPolicy, JailReport
 from sandbox.limits import KIB, MIB, Limits
 from sandbox.outcome import Outcome
 from sandbox.program import Program
-from sandbox.request import GuestRequest
+from sandbox.request import Delivered
 
 FROM_WORKER_BYTES = 4 * MIB
 """Largest frame a worker may send: one slice's output, log and edge call."""
@@ -65,7 +65,7 @@ class Start(_Message, frozen=True):
 
     call: int
     program: int
-    request: GuestRequest
+    request: Delivered
     slice_ns: int
 
 

@@ -29,7 +29,7 @@ def main(sock: socket.socket, policy: JailPolicy, parent: int, cgroup: CgroupPar
     """Enter a control group and the jail and serve; never returns, and runs none of the forking process's exit handlers."""
     status = 70
     try:
-        channel = BlockingChannel(sock, wire.TO_WORKER, wire.TO_WORKER_BYTES)
+        channel = BlockingChannel(sock, wire.TO_WORKER, wire.TO_WORKER_BYTES, poll_ns=policy.poll_ns)
         try:
             report = jail.enter(
                 policy,

@@ -12,6 +12,7 @@ import signal
 import struct
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 
 from sandbox.engines import kvm_api as api
@@ -125,8 +126,9 @@ class KvmVcpu(SlicedVcpu):
         except BaseException:
             self._machine.close()
             raise
-        self._fresh, self._user_cs, self._user_ss = bytes(fresh), bytes(fresh.cs), bytes(fresh.ss)
+        self._fresh, self._user_cs, self._user_ss = _shared(bytes(fresh)), _shared(bytes(fresh.cs)), _shared(bytes(fresh.ss))
         self._run = self._machine.run
+        self._vcpu = self._machine.vcpu
         self._page = self._machine.page
         self._general, self._special = b"", b""
         """Registers and special registers of the state that was loaded last, as they stand in struct kvm_run."""
@@ -139,7 +141,7 @@ class KvmVcpu(SlicedVcpu):
 
     def run(self, slice_ns: int, now_ns: int | None = None) -> Stop:
         """See `base.Vcpu`. Raises EngineUnavailable when what another guest left in this thread cannot be removed."""
-        page, enter = self._page, self._machine.enter
+        page, vcpu = self._page, self._vcpu
         if self._selectors():
             self._scrub()
         page[api.IMMEDIATE_OFFSET] = 0
@@ -148,7 +150,7 @@ class KvmVcpu(SlicedVcpu):
         self._entered = True
         try:
             while True:
-                error = enter()
+                error = api.enter(vcpu)
                 page[api.DIRTY_OFFSET] = 0
                 reason, port, *gprs, rip, rflags = api.EXIT.unpack_from(page, api.EXIT_OFFSET)
                 if error == errno.EINTR or (not error and reason == api.EXIT_INTR):
@@ -220,7 +222,7 @@ class KvmVcpu(SlicedVcpu):
         rflags = state.rflags & RFLAGS_KEPT | RFLAGS_FIXED
         sregs = api.SpecialRegisters.from_buffer_copy(self._fresh)
         sregs.fs.base, sregs.gs.base = state.fs_base, state.gs_base
-        self._special = bytes(sregs)
+        self._special = _shared(bytes(sregs))
         self._general = _registers(state.gprs, state.rip, rflags)
         entrance = restoring.entrance(state)
         usable = entrance is not None and self._holds(state) and self._may_restore()
@@ -260,7 +262,7 @@ class KvmVcpu(SlicedVcpu):
         self._run.dirty_regs = api.REGS | api.SREGS
         self._run.immediate_exit = 0
         for _ in range(_SCRUB_TRIES):
-            error = self._machine.enter()
+            error = api.enter(self._vcpu)
             self._run.dirty_regs = 0
             if not error and self._run.exit_reason == api.EXIT_IO and self._run.io_port == SYSTEM_CALL_PORT:
                 self._page[_ALL_AREA] = kept
@@ -309,6 +311,12 @@ class KvmVcpu(SlicedVcpu):
         if vector == _PROTECTION and code & _BY_GATE:
             return Fault(FaultKind.INTERRUPT, rip)
         return Fault(EXCEPTIONS.get(vector, FaultKind.INTERRUPT), rip)
+
+
+@lru_cache(maxsize=64)
+def _shared(content: bytes) -> bytes:
+    """The same bytes, one object for all vCPUs: what all of them look at stays in the processor's caches."""
+    return content
 
 
 def _registers(gprs: tuple[int, ...], rip: int, rflags: int) -> bytes:

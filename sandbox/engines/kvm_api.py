@@ -161,6 +161,15 @@ def _map(fd: int, length: int) -> int:
     return int(address)
 
 
+def enter(vcpu: int) -> int:
+    """KVM_RUN: 0 at an exit that `run` tells, else the errno: EINTR after a signal or `immediate_exit`."""
+    try:
+        fcntl.ioctl(vcpu, RUN)  # a third of the cost of a call through ctypes
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
+
+
 class Kvm:
     """The open device. Inherited over fork: what is made from it belongs to the process that made it."""
 
@@ -221,14 +230,6 @@ class Machine:
             if fd >= 0:
                 os.close(fd)
         self.vcpu = self.fd = -1
-
-    def enter(self) -> int:
-        """KVM_RUN: 0 at an exit that `run` tells, else the errno: EINTR after a signal or `immediate_exit`."""
-        try:
-            fcntl.ioctl(self.vcpu, RUN)  # a third of the cost of a call through ctypes
-        except OSError as error:
-            return error.errno or errno.EIO
-        return 0
 
     def remap(self) -> None:
         """Forget every translation made from the guest's page tables, shadow page tables included."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sandbox.limits import Limits
 from sandbox.outcome import MAX_UNKNOWN, End, Usage
-from sandbox.request import GuestRequest
+from sandbox.request import Delivered
 
 
 class RequestEnded(Exception):
@@ -22,7 +22,7 @@ class RequestEnded(Exception):
 class Exchange:
     """Counters and buffers of one request, or of a boot (when `request` is None)."""
 
-    def __init__(self, request: GuestRequest | None, limits: Limits) -> None:
+    def __init__(self, request: Delivered | None, limits: Limits) -> None:
         self.limits = limits
         self.request = request
         self.body = request.body if request else b""

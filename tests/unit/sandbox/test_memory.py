@@ -136,6 +136,43 @@ def test_what_was_written_is_known_at_any_time(steps: list[int | str]) -> None:
         frozen.close()
 
 
+TURNS = st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["write", "write", "far", "end", "look"])), max_size=80)
+
+
+@settings(max_examples=100, deadline=None)
+@given(TURNS)
+def test_what_was_written_is_known_whoever_has_turns_between(turns: list[tuple[int, str]]) -> None:
+    """Requests of several machines, cut into slices that come in any order: no page that one has written is overlooked."""
+    frozen = build()
+    forks = [frozen.fork() for _ in range(3)]
+    pages = Pagemap()
+    fresh, page = [True] * 3, 0
+    try:
+        for number, step in turns:
+            fork = forks[number]
+            if fresh[number]:
+                fork.begin()
+                fresh[number] = False
+            if step == "write":
+                page = (page + 1) % 2048
+                fork.window[page * PAGE] = 1
+            elif step == "far":
+                fork.window[:4] = b"seen"
+            else:
+                end = fork.layout.supervisor_offset
+                found = [(a - fork.address, b - fork.address) for a, b in pages.written(fork.address, end)]
+                assert fork.written() == found
+            if step == "end":
+                fork.reset(fork.written())
+                fresh[number] = True
+                assert bytes(fork.window[:4]) == b"text"
+    finally:
+        pages.close()
+        for fork in forks:
+            fork.close()
+        frozen.close()
+
+
 def test_a_fork_is_reset_after_its_template_is_closed(template: FrozenMemory, memory: GuestMemory) -> None:
     memory.window[0] = 1
     template.close()

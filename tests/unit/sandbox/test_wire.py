@@ -18,14 +18,14 @@ from sandbox.jail import JailPolicy, JailReport, Layer, Missing
 from sandbox.limits import DEFAULT_LIMITS
 from sandbox.outcome import End, Outcome, Usage
 from sandbox.program import Convention, Program
-from sandbox.request import GuestRequest
+from sandbox.request import Delivered
 
 OUTCOME = Outcome(End.CPU_LIMIT, Usage(cpu_ns=5, unknown_calls=(1, 2)), "too long")
 TO_WORKER: list[wire.ToWorker] = [
     wire.Load(1, 100, DEFAULT_LIMITS, "auto"),
     wire.Unload(1),
     wire.Boot(1, 5),
-    wire.Start(7, 1, GuestRequest(((b"A", b"\xff"),), b"body"), 5),
+    wire.Start(7, 1, Delivered(((b"A", b"\xff"),), b"body"), 5),
     wire.Continue(7, 5),
     wire.Continue(7, 5, b"answer"),
     wire.Continue(7, 5, -2),
