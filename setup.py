@@ -27,8 +27,8 @@ COMPILED: Final = {
     """,
     "edgecache/upstream": "balancing begun breaker ejection endpoint pool predictor response retrying trailers whole",
     "sandbox": """
-        bucket call caps claims cpuclock deadlines dispatcher express fairqueue faults frames handle keeper lane ledger memory pacer
-        pacing polling promise quarantine requests scheduler serving sharenode tab vm
+        bucket call caps claims cpuclock deadlines dispatcher express fairqueue faults frames handle keeper lane ledger memory
+        pacer pacing polling promise quarantine requests scheduler serving sharenode tab vm
     """,
     "sandbox/engines": "base kvm",
     "sandbox/guest": "access actions calls exchange process",

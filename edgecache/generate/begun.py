@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from edgecache.generate import cgi
 from edgecache.policy.forwarding import dated
 from edgecache.sites import ActiveVersion
 from edgecache.source import Source, Whole
 from sandbox import End, Outcome, Usage
-
-if TYPE_CHECKING:
-    from edgecache.generate.bridge import GeneratorSource
 
 BODILESS: Final = frozenset({204, 304})
 
@@ -41,13 +38,26 @@ class GuestAnswer(Protocol):
     async def aclose(self) -> None: ...
 
 
+class Caller(Protocol):
+    """Whoever has called the program: `bridge.GeneratorSource`."""
+
+    @property
+    def now(self) -> Callable[[], float]: ...
+
+    @property
+    def on_usage(self) -> Callable[[str, End, Usage], None]: ...
+
+    def going_on(self, begun: BegunCall) -> Source:
+        """A source whose first answer is what comes of `begun`."""
+
+
 class BegunCall:
     """A `source.Begun`."""
 
-    __slots__ = ("_call", "_looking", "_loop", "_over", "_source", "_told", "_version")
+    __slots__ = ("_call", "_caller", "_looking", "_loop", "_over", "_told", "_version")
 
-    def __init__(self, source: GeneratorSource, call: GuestAnswer, version: ActiveVersion, told: Callable[[], None]) -> None:
-        self._source = source
+    def __init__(self, caller: Caller, call: GuestAnswer, version: ActiveVersion, told: Callable[[], None]) -> None:
+        self._caller = caller
         self._call = call
         self._version = version
         self._told: Callable[[], None] | None = told
@@ -82,7 +92,7 @@ class BegunCall:
             return None
         if answer is None or answer.length not in (None, len(answer.rest)) or answer.response.status in BODILESS:
             return None
-        return Whole(dated(answer.response, self._source.now()), answer.rest, self._version.key)
+        return Whole(dated(answer.response, self._caller.now()), answer.rest, self._version.key)
 
     def settle(self) -> None:
         self._end(End.FINISHED)
@@ -97,10 +107,10 @@ class BegunCall:
         self._told = self._call.heard = None
         self._call.close()
         outcome = self._call.outcome
-        self._source.on_usage(self._version.key, end, outcome.usage if outcome is not None else Usage())
+        self._caller.on_usage(self._version.key, end, outcome.usage if outcome is not None else Usage())
 
     def rest(self) -> Source:
-        return self._source.going_on(self)
+        return self._caller.going_on(self)
 
     def taken(self) -> tuple[GuestAnswer, ActiveVersion]:
         """The call and the version that answers it, whose end is the caller's from now on."""

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from aiohttp.client_reqrep import ConnectionKey
 
     from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol
-    from edgecache.upstream.origins import Origins
 
 
 class Sent:
@@ -81,13 +80,21 @@ class Sent:
 class BegunExchange:
     """One request to one of a site's origins, counted as under way. A `source.Begun`."""
 
-    __slots__ = ("_origins", "lease", "member", "order", "over", "pool", "request", "sent")
+    __slots__ = ("_go_on", "lease", "member", "order", "over", "pool", "request", "sent")
 
     def __init__(
-        self, origins: Origins, request: Request, sent: Sent, *, pool: Pool, member: Member, order: deque[Member], lease: Lease
+        self,
+        go_on: Callable[[BegunExchange], Source],
+        request: Request,
+        sent: Sent,
+        *,
+        pool: Pool,
+        member: Member,
+        order: deque[Member],
+        lease: Lease,
     ) -> None:
-        """`order`: the origins that may be asked after `member`."""
-        self._origins = origins
+        """`go_on` gives its `rest`; `order`: the origins that may be asked after `member`."""
+        self._go_on = go_on
         self.request = request
         self.pool = pool
         self.member = member
@@ -119,4 +126,4 @@ class BegunExchange:
             self.lease.release()
 
     def rest(self) -> Source:
-        return self._origins.going_on(self)
+        return self._go_on(self)

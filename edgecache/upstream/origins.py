@@ -71,7 +71,7 @@ class Origins:
             return None
         pool.budget.asked()
         member.sent()
-        return BegunExchange(self, request, sent, pool=pool, member=member, order=order, lease=lease)
+        return BegunExchange(self.going_on, request, sent, pool=pool, member=member, order=order, lease=lease)
 
     def _at_once(self, member: Member) -> bool:
         return not member.full and member.waiting == 0 and self._client.ready(member.endpoint)
