@@ -7,6 +7,7 @@ which requests are misses, `connection` has them run and writes what they bring.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import partial
@@ -36,7 +37,7 @@ from edgecache.upstream.body import BytesBody
 from edgecache.upstream.collapse import Flights, Seat
 from edgecache.upstream.predictor import Predictor
 
-_MAX_HINTS = 16
+_log = logging.getLogger(__name__)
 
 
 class Errand:
@@ -51,7 +52,6 @@ class Errand:
         "decision",
         "in_turn",
         "key",
-        "origins",
         "seat",
         "sent",
         "since",
@@ -86,10 +86,10 @@ class Errand:
         self._on_interim: Interim | None = None
 
     def hint(self, response: Response) -> None:
-        """An interim response: for the client, once somebody passes it on."""
+        """An interim response, of which a source lets pass a few: for the client, once somebody passes it on."""
         if self._on_interim is not None:
             self._on_interim(response)
-        elif len(self._hints) < _MAX_HINTS:
+        else:
             self._hints.append(response)
 
     def pass_on(self, on_interim: Interim | None) -> None:
@@ -193,8 +193,13 @@ class Errands:
         begun = errand.begun
         if begun is None:
             return
-        whole = begun.whole() if errand.seat.alone and not errand.in_turn else None
-        answer = None if whole is None else self._answer(errand, begun, whole)
+        try:
+            whole = begun.whole() if errand.seat.alone and not errand.in_turn else None
+            answer = None if whole is None else self._answer(errand, begun, whole)
+        except Exception:
+            # Nobody up the stack could answer the client.
+            _log.exception("the answer to %s is judged again, in a task", errand.call.request.uri)
+            answer = None
         if answer is None:
             self._go_on(errand)
         else:
