@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import click
 
 from edgecache.cli.client import ControlClient, Json
@@ -188,9 +186,7 @@ def print_facts(document: Json, indent: str = "") -> None:
             click.echo(f"{indent}{key}: {shown(value if value != {} else None)}")
 
 
-_BOOLEANS: Final = {"true": True, "false": False}
-_LISTS: Final = frozenset({"vary", "tags", "compress", "deny", "allow", "purge"})
-"""Keys of `cache` and `access` that hold several values."""
+_BOOLEANS = {"true": True, "false": False}
 
 
 def _settings(pairs: tuple[str, ...], option: str) -> Json:
@@ -200,7 +196,7 @@ def _settings(pairs: tuple[str, ...], option: str) -> Json:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise click.UsageError(f"{option} {pair!r} is not KEY=VALUE, such as {option} cpu=100ms")
-        if key in _LISTS:
+        if key in {"vary", "tags", "allow", "deny", "purge", "compress"}:
             found[key] = [item.strip() for item in value.split(",") if item.strip()]
         elif value.isascii() and value.isdigit():
             found[key] = int(value)

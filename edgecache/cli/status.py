@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _MAX_ROWS: Final = 40
-_SITE_COLUMNS: Final = ("SITE", "HOSTS", "WEIGHT", "GENERATOR", "ROUTES", "ACTIVE")
-_ORIGIN_COLUMNS: Final = ("SITE", "ORIGIN", "STATE", "REQUESTS", "FAILURES", "RETRIES", "HEDGES", "CONNECTIONS")
-_PROCESS_COLUMNS: Final = ("PROCESS", "PID", "STATE", "RESTARTS", "REQUESTS", "CONNECTIONS", "STORED_BYTES", "CPU_SECONDS")
 _GROUPS: Final = {"clusters": "cluster", "sites": "site", "generators": "generator", "each": "process"}
 """What a room counts for each of several, and what one of them is called."""
 _PARTS_OF_CPU: Final = frozenset({"promised", "received"})
@@ -85,11 +82,20 @@ def top(client: ControlClient, every: float, times: int | None) -> None:
         return
 
 
+_SITE_COLUMNS: Final = ("SITE", "HOSTS", "WEIGHT", "GENERATOR", "ROUTES", "ACTIVE")
+
+
+_ORIGIN_COLUMNS: Final = ("SITE", "ORIGIN", "STATE", "REQUESTS", "FAILURES", "RETRIES", "HEDGES", "CONNECTIONS")
+
+
 def _origin_rows(found: Json) -> Iterator[tuple[object, ...]]:
     for site, known in found["parts"].get("upstream", {}).get("sites", {}).items():
         for url, row in known["origins"].items():
             state = f"{row['state']} (backup)" if row["backup"] else row["state"]
             yield (site, url, state, *(row[column.lower()] for column in _ORIGIN_COLUMNS[3:]))
+
+
+_PROCESS_COLUMNS: Final = ("PROCESS", "PID", "STATE", "RESTARTS", "REQUESTS", "CONNECTIONS", "STORED_BYTES", "CPU_SECONDS")
 
 
 def _process_rows(found: Json) -> Iterator[tuple[object, ...]]:
