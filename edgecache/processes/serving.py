@@ -242,7 +242,7 @@ class Serving:
 
     def _generator(self, call: Call) -> Source:
         runner = self._guests.runner(call.request_id)
-        return self._built.generator_source(call, runner=runner, values=_LEADERS, log=_LEADERS, ready=_ready)
+        return self._built.generator_source(call, runner=runner, values=_LEADERS, log_of=_leaders_log, ready=_ready)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -264,6 +264,11 @@ class _Leaders:
 
 
 _LEADERS: Final = _Leaders()
+
+
+def _leaders_log(site: str, generator: str) -> _Leaders:
+    del site, generator
+    return _LEADERS
 
 
 async def _ready(key: str) -> None:
