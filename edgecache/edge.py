@@ -253,12 +253,16 @@ class Edge:
 
     def _generator(self, call: Call) -> Source:
         """The source of one request that a generator answers, in the one process of this edge."""
-        site, generator, path = call.route.site, call.route.generator, self._path
-        if generator is None or path is None:
-            raise TypeError("a route without a generator, or in a process that does not serve")
-        log = self._control.logs.of(site.name, generator.name)
-        return path.generator_source(
-            call, runner=self._monitor, values=self._control.values, log=log, ready=self._ready, known=self._control.knows
+        if self._path is None:
+            raise TypeError("a request in a process that does not serve")
+        control = self._control
+        return self._path.generator_source(
+            call,
+            runner=self._monitor,
+            values=control.values,
+            log_of=control.logs.of,
+            ready=self._ready,
+            known=control.knows,
         )
 
     async def _ready(self, key: str) -> None:

@@ -12,7 +12,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -104,29 +104,9 @@ async def measure(folder: Path, count: int) -> Figures:
     if not first or hits != len(sample):
         raise RuntimeError(f"of {len(sample)} stored responses {hits} answered after the start")
 
-    idle: list[float] = []
-    watching = asyncio.create_task(_watch(idle))
-    await asyncio.sleep(2.0)
-    watching.cancel()
-    stalls: list[float] = []
-    watching = asyncio.create_task(_watch(stalls))
-    started = time.perf_counter()
-    prefix = Purge(prefix="http://shop.test/products/1")
-    await store.disk.purge(prefix)
-    purge_prefix = time.perf_counter() - started
-    started = time.perf_counter()
-    purged = await store.disk.purge(Purge(tag="all", site="shop"))
-    purge_tag = time.perf_counter() - started
-    left = 0
-    for number in sample[:1000]:
-        left += _looked_up(store, [number])[0]
-        await asyncio.sleep(0)
-    if left:
-        raise RuntimeError(f"{left} purged responses answer")
-    while store.disk.stats().objects:  # noqa: ASYNC110 - as above
-        await asyncio.sleep(0.01)
-    reclaimed = time.perf_counter() - started
-    watching.cancel()
+    idle = await _stalls(asyncio.sleep(2.0))
+    purges = _Purges()
+    stalls = await _stalls(purges.measure(store, sample))
     await store.disk.close()
     return Figures(
         objects=count,
@@ -136,13 +116,41 @@ async def measure(folder: Path, count: int) -> Figures:
         miss_us=miss_s * 1e6,
         hits_of_sample=hits,
         sample=len(sample),
-        purge_tag_ms=purge_tag * 1e3,
-        purge_prefix_ms=purge_prefix * 1e3,
-        purged=purged,
-        stalled_ms=max(stalls, default=0.0) * 1e3,
-        idle_stalled_ms=max(idle, default=0.0) * 1e3,
-        reclaimed_s=reclaimed,
+        purge_tag_ms=purges.by_tag * 1e3,
+        purge_prefix_ms=purges.by_prefix * 1e3,
+        purged=purges.purged,
+        stalled_ms=stalls * 1e3,
+        idle_stalled_ms=idle * 1e3,
+        reclaimed_s=purges.reclaimed,
     )
+
+
+@dataclass
+class _Purges:
+    """What purging took, in seconds."""
+
+    by_prefix: float = 0.0
+    by_tag: float = 0.0
+    purged: int = 0
+    reclaimed: float = 0.0
+
+    async def measure(self, store: TieredStore, sample: list[int]) -> None:
+        """Raises RuntimeError for a purged response that answers."""
+        started = time.perf_counter()
+        await store.disk.purge(Purge(prefix="http://shop.test/products/1"))
+        self.by_prefix = time.perf_counter() - started
+        started = time.perf_counter()
+        self.purged = await store.disk.purge(Purge(tag="all", site="shop"))
+        self.by_tag = time.perf_counter() - started
+        left = 0
+        for number in sample[:1000]:
+            left += _looked_up(store, [number])[0]
+            await asyncio.sleep(0)
+        if left:
+            raise RuntimeError(f"{left} purged responses answer")
+        while store.disk.stats().objects:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.01)
+        self.reclaimed = time.perf_counter() - started
 
 
 async def _first(store: TieredStore, count: int) -> bool:
@@ -162,11 +170,21 @@ def request_of(number: int) -> Request:
     return Request("GET", "http", "shop.test", f"/products/{number}", freeze())
 
 
-async def _watch(stalls: list[float]) -> None:
-    while True:
-        before = time.perf_counter()
-        await asyncio.sleep(0.0005)
-        stalls.append(max(0.0, time.perf_counter() - before - 0.0005))
+async def _stalls(work: Awaitable[None]) -> float:
+    """The longest time, in seconds, for which the event loop stood still while `work` was done."""
+    longest = 0.0
+
+    async def watch() -> None:
+        nonlocal longest
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(0.0005)
+            longest = max(longest, time.perf_counter() - before - 0.0005)
+
+    watching = asyncio.create_task(watch())
+    await work
+    watching.cancel()
+    return longest
 
 
 def main() -> int:

@@ -245,13 +245,11 @@ class Trial:
             if edge is None:
                 continue
             one = self._chance.choice(self.origin.paths)
+            paths = [one]
+            purge: dict[str, object] = {"urls": [f"http://crash.test{one}"]}
             if self._chance.random() < 0.5:
-                paths, purge = [one], {"urls": [f"http://crash.test{one}"]}
-            else:
-                paths, purge = (
-                    [path for path in self.origin.paths if self.origin.tags[path] == self.origin.tags[one]],
-                    {"tag": self.origin.tags[one]},
-                )
+                paths = [path for path in self.origin.paths if self.origin.tags[path] == self.origin.tags[one]]
+                purge = {"tag": self.origin.tags[one]}
             for path in paths:
                 self.origin.versions[path] += 1
             versions = {path: self.origin.versions[path] for path in paths}

@@ -211,7 +211,7 @@ def _settings(pairs: tuple[str, ...], option: str) -> Json:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise click.UsageError(f"{option} {pair!r} is not KEY=VALUE, such as {option} cpu=100ms")
-        if key in _LISTS:
+        if key in {"vary", "tags", "allow", "deny", "purge", "compress"}:
             found[key] = [item.strip() for item in value.split(",") if item.strip()]
         elif value.isascii() and value.isdigit():
             found[key] = int(value)

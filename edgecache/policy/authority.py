@@ -20,7 +20,7 @@ def is_authority(text: str) -> bool:
     return _AUTHORITY.fullmatch(text) is not None
 
 
-def normal_authority(text: str, scheme: str) -> str:
+def authority_of(text: str, scheme: str) -> str:
     """In lower case, without the scheme's own port (RFC 9110 section 4.2.3) and the root's dot (RFC 1034 section 3.1)."""
     authority = text.lower()
     default = _DEFAULT_SUFFIXES[scheme]

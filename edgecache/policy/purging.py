@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
 
-from edgecache.policy.authority import DEFAULT_PORTS, host_of, is_authority, normal_authority, without_root
+from edgecache.policy.authority import DEFAULT_PORTS, authority_of, host_of, is_authority, without_root
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,7 @@ def purge_uri(text: str) -> str:
     end = min((i for i in (rest.find("/"), rest.find("?")) if i >= 0), default=len(rest))
     scheme, authority, target = scheme.lower(), rest[:end], rest[end:]
     if separator and scheme in DEFAULT_PORTS and is_authority(authority):
-        authority = normal_authority(authority, scheme)
+        authority = authority_of(authority, scheme)
         if authority:
             return f"{scheme}://{authority}{target if target.startswith('/') else '/' + target}"
     raise ValueError(f"not an absolute http or https URL: {text!r}")

@@ -147,14 +147,14 @@ class RequestPath:
         *,
         runner: GuestRunner,
         values: KeyValue,
-        log: GuestLog,
+        log_of: Callable[[str, str], GuestLog],
         ready: Callable[[str], Awaitable[None]],
         known: Callable[[str], bool],
     ) -> Source:
         """The source of one request that a generator answers.
 
-        `runner`, `values` and `log` are where its VMs run, its stored values and its log lines are; `ready` and `known` are the
-        source's.
+        `runner` and `values` are where its VMs and its stored values are, `log_of` tells where the log of a site's generator is;
+        `ready` and `known` are the source's.
         """
         site, generator = call.route.site, call.route.generator
         if generator is None:
@@ -178,7 +178,7 @@ class RequestPath:
                 store=values,
                 fetch_through=fetch_through,
             ),
-            log=log,
+            log=log_of(site.name, generator.name),
             client_ip=call.client_ip,
             point=random.random() * 100,  # noqa: S311 - a split of traffic, not a secret
             now=time.time,

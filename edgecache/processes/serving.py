@@ -15,6 +15,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
+from edgecache.generate.bridge import GuestLog
 from edgecache.heap import Heap
 from edgecache.observe.otlp import PackagesMissing
 from edgecache.policy.purging import Purge
@@ -242,12 +243,11 @@ class Serving:
         return ""
 
     def _generator(self, call: Call) -> Source:
-        site, generator = call.route.site, call.route.generator
-        if generator is None:
-            raise TypeError("a route without a generator")
         runner = self._guests.runner(call.request_id)
-        log = _LeadersLog(self._channel, f"{site.name}/{generator.name}")
-        return self._built.generator_source(call, runner=runner, values=_LEADERS, log=log, ready=_ready, known=_known)
+        return self._built.generator_source(call, runner=runner, values=_LEADERS, log_of=self._log_of, ready=_ready, known=_known)
+
+    def _log_of(self, site: str, generator: str) -> GuestLog:
+        return _LeadersLog(self._channel, f"{site}/{generator}")
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import quote, urljoin, urlsplit
 
-from edgecache.policy.authority import DEFAULT_PORTS, is_authority, normal_authority
+from edgecache.policy.authority import authority_of, is_authority
 from edgecache.policy.coding import code
 from edgecache.policy.connection import hop_by_hop
 from edgecache.policy.esi import Include, Parser, Piece, assembled_head
@@ -235,12 +235,10 @@ def fragment_request(reference: str, page: Request) -> Request:
     """
     try:
         url = urlsplit(urljoin(page.uri, reference.strip()))
+        authority = authority_of(url.netloc, url.scheme) if url.scheme in ("http", "https") else ""
     except ValueError:
         raise Failed("reference") from None
-    if url.scheme not in DEFAULT_PORTS or not is_authority(url.netloc):
-        raise Failed("reference")
-    authority = normal_authority(url.netloc, url.scheme)
-    if not authority:
+    if not authority or not is_authority(authority):
         raise Failed("reference")
     target = quote(url.path or "/", safe="/%:@!$&'()*+,;=~") + (
         "?" + quote(url.query, safe="/%:@!$&'()*+,;=~?[]") if url.query else ""

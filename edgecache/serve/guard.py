@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from lru import LRU
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from edgecache.policy.authority import is_authority, is_rooted, normal_authority
+from edgecache.policy.authority import authority_of, is_authority, is_rooted
 from edgecache.policy.connection import HOP_BY_HOP, hop_by_hop
 from edgecache.policy.fields import freeze, without
 from edgecache.policy.message import Headers, Request
@@ -183,7 +183,7 @@ def assemble(
         raise Violation(Fault.BODY_TOO_LARGE, f"a request body may have {settings.max_body_bytes} bytes")
     host = _host(fields, http10=http10)
     authority, path = _target(method, target, host, scheme)
-    if authority != normal_authority(host, scheme) or is_rooted(host):
+    if authority != authority_of(host, scheme) or is_rooted(host):
         # RFC 9112 section 3.2.2: what is sent on has the Host of the absolute form. And a source must not see more than the key.
         fields = CIMultiDictProxy(CIMultiDict([*((k, v) for k, v in fields.items() if k.lower() != "host"), ("Host", authority)]))
     if "Connection" in fields and (listed := hop_by_hop(fields) - HOP_BY_HOP):
@@ -236,16 +236,16 @@ def _host(fields: Headers, *, http10: bool) -> str:
 def _target(method: str, target: str, host: str, scheme: str) -> tuple[str, str]:
     """Authority and origin-form target (RFC 9112 section 3.2); an absolute form's authority replaces Host."""
     if target[0] == "/":
-        return normal_authority(host, scheme), target
+        return authority_of(host, scheme), target
     if target == "*" and method == "OPTIONS":
-        return normal_authority(host, scheme), target
+        return authority_of(host, scheme), target
     if method == "CONNECT":
-        return normal_authority(host, scheme), target
+        return authority_of(host, scheme), target
     absolute = _ABSOLUTE.fullmatch(target)
     if absolute is None or not is_authority(absolute[2]):
         raise Violation(Fault.REQUEST_LINE, "the target is neither a path nor an http URI")
     path = absolute[3] or ("*" if method == "OPTIONS" else "/")
-    return normal_authority(absolute[2], scheme), path if path[0] != "?" else "/" + path
+    return authority_of(absolute[2], scheme), path if path[0] != "?" else "/" + path
 
 
 def _keep_alive(fields: Headers, *, http10: bool) -> bool:

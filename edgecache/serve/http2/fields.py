@@ -15,7 +15,7 @@ from typing import Final
 from lru import LRU
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from edgecache.policy.authority import normal_authority
+from edgecache.policy.authority import authority_of
 from edgecache.policy.connection import HOP_BY_HOP
 from edgecache.policy.message import Response
 from edgecache.policy.upgrading import from_extended_connect
@@ -181,7 +181,7 @@ def _agreed(authority: bytes | None, regular: Fields, scheme: str) -> str:
     if not named and not hosts:
         raise Malformed("a request has :authority or Host")
     said = [value.decode("latin-1") for value in (*named, *hosts)]
-    if len(hosts) > 1 or len({normal_authority(text, scheme) for text in said}) > 1:
+    if len(hosts) > 1 or len({authority_of(text, scheme) for text in said}) > 1:
         raise Malformed(":authority and Host differ")
     return said[0]
 

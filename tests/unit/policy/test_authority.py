@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecache.policy.authority import host_of, is_authority, normal_authority
+from edgecache.policy.authority import authority_of, host_of, is_authority
 
 AUTHORITIES = st.from_regex(r"(?:\[[0-9A-Fa-f:.]{2,9}\]|[A-Za-z.-]{0,9})(?::(?:80|443|[0-9]{0,5}))?", fullmatch=True)
 
@@ -28,15 +28,15 @@ AUTHORITIES = st.from_regex(r"(?:\[[0-9A-Fa-f:.]{2,9}\]|[A-Za-z.-]{0,9})(?::(?:8
     ],
 )
 def test_normal_form(text: str, scheme: str, expected: str) -> None:
-    assert normal_authority(text, scheme) == expected
+    assert authority_of(text, scheme) == expected
 
 
 @given(AUTHORITIES, st.sampled_from(["http", "https"]))
 def test_a_normal_form_is_an_authority_and_stays_as_it_is(text: str, scheme: str) -> None:
-    once = normal_authority(text, scheme)
+    once = authority_of(text, scheme)
     assert is_authority(text)
     assert is_authority(once)
-    assert normal_authority(once, scheme) == once
+    assert authority_of(once, scheme) == once
 
 
 @pytest.mark.parametrize("text", ["a@b", "a:80:80", "::1", "[::1", "a:port", "a:123456", "a/b", "bücher.test", "a b", "a\n"])
