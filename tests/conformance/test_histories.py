@@ -7,13 +7,14 @@ Responses name their version in a field of their own, so that bodies can be told
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import formatdate, parsedate_to_datetime
 
 from aiohttp import web
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from edgecache.policy.rule import CacheRule
@@ -66,7 +67,10 @@ class Wait:
 
 @dataclass(frozen=True)
 class Together:
-    gets: tuple[Get, Get]
+    """Requests at once, and what happens at the origin between its having made the first answer and its sending it."""
+
+    gets: tuple[Get, ...]
+    meanwhile: Put | Change | None
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ _STEPS = st.lists(
     | st.just(Put())
     | st.just(Change())
     | st.builds(Wait, st.integers(1, 7))
-    | st.builds(Together, st.tuples(_GETS, _GETS))
+    | st.builds(Together, st.tuples(_GETS, _GETS, _GETS), st.sampled_from([None, Put(), Change()]))
     | st.just(Failure()),
     min_size=5,
     max_size=25,
@@ -135,6 +139,10 @@ class World:
         self.told: dict[tuple[int, str], float] = {}
         """When the origin last said that a version was the current one."""
         self.failing = False
+        self.made = asyncio.Event()
+        self.sent = asyncio.Event()
+        """While it is not set, answers that are made wait."""
+        self.sent.set()
 
     def content(self, version: int, kind: str) -> bytes:
         """Of another length for each version: a HEAD tells versions without validators apart by it."""
@@ -177,6 +185,8 @@ class World:
         status, body, fields = self._judged(request, kind, content)
         if status != 412:
             self.told[self.current, kind if self.resource.varies else ""] = self.now
+        self.made.set()
+        await self.sent.wait()
         if status in (304, 412):
             return web.Response(status=status, headers=fields)
         response = web.StreamResponse(status=status, headers=fields)
@@ -312,15 +322,28 @@ async def _play(resource: Resource, rule: CacheRule, steps: Sequence[Step]) -> N
             got = await _fetch(edge, get, asked)
             world.check(get, asked, got, range(began, world.current + 1))
 
+        async def put() -> None:
+            assert (await edge.fetch("/", "PUT", data=b"x")).status == 204
+            world.floor = world.current
+
         for step in steps:
             match step:
                 case Get():
                     await ask(step)
-                case Together(gets):
-                    await asyncio.gather(*map(ask, gets))
+                case Together(gets, meanwhile):
+                    world.made.clear()
+                    world.sent.clear()
+                    async with asyncio.TaskGroup() as group:
+                        for get in gets:
+                            group.create_task(ask(get))
+                        await _soon(world.made)
+                        if isinstance(meanwhile, Put):
+                            await put()
+                        elif meanwhile is not None:
+                            world.current += 1
+                        world.sent.set()
                 case Put():
-                    assert (await edge.fetch("/", "PUT", data=b"x")).status == 204
-                    world.floor = world.current
+                    await put()
                 case Change():
                     world.current += 1
                 case Wait(seconds):
@@ -331,10 +354,21 @@ async def _play(resource: Resource, rule: CacheRule, steps: Sequence[Step]) -> N
             await asyncio.sleep(0.001)
 
 
+async def _soon(event: asyncio.Event) -> None:
+    """When it is set; it may never be, where all is answered from the cache."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), 0.02)
+
+
 async def _fetch(edge: Edge, get: Get, asked: dict[str, str]) -> Got:
     return await edge.fetch("/", get.method, headers=asked, skip_auto_headers=("Accept-Encoding", "Accept"))
 
 
+_PLAIN = Resource(max_age=60, validator="strong", sized=True, ranges=True, conditions=True, varies=False, swr=0)
+
+
+@example(_PLAIN, CacheRule(), [Together((Get("plain"),), Put()), Get("plain")])
+@example(_PLAIN, CacheRule(max_object_bytes=20), [Together((Get("range"), Get("plain")), None)])
 @settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=60)
 @given(_RESOURCES, _RULES, _STEPS)
 def test_each_answer_is_one_that_may_be_given(resource: Resource, rule: CacheRule, steps: list[Step]) -> None:
