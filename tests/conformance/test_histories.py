@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import formatdate, parsedate_to_datetime
@@ -17,6 +18,7 @@ from aiohttp import web
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from edgecache.policy.coding import Coding
 from edgecache.policy.rule import CacheRule
 from tests.integration.proxy_support import Edge, Got, edge_for, origin_of
 
@@ -36,6 +38,8 @@ class Resource:
     varies: bool
     """On X-Kind."""
     swr: int
+    text: bool = False
+    """Long enough to be compressed, where the edge does that."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Get:
     first: int = 0
     last: int = 5
     method: str = "GET"
+    gzip: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,7 @@ _GETS = st.builds(
     first=st.integers(0, 30),
     last=st.integers(0, 60),
     method=st.sampled_from(["GET", "GET", "GET", "HEAD"]),
+    gzip=st.booleans(),
 )
 _STEPS = st.lists(
     _GETS
@@ -122,8 +128,17 @@ _RESOURCES = st.builds(
     conditions=st.booleans(),
     varies=st.booleans(),
     swr=st.sampled_from([0, 0, 3]),
+    text=st.booleans(),
 )
-_RULES = st.sampled_from([CacheRule(), CacheRule(forward_ranges=True), CacheRule(max_object_bytes=20)])
+_RULES = st.sampled_from(
+    [
+        CacheRule(),
+        CacheRule(forward_ranges=True),
+        CacheRule(max_object_bytes=20),
+        CacheRule(compress=(Coding.GZIP,)),
+        CacheRule(compress=(Coding.GZIP,), forward_ranges=True),
+    ]
+)
 
 
 class World:
@@ -147,7 +162,9 @@ class World:
     def content(self, version: int, kind: str) -> bytes:
         """Of another length for each version: a HEAD tells versions without validators apart by it."""
         kind = kind if self.resource.varies else ""
-        return bytes((version * 31 + len(kind) * 101 + at * 7) % 251 for at in range(40 + version))
+        return bytes(
+            (version * 31 + len(kind) * 101 + at * 7) % 251 for at in range((1500 if self.resource.text else 40) + version)
+        )
 
     def tag(self, version: int, kind: str) -> str:
         kind = kind if self.resource.varies else ""
@@ -161,6 +178,7 @@ class World:
             "Cache-Control": f"max-age={self.resource.max_age}",
             "Date": formatdate(self.now, usegmt=True),
             "X-Version": f"{version}",
+            "Content-Type": "text/plain" if self.resource.text else "image/x",
         }
         if self.resource.swr:
             found["Cache-Control"] += f", stale-while-revalidate={self.resource.swr}"
@@ -239,6 +257,7 @@ class World:
             "no-cache": {"Cache-Control": "no-cache"},
             "only-if-cached": {"Cache-Control": "only-if-cached"},
         }[get.how]
+        fields |= {"Accept-Encoding": "gzip"} if get.gzip else {}
         return {**fields, **({"X-Kind": get.kind} if get.kind else {})}
 
     def check(self, get: Get, asked: dict[str, str], got: Got, was: range) -> None:
@@ -257,15 +276,22 @@ class World:
             return
         if got.status == 416:
             lengths = {len(self.content(version, get.kind)) for version in range(self.floor, self.current + 1)}
-            assert int(got.headers["Content-Range"].rpartition("/")[2]) in lengths, where
+            assert get.gzip or int(got.headers["Content-Range"].rpartition("/")[2]) in lengths, where
             return
         version = int(got.headers["X-Version"])
         content = self.content(version, get.kind)
         self._check_age(get, got, version, was, where)
+        coded = "Content-Encoding" in got.headers
+        assert get.gzip or not coded, where
         match got.status:
+            case 200 if coded:
+                assert not got.headers.get("ETag", "").startswith('"'), where
+                assert get.method == "HEAD" or zlib.decompress(got.body, wbits=31) == content, where
             case 200:
                 assert got.body == (content if get.method == "GET" else b""), where
                 assert got.headers.get("Content-Length", f"{len(content)}") == f"{len(content)}", where
+            case 206 if coded:
+                assert "Range" in asked and "If-Range" not in asked, where
             case 206:
                 span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", got.headers["Content-Range"])
                 assert "Range" in asked and span is not None, where
