@@ -103,7 +103,7 @@ def answerable(request: Request, stored: Response, max_parts: int) -> Parts | No
     if found is None:
         return None
     spans, length = found
-    match select(request, complete_head(stored, length), length, max_parts=max_parts):
+    match select(request, complete_head(stored, length), length, max_parts=max_parts, served=True):
         case FullBody():
             return None
         case NotSatisfiable() as outside:

@@ -55,12 +55,15 @@ class NotSatisfiable:
 Selection = FullBody | Parts | NotSatisfiable
 
 
-def select(request: Request, response: Response, length: int, *, max_parts: int = MAX_PARTS) -> Selection:
-    """What of the `length` bytes of `response` to send. A Range that is malformed, of another unit or too long does not count."""
+def select(request: Request, response: Response, length: int, *, max_parts: int = MAX_PARTS, served: bool = False) -> Selection:
+    """What of the `length` bytes of `response` to send. A Range that is malformed, of another unit or too long does not count.
+
+    `served`: its source has sent ranges of it.
+    """
     if request.method != "GET" or response.status != 200:
         return FullBody()
     lines = request.headers.getall("Range", ())
-    if len(lines) != 1 or not _range_applies(request.headers, response.headers):
+    if len(lines) != 1 or not _range_applies(request.headers, response.headers, served):
         return FullBody()
     specs = _specs(lines[0], max_parts)
     if not specs:
@@ -119,13 +122,17 @@ def body_length(parts: Parts, boundary: str) -> int:
     return content + sum(len(part_head(parts, i, boundary)) for i in range(len(parts.spans))) + len(closing(boundary))
 
 
-def _range_applies(asked: Headers, have: Headers) -> bool:
+def _range_applies(asked: Headers, have: Headers, served: bool) -> bool:
     """If-Range (RFC 9110 section 13.1.5): ranges count only if the client's part is of this very representation."""
-    if have.get("Accept-Ranges", "").strip(OWS).lower() == "none":
+    offered = have.get("Accept-Ranges", "").strip(OWS).lower()
+    if offered == "none":
         return False
+    # What is coded anew each time it is sent has no bytes that could be joined, and who does that offers no ranges of it. A weak
+    # tag says so to clients; a Last-Modified, which all codings share, says the contrary.
+    dated = served or offered == "bytes" or "Content-Encoding" not in have
     conditions = asked.getall("If-Range", ())
     if not conditions:
-        return True
+        return dated or "ETag" in have
     if len(conditions) > 1:
         return False
     condition = conditions[0].strip(OWS)
@@ -133,7 +140,7 @@ def _range_applies(asked: Headers, have: Headers) -> bool:
         wanted, tag = parse_etag(condition), entity_tag(have)
         return wanted is not None and tag is not None and wanted.strongly_equals(tag)
     modified, made = date_field(have, "Last-Modified"), date_field(have, "Date")
-    if modified is None or made is None or date_field(asked, "If-Range") != modified:
+    if not dated or modified is None or made is None or date_field(asked, "If-Range") != modified:
         return False
     # RFC 9110 section 8.8.2.2: Last-Modified is strong only if the response was made at least a second later.
     return made - modified >= 1

@@ -104,7 +104,8 @@ class Fetcher:
         reply = coded(call, reply)
         if reply.response is not timed.response:
             timed = replace(timed, response=reply.response)
-        return self._judged(call, reply, timed, entry=entry, key=key, since=since, ranged=ranged)
+        # Without a key this may be what became of a flight for the whole, on which others are: a part is not for them.
+        return self._judged(call, reply, timed, entry=entry, key=key, since=since, ranged=ranged and key is not None)
 
     def _wants_less(self, call: Call, response: Response) -> bool:
         return wants_less(call.request, response, content_length(response), call.route.rule, self._asker.settings.max_ranges)

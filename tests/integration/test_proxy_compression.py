@@ -135,6 +135,25 @@ async def test_conditions_compare_weakly_and_ranges_are_of_the_coded_bytes() -> 
         assert origin.count == 2
 
 
+@pytest.mark.parametrize("if_range", [{}, {"If_Range": "Sat, 01 Jan 2000 00:00:00 GMT"}], ids=["Range", "If-Range"])
+async def test_a_date_does_not_let_ranges_of_what_is_coded_here_be_joined(if_range: dict[str, str]) -> None:
+    """RFC 9110 section 8.8.2.2: all codings share it, and no two runs of a coder need make the same bytes."""
+
+    async def dated(_request: web.BaseRequest) -> web.Response:
+        fields = {"Cache-Control": "max-age=60", "Last-Modified": "Sat, 01 Jan 2000 00:00:00 GMT", "Content-Type": "text/plain"}
+        return web.Response(body=TEXT, headers=fields)
+
+    async with origin_of(dated) as origin, edge_for(origin.url, rule=RULE) as edge:
+        full = await get(edge, "gzip")
+        assert "ETag" not in full.headers
+        part = await get(edge, "gzip", Range="bytes=2-9", **if_range)
+        assert (part.status, part.body) == (200, full.body)
+        plain = await get(edge, "identity")
+        assert plain.body == TEXT
+        part = await get(edge, "identity", Range="bytes=2-9", **if_range)
+        assert (part.status, part.body) == (206, TEXT[2:10])
+
+
 async def test_a_coded_entry_that_was_validated_is_still_coded_weak_and_varying() -> None:
     async with origin_of(page()) as origin, edge_for(origin.url, rule=RULE) as edge:
         await get(edge, "gzip")

@@ -197,3 +197,25 @@ async def test_ranges_that_are_not_stored_are_nobody_else_s() -> None:
         got = await asyncio.gather(*(edge.fetch("/a", headers=_PART) for _ in range(5)))
         assert {each.body for each in got} == {TEXT[10:20]}
         assert origin.count == 5
+
+
+@pytest.mark.parametrize("first", [_PART, {}], ids=["the range first", "the whole first"])
+async def test_who_waits_for_the_whole_gets_no_part(first: dict[str, str]) -> None:
+    """What is too large to be stored is asked for again as the first of those who wait wants it."""
+    gate = asyncio.Event()
+
+    async def slow(request: web.BaseRequest) -> web.Response:
+        await gate.wait()
+        return await serve(request)
+
+    async with origin_of(slow) as origin, edge_for(origin.url, rule=CacheRule(max_object_bytes=len(TEXT) - 1)) as edge:
+        asking = [asyncio.create_task(edge.fetch("/a", headers=first))]
+        await until(lambda: origin.count == 1)
+        others = ({}, {"Range": "bytes=20-29"}, _PART, {})
+        asking += [asyncio.create_task(edge.fetch("/a", headers=fields)) for fields in others]
+        await asyncio.sleep(0.05)
+        gate.set()
+        for fields, got in zip((first, *others), await asyncio.gather(*asking), strict=True):
+            start, _, end = fields.get("Range", "bytes=-").removeprefix("bytes=").partition("-")
+            assert got.body == (TEXT[int(start) : int(end) + 1] if start else TEXT)
+            assert got.status == (206 if start else 200)

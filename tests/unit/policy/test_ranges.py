@@ -104,6 +104,9 @@ def test_suffix_of_an_empty_body_is_the_whole_of_it() -> None:
 OLD, RECENT = format_date(NOW - 100), format_date(NOW)
 
 
+CODED = {"Content-Encoding": "gzip", "Last-Modified": OLD, "Date": RECENT}
+
+
 @pytest.mark.parametrize(
     ("conditions", "fields", "applies"),
     [
@@ -115,6 +118,10 @@ OLD, RECENT = format_date(NOW - 100), format_date(NOW)
         pytest.param([RECENT], {"Last-Modified": OLD, "Date": RECENT}, False, id="RFC9110-13.1.5 later date is not the same"),
         pytest.param([OLD], {"Last-Modified": OLD, "Date": OLD}, False, id="RFC9110-8.8.2.2 weak date"),
         pytest.param([OLD], {"Date": RECENT}, False, id="RFC9110-13.1.5 no Last-Modified"),
+        pytest.param([OLD], CODED, False, id="RFC9110-8.8.2.2 a date that all codings share"),
+        pytest.param([OLD], {**CODED, "Accept-Ranges": "bytes"}, True, id="RFC9110-14.3 of a coded file"),
+        pytest.param([], CODED, False, id="RFC9110-8.8.2.2 nothing but such a date"),
+        pytest.param([], {**CODED, "ETag": 'W/"a"'}, True, id="RFC9110-8.8.1 a weak tag tells clients"),
         pytest.param(["x"], {"Last-Modified": OLD, "Date": RECENT}, False, id="RFC9110-13.1.5 neither tag nor date"),
         pytest.param(['"a"', '"a"'], {"ETag": '"a"'}, False, id="two If-Range lines"),
     ],
