@@ -1,6 +1,7 @@
 """Connections on their way: accepted, and not the listener's yet: a TLS handshake comes first, or a header of `proxied`.
 
-They count as the others do, and are few enough: the event loop's own server would take as many as there are descriptors.
+They count as the others do, where the event loop's own server would take as many as there are descriptors. Of too many, the one
+that has been on its way longest goes: an honest client takes a moment, and who only begins holds nobody up.
 `listener` uses this in its place wherever something comes before HTTP.
 """
 
@@ -30,7 +31,8 @@ class ArrivingSockets:
         self.sockets = tuple(sockets)
         self._serve = serve
         self._room = room
-        self._arriving: set[asyncio.Task[None]] = set()
+        self._arriving: dict[asyncio.Task[None], None] = {}
+        """Oldest first."""
         self._accepting = [asyncio.get_running_loop().create_task(self._accept(sock)) for sock in sockets]
         for task, sock in zip(self._accepting, sockets, strict=True):
             task.add_done_callback(partial(_end, sock))
@@ -67,13 +69,21 @@ class ArrivingSockets:
                 await asyncio.sleep(_NO_DESCRIPTORS_SECONDS)
                 continue
             peer = str(address[0]) if isinstance(address, tuple) else ""
-            if len(self._arriving) >= self._room() or not self.admits(peer):
+            room = self._room()
+            if room <= 0 or not self.admits(peer):
                 _log.info("%s may not connect here, or too many do", peer)
                 sock.close()
                 continue
+            while len(self._arriving) >= room:
+                oldest = next(iter(self._arriving))
+                del self._arriving[oldest]
+                oldest.cancel()
             task = loop.create_task(self._arrive(sock, peer))
-            self._arriving.add(task)
-            task.add_done_callback(self._arriving.discard)
+            self._arriving[task] = None
+            task.add_done_callback(self._arrived)
+
+    def _arrived(self, task: asyncio.Task[None]) -> None:
+        self._arriving.pop(task, None)
 
     async def _arrive(self, sock: socket.socket, peer: str) -> None:
         try:

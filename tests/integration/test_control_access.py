@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -171,8 +172,8 @@ async def far(directory: Path, **more: object) -> AsyncIterator[Callable[..., Aw
     key.write_bytes(certificate.private_key_pem.bytes())
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    files = {"tls_certificate": chain, "tls_key": key, **more}
-    settings = ControlSettings(state_dir=directory / "state", port=0, host="0.0.0.0", **files)  # type: ignore[arg-type]
+    files = {"tls_certificate": chain, "tls_key": key, "port": 0, **more}
+    settings = ControlSettings(state_dir=directory / "state", host="0.0.0.0", **files)  # type: ignore[arg-type]
     control = Control(settings, table=SiteTable(), sandbox=TrialSandbox(), purge=purge_nothing, metrics=figures)
     await control.start()
     try:
@@ -196,6 +197,20 @@ async def figures(_: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
 async def test_tls_is_spoken_where_it_is_set(tmp_path: Path) -> None:
     async with far(tmp_path) as ask:
         assert (await ask("/v1/healthz"))[0] == 200
+
+
+async def test_handshakes_that_only_begin_hold_nobody_up(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    async with far(tmp_path, port=port, connections=4) as ask, asyncio.TaskGroup() as group:
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(12)]
+        ended = [group.create_task(reader.read()) for reader, _ in idle]
+        async with asyncio.timeout(5):
+            while sum(task.done() for task in ended) < 8:
+                await asyncio.sleep(0.01)
+        assert (await ask("/v1/healthz"))[0] == 200
+        for _, writer in idle:
+            writer.close()
 
 
 async def test_metrics_on_loopback_are_for_anybody_there(tmp_path: Path) -> None:
