@@ -8,6 +8,7 @@ import json
 import logging
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -106,6 +107,27 @@ async def test_a_sites_token_sees_its_site_alone(tmp_path: Path) -> None:
         status = (await api.call("GET", "/v1/status", token=token)).json
         assert status["parts"] == {"sandbox": {"generators": {"shop/a@1": {}}, "sites": {"shop": {}}}}
         assert (await api.call("GET", "/v1/status")).json["parts"] == parts
+
+
+async def test_a_sites_token_has_the_whole_edge_looked_at_once_a_second_at_most(tmp_path: Path) -> None:
+    looks = 0
+
+    class Parts(dict[str, dict[str, object]]):
+        def __bool__(self) -> bool:
+            nonlocal looks
+            looks += 1
+            return True
+
+    async with running(tmp_path, status_parts=Parts()) as api, asyncio.TaskGroup() as group:
+        await api.site()
+        token = await api.token_for("shop", "read")
+        began = time.monotonic()
+        asked = [group.create_task(api.call("GET", "/v1/status", token=token)) for _ in range(30)]
+        assert {(await each).status for each in asked} == {200}
+        assert looks <= 1 + (time.monotonic() - began)
+        await api.call("GET", "/v1/status")
+        await api.call("GET", "/v1/status")
+        assert looks >= 3, "the operator sees what is now"
 
 
 async def test_a_purge_by_a_sites_token_stays_in_its_site(tmp_path: Path) -> None:
