@@ -227,6 +227,7 @@ BUNDLES: Final[Table] = {
     "files": ("files", _count(2, 100_000)),
     "path": ("path_bytes", _count(16, 4095)),
     "depth": ("depth", _count(1, 64)),
+    "site": ("site_bytes", _size(_MIB, 1024 * _GIB)),
 }
 LOGS: Final[Table] = {
     "lines": ("lines", _count(10, 1_000_000)),

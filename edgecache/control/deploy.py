@@ -186,6 +186,7 @@ class Deployer:
         )
         async with self._storing:
             await self._check_number(site, name)
+            await self._check_bytes(site, bundle)
             try:
                 await asyncio.to_thread(self._bundles.discard_damaged, bundle.digest)
                 await asyncio.to_thread(self._bundles.put, bundle)
@@ -207,6 +208,16 @@ class Deployer:
             detail = f"the site {site.name} has {len(known)} generators, and its max_generators is {most}: {name} is one more"
             advice = "remove a generator, or have the operator raise the site's max_generators"
             raise Problem(Code.TOO_MANY, detail, advice, where="max_generators")
+
+    async def _check_bytes(self, site: Site, bundle: Bundle) -> None:
+        """Whether the site may keep one more bundle. Raises Problem, StateError."""
+        most = self._settings.bundles.site_bytes
+        held = await self._state.bundle_bytes(site.name, but=bundle.digest)
+        if held + bundle.size_bytes > most:
+            detail = (
+                f"the other bundles of {site.name} hold {held} bytes, this one has {bundle.size_bytes}, and {most} may be kept"
+            )
+            raise Problem(Code.TOO_MANY, detail, "remove generators, or leave out of bundles what they do not need")
 
     async def _verified(self, site: Site, version: Version, bundle: Bundle) -> Version:
         """`version`, verified; it is removed again when it fails, and kept as pushed when the sandbox could not try it."""

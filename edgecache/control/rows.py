@@ -108,6 +108,17 @@ def serving(connection: sqlite3.Connection, site: str) -> tuple[tuple[Generator,
     )
 
 
+def bundle_bytes(connection: sqlite3.Connection, site: str, but: str) -> int:
+    select = """
+        SELECT coalesce(sum(size_bytes), 0) FROM (
+            SELECT DISTINCT v.digest, v.size_bytes FROM versions v JOIN generators g ON g.id = v.generator
+            WHERE g.site = ? AND v.digest <> ?
+        )
+    """
+    found: tuple[int] = connection.execute(select, (site, but)).fetchone()
+    return found[0]
+
+
 def versions(connection: sqlite3.Connection, site: str, name: str, version: int | None = None) -> tuple[Version, ...]:
     found = connection.execute(_VERSIONS, {"site": site, "name": name, "version": version})
     return tuple(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final, NoReturn, Protocol
@@ -29,6 +30,7 @@ from edgecache.control.registry import Registrar, Registry
 from edgecache.control.settings import ControlSettings
 from edgecache.control.sqlite_state import SqliteState
 from edgecache.control.state import Failure, StateError
+from edgecache.control.tls_site import TlsSite
 from edgecache.control.tokens import Tokens
 from edgecache.control.values import StoredValues
 from edgecache.policy.purging import Purge
@@ -155,8 +157,8 @@ class Control:
         await runner.setup()
         self._runner = runner
         try:
-            sites: list[web.BaseSite] = [web.SockSite(runner, sock.dup(), ssl_context=tls) for sock in socks]
-            for site in sites or [web.TCPSite(runner, self._settings.host, self._settings.port, ssl_context=tls)]:
+            sites = [self._site(runner, tls, sock.dup()) for sock in socks]
+            for site in sites or [self._site(runner, tls)]:
                 await site.start()
         except BaseException:
             await self.close()
@@ -165,6 +167,12 @@ class Control:
         if server is not None:
             watch = IdleWatch(server, idle_seconds=settings.idle_seconds, most=settings.connections)
             self._watch = asyncio.get_running_loop().create_task(watch.run())
+
+    def _site(self, runner: web.AppRunner, tls: ssl.SSLContext | None, sock: socket.socket | None = None) -> web.BaseSite:
+        settings = self._settings
+        if tls is not None:
+            return TlsSite(runner, tls, host=settings.host, port=settings.port, sock=sock, most=settings.connections)
+        return web.TCPSite(runner, settings.host, settings.port) if sock is None else web.SockSite(runner, sock)
 
     async def redeclare(self, sites: Iterable[Site], clusters: Iterable[Cluster]) -> None:
         """Take these in place of what the configuration declared before. Raises StateError."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sandbox.limits import KIB, MIB
+from sandbox.limits import GIB, KIB, MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +20,8 @@ class BundleLimits:
     path_bytes: int = 255
     depth: int = 16
     """Directories above a file, and one."""
+    site_bytes: int = 2 * GIB
+    """Of all files of all versions that one site keeps: those that have traffic are in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

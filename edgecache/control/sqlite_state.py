@@ -151,6 +151,9 @@ class SqliteState:
     async def digests(self) -> frozenset[str]:
         return await self._read(lambda c: frozenset(digest for (digest,) in c.execute("SELECT DISTINCT digest FROM versions")))
 
+    async def bundle_bytes(self, site: str, but: str) -> int:
+        return await self._read(lambda c: rows.bundle_bytes(c, site, but))
+
     async def kv_get(self, site: str, generator: str, key: bytes) -> bytes | None:
         return await self._read(lambda c: rows.kv_get(c, site, generator, key))
 

@@ -121,6 +121,9 @@ class State(Protocol):
     async def digests(self) -> frozenset[str]:
         """Of all versions."""
 
+    async def bundle_bytes(self, site: str, but: str) -> int:
+        """Of all files of a site's versions, equal bundles counted once, and that with the digest `but` not at all."""
+
     async def kv_get(self, site: str, generator: str, key: bytes) -> bytes | None: ...
 
     async def kv_put(self, site: str, generator: str, key: bytes, value: bytes) -> bool:

@@ -17,6 +17,7 @@ from typing import NoReturn, Protocol, cast
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from edgecache.serve.arriving import ArrivingSockets, listening_sockets
 from edgecache.serve.certificates import ALPN_HTTP_2, Certificates
 from edgecache.serve.connection import Connection
 from edgecache.serve.guard import HeadReader
@@ -24,7 +25,7 @@ from edgecache.serve.http2.connection import Http2Connection
 from edgecache.serve.http2.fields import FieldReader
 from edgecache.serve.pipeline import Pipeline
 from edgecache.serve.prior_knowledge import Undecided
-from edgecache.serve.proxied import ProxiedSockets, listening_sockets
+from edgecache.serve.proxied import ProxiedSockets
 
 _log = logging.getLogger(__name__)
 _MAX_WATCH_SECONDS = 0.5
@@ -70,6 +71,10 @@ class _Server(web.Server):
         if protocol == ALPN_HTTP_2:
             return Http2Connection(self, self._pipeline, self._fields, self._loop, client)
         return Connection(self, self._pipeline, self._heads, loop=self._loop, client=client)
+
+    def room(self) -> int:
+        """For how many more connections."""
+        return self._pipeline.settings.max_connections - self._open
 
     @property
     def all_connections(self) -> list[ClientConnection]:
@@ -247,25 +252,24 @@ class Listener:
     async def _accept(self, host: str, port: int, sock: socket.socket | None) -> Accepting:
         """Accept at `sock`, or at an address. Raises OSError."""
         loop, server, tls = asyncio.get_running_loop(), self._opened(), self._tls
+        settings = self._settings
+        if tls is None and not self._proxies:
+            create = partial(loop.create_server, server.plain, backlog=settings.backlog)
+            return cast(Accepting, await (create(sock=sock) if sock is not None else create(host, port, reuse_address=True)))
         # A handshake may take as long as a request head.
-        within = None if tls is None else self._settings.head_timeout
-        if self._proxies:
+        within = None if tls is None else settings.head_timeout
 
-            async def serve(accepted: socket.socket, client: str) -> None:
-                factory = partial(server.plain, client) if tls is None else partial(_Handshaken, server, client)
-                await loop.connect_accepted_socket(factory, accepted, ssl=tls, ssl_handshake_timeout=within)
+        async def serve(accepted: socket.socket, client: str) -> None:
+            factory = partial(server.plain, client) if tls is None else partial(_Handshaken, server, client)
+            await loop.connect_accepted_socket(factory, accepted, ssl=tls, ssl_handshake_timeout=within)
 
-            settings = self._settings
-            if sock is not None:
-                sock.listen(settings.backlog)
-                sock.setblocking(False)
-            sockets = [sock] if sock is not None else await listening_sockets(host, port, settings.backlog)
-            return ProxiedSockets(
-                sockets, self._proxies, serve, header_seconds=settings.head_timeout, limit=settings.max_connections
-            )
-        factory = server.plain if tls is None else partial(_Handshaken, server)
-        create = partial(loop.create_server, factory, backlog=self._settings.backlog, ssl=tls, ssl_handshake_timeout=within)
-        return cast(Accepting, await (create(sock=sock) if sock is not None else create(host, port, reuse_address=True)))
+        if sock is not None:
+            sock.listen(settings.backlog)
+            sock.setblocking(False)
+        sockets = [sock] if sock is not None else await listening_sockets(host, port, settings.backlog)
+        if not self._proxies:
+            return ArrivingSockets(sockets, serve, server.room)
+        return ProxiedSockets(sockets, serve, server.room, networks=self._proxies, header_seconds=settings.head_timeout)
 
     def _connections(self) -> list[ClientConnection]:
         return self._server.all_connections if self._server else []

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import json
 import logging
+import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -107,6 +109,27 @@ async def test_a_sites_token_sees_its_site_alone(tmp_path: Path) -> None:
         assert (await api.call("GET", "/v1/status")).json["parts"] == parts
 
 
+async def test_a_sites_token_has_the_whole_edge_looked_at_once_a_second_at_most(tmp_path: Path) -> None:
+    looks = 0
+
+    class Parts(dict[str, dict[str, object]]):
+        def __bool__(self) -> bool:
+            nonlocal looks
+            looks += 1
+            return True
+
+    async with running(tmp_path, status_parts=Parts()) as api, asyncio.TaskGroup() as group:
+        await api.site()
+        token = await api.token_for("shop", "read")
+        began = time.monotonic()
+        asked = [group.create_task(api.call("GET", "/v1/status", token=token)) for _ in range(30)]
+        assert {(await each).status for each in asked} == {200}
+        assert looks <= 1 + (time.monotonic() - began)
+        await api.call("GET", "/v1/status")
+        await api.call("GET", "/v1/status")
+        assert looks >= 3, "the operator sees what is now"
+
+
 async def test_a_purge_by_a_sites_token_stays_in_its_site(tmp_path: Path) -> None:
     async with running(tmp_path) as api:
         await api.site()
@@ -171,8 +194,8 @@ async def far(directory: Path, **more: object) -> AsyncIterator[Callable[..., Aw
     key.write_bytes(certificate.private_key_pem.bytes())
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    files = {"tls_certificate": chain, "tls_key": key, **more}
-    settings = ControlSettings(state_dir=directory / "state", port=0, host="0.0.0.0", **files)  # type: ignore[arg-type]
+    files = {"tls_certificate": chain, "tls_key": key, "port": 0, **more}
+    settings = ControlSettings(state_dir=directory / "state", host="0.0.0.0", **files)  # type: ignore[arg-type]
     control = Control(settings, table=SiteTable(), sandbox=TrialSandbox(), purge=purge_nothing, metrics=figures)
     await control.load()
     await control.listen()
@@ -197,6 +220,20 @@ async def figures(_: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
 async def test_tls_is_spoken_where_it_is_set(tmp_path: Path) -> None:
     async with far(tmp_path) as ask:
         assert (await ask("/v1/healthz"))[0] == 200
+
+
+async def test_handshakes_that_only_begin_hold_nobody_up(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    async with far(tmp_path, port=port, connections=4) as ask, asyncio.TaskGroup() as group:
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(12)]
+        ended = [group.create_task(reader.read()) for reader, _ in idle]
+        async with asyncio.timeout(5):
+            while sum(task.done() for task in ended) < 8:
+                await asyncio.sleep(0.01)
+        assert (await ask("/v1/healthz"))[0] == 200
+        for _, writer in idle:
+            writer.close()
 
 
 async def test_metrics_on_loopback_are_for_anybody_there(tmp_path: Path) -> None:

@@ -282,3 +282,20 @@ async def test_a_site_has_no_more_costly_routes_than_all_sites_can_bear(tmp_path
         assert (await api.push(pushed("d", ["/d/*"]), name="d", query="?activate=true")).status == 201
         assert (await api.push(costly("e"), name="e", query="?activate=true")).status == 200
         assert (await api.call("POST", "/v1/sites/shop/generators/d/rollback")).code == "too-many"
+
+
+async def test_what_a_site_keeps_is_bounded_in_bytes(tmp_path: Path) -> None:
+    """The programs that have traffic are in the edge's memory, files and all: no site may fill it."""
+    size = make_bundle(files()).size_bytes
+    limits = replace(ControlSettings(state_dir=tmp_path).bundles, site_bytes=2 * size + size // 2)
+    async with running(tmp_path, settings={"bundles": limits}) as api:
+        for name in ("shop", "other"):
+            await api.site(name)
+        assert [(await api.push(bundle(text=text))).status for text in ("one__", "two__")] == [201, 201]
+        refused = await api.push(bundle(text="three"))
+        assert (refused.status, refused.code) == (409, "too-many")
+        assert str(limits.site_bytes) in str(refused.json["detail"])
+        assert (await api.push(bundle(text="one__"))).status == 200, "what is there already takes no more"
+        assert (await api.push(bundle(text="three"), site="other")).status == 201
+        await api.call("DELETE", BASE)
+        assert (await api.push(bundle(text="three"))).status == 201

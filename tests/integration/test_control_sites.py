@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgecache.policy.coding import Coding
+from edgecache.policy.purging import Purge
 from edgecache.policy.upgrading import Upgradable
 from edgecache.policy.upstream import Balance, HealthRule
 from edgecache.sites import Site
@@ -211,3 +212,11 @@ async def test_what_connections_may_become_is_the_operators_to_say(tmp_path: Pat
         assert site is not None and site.upgrade == (Upgradable.WEBSOCKET,)
         assert (await api.call("PATCH", "/v1/sites/shop", {"upgrade": ["h2c"]})).status == 400
         assert (await api.call("PATCH", "/v1/sites/shop", {"upgrade": []})).json["upgrade"] == []
+
+
+async def test_a_site_that_is_removed_takes_what_it_had_stored_with_it(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        await api.site()
+        await api.site("other")
+        assert (await api.call("DELETE", "/v1/sites/shop")).status == 204
+        assert api.purges == [Purge(site="shop")]

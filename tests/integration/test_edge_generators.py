@@ -260,3 +260,14 @@ async def test_metrics_and_status_count_the_generator(running: Running) -> None:
     assert "cpu-limit" in metrics
     status = await running.control_call("GET", "/v1/status")
     assert "shop/probe@1" in status["parts"]["sandbox"]["generators"]
+
+
+async def test_a_site_of_the_same_name_and_host_does_not_inherit_what_another_had_stored(running: Running) -> None:
+    for _ in range(2):
+        status, _, headers = await running.get("/api/products/1")
+    assert status == 200 and "hit" in headers["Cache-Status"]
+    await running.control_call("DELETE", "/v1/sites/shop")
+    await running.control_call(
+        "POST", "/v1/sites", json={"name": "shop", "hosts": ["shop.test"], "origins": ["http://127.0.0.1:1"]}
+    )
+    assert (await running.get("/api/products/1"))[0] == 502

@@ -279,3 +279,29 @@ def test_mistakes_are_told_with_their_place(tmp_path: Path, authority: Authority
     with pytest.raises(FormError, match=said) as caught:
         load(written)
     assert str(caught.value).startswith(f"{written}:")
+
+
+async def test_handshakes_count_as_connections(authority: Authority) -> None:
+    """Else who begins them and says no more holds as many descriptors as there are."""
+    settings = ServeSettings(max_connections=5)
+    async with serving(authority.files("a.test"), settings=settings) as (_, _, _, address), asyncio.TaskGroup() as group:
+        idle = [await asyncio.open_connection(*address) for _ in range(20)]
+        ended = [group.create_task(reader.read()) for reader, _ in idle]
+        async with asyncio.timeout(5):
+            while sum(task.done() for task in ended) < 15:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        assert [task.done() for task in ended] == [True] * 15 + [False] * 5, "the oldest go"
+        said, _ = await ask(address, authority.client(), "a.test", get("a.test"))
+        assert b"200 OK" in said, "who does not dally has a place"
+        for _, writer in idle:
+            writer.close()
+
+
+async def test_a_listener_closes_though_handshakes_are_under_way(authority: Authority) -> None:
+    async with serving(authority.files("a.test")) as (_, _, _, address):
+        reader, writer = await asyncio.open_connection(*address)
+        await asyncio.sleep(0.1)
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""
+    writer.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import replace
 from typing import Final
 
@@ -15,8 +16,12 @@ from edgecache.control.problems import Code, Problem, not_found
 from edgecache.control.records import Verb
 from edgecache.control.siteforms import SiteChange, SiteCreate, changed_site, new_site
 from edgecache.control.state import Exists, Missing, TooMany
+from edgecache.policy.purging import Purge
 from edgecache.sites import Site
+from edgecache.source import SourceError
 from edgecache.upstream import trust
+
+_log: Final = logging.getLogger(__name__)
 
 
 async def list_sites(call: Call) -> web.Response:
@@ -79,6 +84,11 @@ async def remove_site(call: Call) -> web.Response:
             raise not_found("such site") from error
         await call.services.publisher.drop(site.name)
         call.services.tokens.forget_site(site.name)
+        # Whoever gets the name and the hosts next must not answer with what this one had stored.
+        try:
+            await call.services.purge(Purge(site=site.name))
+        except SourceError as error:
+            _log.error("what the site %s had stored on disk may answer again after a restart: %s", site.name, error.detail)
     call.services.logs.remove(site.name)
     await call.services.deployer.collect()
     return no_content()

@@ -44,8 +44,11 @@ async def status(call: Call) -> web.Response:
     services = call.services
     now = services.now()
     seen = [site for site in services.publisher.sites() if token.allows(Verb.READ, site.name)]
-    await services.before_status()
-    parts = services.status_parts()
+    if everything:
+        await services.before_status()
+        parts = services.status_parts()
+    else:
+        parts = await services.recent.parts(services.before_status, services.status_parts)
     return answer(
         {
             "version": edgecache_version(),
