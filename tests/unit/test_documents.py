@@ -1,4 +1,4 @@
-"""What the documents name is there: links and their anchors, files, tests, commands with their options, modules, make's targets."""
+"""What the documents name is there: links, anchors, files, tests, commands with their options, modules, targets of make."""
 
 from __future__ import annotations
 
