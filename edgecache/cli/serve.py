@@ -68,6 +68,8 @@ def check(config: Path) -> None:
     sites = ", ".join(site.name for site in settings.sites) or "none"
     address = f"{settings.control.host}:{settings.control.port}"
     click.echo(f"{config}: good: listens on {settings.listen}, control on {address}; sites: {sites}")
+    if not settings.sites:
+        click.echo("  nothing is served until a site is declared under `sites`, or added with `edgecache site add`", err=True)
 
 
 def _check_directory(state: Path) -> None:
