@@ -6,6 +6,8 @@ as SourceError with the sandbox's own word for what happened.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -38,7 +40,13 @@ _RETRY_AFTER: Final = {End.QUEUE_FULL: 1, End.NO_MEMORY: 2}
 
 _BODILESS: Final = frozenset({204, 304})
 
-_UNTOLD: Final = frozenset({End.FINISHED, End.CANCELLED, End.QUEUE_FULL, End.NO_MEMORY, End.QUARANTINED})
+_REST: Final = re.compile(r"for ([0-9]{1,9}(?:\.[0-9]+)?) s")
+"""How long a quarantine lasts still, in the detail of its outcome."""
+
+RESTING: Final = b"edge: requests are refused for a while: quarantined, because it keeps failing\n"
+"""The line in the log of a generator in quarantine; who keeps the log keeps it once, whatever comes."""
+
+_UNTOLD: Final = frozenset({End.FINISHED, End.CANCELLED, End.QUEUE_FULL, End.NO_MEMORY})
 """No line in the generator's log: the program itself did not fail, and a crowd of these would push out what says how it did."""
 _MAX_TOLD_PATH: Final = 200
 
@@ -115,6 +123,9 @@ class GeneratorSource:
 
     def _tell(self, version: ActiveVersion, request: Request, request_id: str, end: End, detail: str) -> None:
         """A line for the program's owner, who sees neither the edge's log nor its clients."""
+        if end is End.QUARANTINED:
+            self.log.write(version.version, request_id, RESTING)
+            return
         path = request.target.partition("?")[0]
         shown = path if len(path) <= _MAX_TOLD_PATH else path[:_MAX_TOLD_PATH] + "…"
         line = f"edge: {request.method} {shown} failed: {end}" + (f": {detail}" if detail else "")
@@ -227,7 +238,10 @@ async def read_bounded(body: Body | None, limit: int) -> bytes:
 
 
 def _failed(end: End, detail: str) -> SourceError:
-    return SourceError(Culprit.GENERATOR, str(end), detail, status=_STATUS_OF.get(end, 502), retry_after=_RETRY_AFTER.get(end))
+    retry_after = _RETRY_AFTER.get(end)
+    if end is End.QUARANTINED and (rest := _REST.fullmatch(detail)):
+        retry_after = max(1, math.ceil(float(rest[1])))
+    return SourceError(Culprit.GENERATOR, str(end), detail, status=_STATUS_OF.get(end, 502), retry_after=retry_after)
 
 
 def _dated(response: Response, now: float) -> Response:

@@ -44,6 +44,8 @@ _FAILURES = {
     "shutting-down": "This edge is shutting down.",
     "leader-gone": "The process that leads this edge has ended; this one ends too.",
     "no-memory": "This edge has no memory left to run this now.",
+    "queue-full": "Too many requests wait for the program that makes this page.",
+    "quarantined": "The program that makes this page keeps failing, and rests for a while.",
     "nul-in-path": "The path holds an encoded NUL (%00), which no program's environment can hold.",
 }
 
