@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edgecache.control.settings import LogLimits
-from edgecache.generate.bridge import RESTING
+from edgecache.generate.telling import RESTING
 
 _LINES_A_WRITE = 256
 """Lines taken of one write; the rest is dropped and counted."""

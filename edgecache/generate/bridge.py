@@ -6,8 +6,6 @@ as SourceError with the sandbox's own word for what happened.
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -16,6 +14,7 @@ from typing import Final, Protocol
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from edgecache.generate import cgi
+from edgecache.generate.telling import failure_line, retry_after
 from edgecache.policy.message import Request, Response
 from edgecache.sites import ActiveVersion, GeneratorRoutes
 from edgecache.source import Body, Culprit, Interim, Reply, SourceError
@@ -35,20 +34,7 @@ _STATUS_OF: Final = {
 }
 """What a client gets when no fallback answers; everything else is 502: the program, not the edge, is at fault."""
 
-_RETRY_AFTER: Final = {End.QUEUE_FULL: 1, End.NO_MEMORY: 2}
-"""Seconds after which another attempt may well be answered: queues move on, and idle workers make room."""
-
 _BODILESS: Final = frozenset({204, 304})
-
-_REST: Final = re.compile(r"for ([0-9]{1,9}(?:\.[0-9]+)?) s")
-"""How long a quarantine lasts still, in the detail of its outcome."""
-
-RESTING: Final = b"edge: requests are refused for a while: quarantined, because it keeps failing\n"
-"""The line in the log of a generator in quarantine; who keeps the log keeps it once, whatever comes."""
-
-_UNTOLD: Final = frozenset({End.FINISHED, End.CANCELLED, End.QUEUE_FULL, End.NO_MEMORY})
-"""No line in the generator's log: the program itself did not fail, and a crowd of these would push out what says how it did."""
-_MAX_TOLD_PATH: Final = 200
 
 
 class GuestAnswer(Protocol):
@@ -122,14 +108,9 @@ class GeneratorSource:
         return Reply(response, output, detail=version.key)
 
     def _tell(self, version: ActiveVersion, request: Request, request_id: str, end: End, detail: str) -> None:
-        """A line for the program's owner, who sees neither the edge's log nor its clients."""
-        if end is End.QUARANTINED:
-            self.log.write(version.version, request_id, RESTING)
-            return
-        path = request.target.partition("?")[0]
-        shown = path if len(path) <= _MAX_TOLD_PATH else path[:_MAX_TOLD_PATH] + "…"
-        line = f"edge: {request.method} {shown} failed: {end}" + (f": {detail}" if detail else "")
-        self.log.write(version.version, request_id, line.encode("utf-8", "backslashreplace") + b"\n")
+        line = failure_line(request.method, request.target, end, detail)
+        if line is not None:
+            self.log.write(version.version, request_id, line)
 
 
 class _Output:
@@ -207,8 +188,7 @@ class _Output:
         if self._reported:
             return
         self._reported = True
-        if end not in _UNTOLD:
-            self._tell(end, detail)
+        self._tell(end, detail)
         outcome = self._call.outcome
         self._on_usage(self._key, end, outcome.usage if outcome else Usage())
 
@@ -238,10 +218,7 @@ async def read_bounded(body: Body | None, limit: int) -> bytes:
 
 
 def _failed(end: End, detail: str) -> SourceError:
-    retry_after = _RETRY_AFTER.get(end)
-    if end is End.QUARANTINED and (rest := _REST.fullmatch(detail)):
-        retry_after = max(1, math.ceil(float(rest[1])))
-    return SourceError(Culprit.GENERATOR, str(end), detail, status=_STATUS_OF.get(end, 502), retry_after=retry_after)
+    return SourceError(Culprit.GENERATOR, str(end), detail, status=_STATUS_OF.get(end, 502), retry_after=retry_after(end, detail))
 
 
 def _dated(response: Response, now: float) -> Response:

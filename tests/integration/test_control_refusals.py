@@ -110,7 +110,9 @@ async def test_a_purge_that_can_name_nothing_is_refused(tmp_path: Path, body: di
 async def test_what_can_be_chosen_is_named(tmp_path: Path) -> None:
     async with running(tmp_path) as api:
         got = await api.call("POST", "/v1/purge", {"all": True})
-        assert "unknown key 'all'; known here: urls, tag, prefix, host, site, everything, soft, refresh" in str(got.json["detail"])
+        assert "unknown key 'all'; known here: urls, tag, prefix, host, site, everything, soft, refresh" in str(
+            got.json["detail"]
+        )
         got = await api.call("POST", "/v1/purge", {"tags": ["a"]})
         assert "unknown key 'tags'; did you mean tag?" in str(got.json["detail"])
         got = await api.call("POST", "/v1/tokens", {"site": "shop", "verbs": ["fly"]})

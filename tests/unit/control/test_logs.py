@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from edgecache.control.logs import GuestLogs, escape
 from edgecache.control.settings import LogLimits
-from edgecache.generate.bridge import RESTING
+from edgecache.generate.telling import RESTING
 
 LIMITS = LogLimits(lines=5, bytes=60, line_bytes=20, generators=3)
 
