@@ -14,7 +14,7 @@ CHECK ?=
 .PHONY: help setup compiled interpreted demo test lint fix bench load soak lock clean
 
 help: ## show this
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(COMPILED) ## make .venv from requirements.lock, and compile the modules on a request's path
 

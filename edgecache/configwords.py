@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from edgecache.configpage import read_error_page
 from edgecache.store import AdmissionPolicy
 from edgecache.store.disk.settings import MIN_BYTES
 from edgecache.yamlform import FormError, Node, Problems
@@ -162,6 +163,7 @@ SERVE: Final[Table] = {
     "edge_id": ("edge_id", _edge_id),
     "max_loops": ("max_loops", _count(0, 100)),
     "max_ranges": ("max_ranges", _count(1, 1000)),
+    "error_page": ("error_page", read_error_page),
     "fast_lane_heads": ("fast_lane_heads", _count(0, 10_000_000)),
     "fast_lane_memory": ("fast_lane_bytes", _size(0, 16 * _TIB)),
     "processes": ("processes", read_processes),

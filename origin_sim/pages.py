@@ -14,19 +14,22 @@ from origin_sim.catalogue import Product
 LAST_MODIFIED: Final = "Wed, 01 Jan 2025 00:00:00 GMT"
 
 STYLE: Final = """\
-:root{--ink:#23303d;--soft:#5d6b78;--line:#e3e7ea;--accent:#1d6f62}
-*{box-sizing:border-box}body{margin:0;font:16px/1.55 system-ui,sans-serif;color:var(--ink);background:#fafbfb}
-header{background:#fff;border-bottom:1px solid var(--line)}header div,main,footer{max-width:62rem;margin:0 auto}
+:root{color-scheme:light dark;--ink:#23303d;--soft:#5d6b78;--line:#e3e7ea;--accent:#1d6f62;
+--page:#fafbfb;--top:#fff;--code:#eef2f2}
+@media(prefers-color-scheme:dark){:root{
+--ink:#e4e9ee;--soft:#9aa6b2;--line:#33404d;--accent:#6cc7b6;--page:#14191f;--top:#1b222a;--code:#26303a}}
+*{box-sizing:border-box}body{margin:0;font:16px/1.55 system-ui,sans-serif;color:var(--ink);background:var(--page)}
+header{background:var(--top);border-bottom:1px solid var(--line)}header div,main,footer{max-width:62rem;margin:0 auto}
 header div,main,footer{padding:1rem 1.25rem}
 header div{display:flex;flex-wrap:wrap;gap:1.25rem;align-items:center}header b{font-size:1.2rem}a{color:var(--accent)}
 header a{text-decoration:none}header form{margin-left:auto}
 input{font:inherit;padding:.35rem .6rem;border:1px solid var(--line);border-radius:6px}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(11rem,1fr));gap:1rem;padding:0;list-style:none}
-.card{background:#fff;border:1px solid var(--line);border-radius:10px;overflow:hidden}
+.card{background:var(--top);border:1px solid var(--line);border-radius:10px;overflow:hidden}
 .card img{display:block;width:100%;height:auto}
 .card p{margin:.5rem .75rem}.price{font-weight:600}.soft,footer{color:var(--soft);font-size:.9rem}
 .two{display:grid;grid-template-columns:repeat(auto-fit,minmax(17rem,1fr));gap:2rem}.two img{width:100%;border-radius:10px}
-code{background:#eef2f2;border-radius:4px;padding:.1rem .3rem;font-size:.9em}
+code{background:var(--code);border-radius:4px;padding:.1rem .3rem;font-size:.9em}
 td,th{text-align:left;padding:.35rem 1rem .35rem 0;vertical-align:top}
 """
 

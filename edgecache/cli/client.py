@@ -166,6 +166,8 @@ def _refused(status: int, problem: Json) -> CommandFailed:
     advice = str(problem.get("advice", ""))
     if status == 401:
         advice = advice or _TOKEN_ADVICE
+    if advice.startswith("correct the body"):
+        advice = "correct it; the command's --help says what it takes"
     mistakes = problem.get("errors")
     lines = tuple(_mistake(entry) for entry in mistakes if isinstance(entry, dict)) if isinstance(mistakes, list) else ()
     # What is sent but for bundles, which have an answer of their own (422), was typed.

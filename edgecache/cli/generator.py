@@ -52,6 +52,8 @@ def push(client: ControlClient, *, path: Path | None, site: str, activate: bool,
     click.echo(f"{name} version {found['version']} of {site}: {found['status']}{cost}", err=True)
     if found["status"] != "active":
         click.echo(f"  activate it: edgecache generator promote {name} {found['version']} --site {site}", err=True)
+    else:
+        _tell_of_cached(site)
 
 
 @generator.command("list")
@@ -108,6 +110,8 @@ def promote(client: ControlClient, *, name: str, version: int, site: str, percen
     """Give VERSION of the generator NAME its part of the traffic; the versions that had it share the rest."""
     body: Json = {"version": version, "percent": percent}
     _print_split(client.post("sites", site, "generators", name, "activate", body=body), as_json)
+    if not as_json:
+        _tell_of_cached(site)
 
 
 @generator.command()
@@ -118,6 +122,8 @@ def promote(client: ControlClient, *, name: str, version: int, site: str, percen
 def rollback(client: ControlClient, *, name: str, site: str, as_json: bool) -> None:
     """Go back to what was active before; again goes further back."""
     _print_split(client.post("sites", site, "generators", name, "rollback"), as_json)
+    if not as_json:
+        _tell_of_cached(site)
 
 
 @generator.command()
@@ -175,3 +181,10 @@ def _print_split(found: Json, as_json: bool) -> None:
 
 def _split(found: Json) -> list[str]:
     return [f"v{part['version']} {part['percent']} %" for part in found["active"]]
+
+
+def _tell_of_cached(site: str) -> None:
+    """Who has just changed a page and sees the old one looks for the mistake in the wrong place."""
+    click.echo(
+        f"  answers that are cached stay until they expire; to be rid of them: edgecache purge --site {site} --soft", err=True
+    )

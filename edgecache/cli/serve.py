@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +54,8 @@ def serve(
     with from_form("the edge cannot be run so", WrongUse):
         settings = with_options(written if origin is None else from_origin(origin))
     _check_directory(settings.state_dir)
+    if pidfile is not None:
+        _check_pidfile(pidfile)
     return _run(settings, read if config is not None else None, pidfile)
 
 
@@ -64,6 +68,8 @@ def check(config: Path) -> None:
     sites = ", ".join(site.name for site in settings.sites) or "none"
     address = f"{settings.control.host}:{settings.control.port}"
     click.echo(f"{config}: good: listens on {settings.listen}, control on {address}; sites: {sites}")
+    if not settings.sites:
+        click.echo("  nothing is served until a site is declared under `sites`, or added with `edgecache site add`", err=True)
 
 
 def _check_directory(state: Path) -> None:
@@ -79,6 +85,21 @@ def _check_directory(state: Path) -> None:
         wrong = False
     if wrong:
         raise CommandFailed(f"the edge cannot start: {state} is no directory", advice="name one with --state or `state:`")
+
+
+def _check_pidfile(pidfile: Path) -> None:
+    """Before anything runs. Raises CommandFailed."""
+    try:
+        if pidfile.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        trial = pidfile.with_name(f"{pidfile.name}.{os.getpid()}")
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise CommandFailed(
+            f"the file {pidfile} cannot be written: {error.strerror}",
+            advice="name one with --pidfile in a directory that is there and yours",
+        ) from error
 
 
 def _load(path: Path) -> Config:
@@ -120,4 +141,5 @@ def _run(settings: Config, read: Callable[[], Config] | None, pidfile: Path | No
         raise CommandFailed(f"the sandbox cannot start: {error}", advice=advice) from error
     except OSError as error:
         advice = "choose another address (--listen, --control) or directory (--state, `cache.disk.path`), or free what is taken"
-        raise CommandFailed(f"the edge cannot start: {error}", advice=advice) from error
+        what = ": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error)
+        raise CommandFailed(f"the edge cannot start: {what}", advice=advice) from error

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -173,58 +174,71 @@ def _head(now: Json) -> str:
 
 
 def _facts(now: Json, rates: _Rates) -> list[str]:
-    """A line for each room that is there."""
-    parts = now["parts"]
+    """A line for each room that is there, and that tells what this version knows."""
     found: list[str] = []
-
-    def tell(room: str, make: Callable[[Mapping[str, Any]], Iterable[str]]) -> None:
-        part = parts.get(room)
+    for room, told in _FACTS.items():
+        part = now["parts"].get(room)
         if isinstance(part, dict):
-            try:
-                found.append(f"{room:<9}" + " · ".join(make(part)))
-            except KeyError:
-                return  # a room that tells other things than this version knows
-
-    tell(
-        "traffic",
-        lambda part: (
-            f"{rates.told('traffic', 'requests')} requests/s",
-            f"hit ratio {part['hit_ratio']:.1%}",
-            f"{rates.told('traffic', 'errors')} errors/s",
-            f"{size(rates.of('traffic', 'sent_bytes') or 0)}/s",
-            f"{part['requests']:,} requests since the start",
-        ),
-    )
-    for room in ("cache", "disk"):
-        tell(
-            room,
-            lambda part, room=room: (  # type: ignore[misc]
-                f"{size(part['used_bytes'])} of {size(part['capacity_bytes'])}",
-                f"{part.get('entries', part.get('objects', 0)):,} responses",
-                f"{rates.told(room, 'evicted')} evicted/s",
-                f"{part['purged']:,} purged",
-            ),
-        )
-    tell(
-        "sandbox",
-        lambda part: (
-            f"{part['engine']}",
-            f"CPU {rates.cpu('sandbox', 'cpu_ns')}",
-            f"{part['active']} active, {part['queued']} queued",
-            f"{part['vms']} VMs in {_many(part['workers'], 'worker')}",
-            f"{size(part['hot_bytes'])} of {size(part['hot_budget_bytes'])}",
-        ),
-    )
-    tell(
-        "upstream",
-        lambda part: (
-            f"{rates.told('upstream', 'requests')} requests/s",
-            f"{rates.told('upstream', 'failures')} failures/s",
-            f"{_many(part['origins'], 'origin')}, {part['unhealthy']} not healthy",
-            f"{part['connections']} connections",
-        ),
-    )
+            with contextlib.suppress(KeyError):
+                found.append(f"{room:<9}" + " · ".join(told(part, rates)))
     return found
+
+
+def _traffic(part: Json, rates: _Rates) -> tuple[str, ...]:
+    return (
+        f"{rates.told('traffic', 'requests')} requests/s",
+        f"hit ratio {part['hit_ratio']:.1%}",
+        f"{rates.told('traffic', 'errors')} errors/s",
+        f"{size(rates.of('traffic', 'sent_bytes') or 0)}/s",
+        f"{part['requests']:,} requests since the start",
+    )
+
+
+def _cache(part: Json, rates: _Rates) -> tuple[str, ...]:
+    return (
+        f"{size(part['used_bytes'])} of {size(part['capacity_bytes'])}",
+        f"{part['entries']:,} responses",
+        f"{rates.told('cache', 'evicted')} evicted/s",
+        f"{part['purged']:,} purged",
+    )
+
+
+def _disk(part: Json, rates: _Rates) -> tuple[str, ...]:
+    return (
+        f"{size(part['used_bytes'])} of {size(part['capacity_bytes'])}",
+        f"{part['objects']:,} responses",
+        f"{rates.told('disk', 'hits')} hits/s",
+        f"{rates.told('disk', 'evicted')} evicted/s",
+    )
+
+
+def _sandbox(part: Json, rates: _Rates) -> tuple[str, ...]:
+    return (
+        f"{part['engine']}",
+        f"CPU {rates.cpu('sandbox', 'cpu_ns')}",
+        f"{part['active']} active, {part['queued']} queued",
+        f"{part['vms']} VMs in {_many(part['workers'], 'worker')}",
+        f"{size(part['hot_bytes'])} of {size(part['hot_budget_bytes'])}",
+    )
+
+
+def _upstream(part: Json, rates: _Rates) -> tuple[str, ...]:
+    return (
+        f"{rates.told('upstream', 'requests')} requests/s",
+        f"{rates.told('upstream', 'failures')} failures/s",
+        f"{_many(part['origins'], 'origin')}, {part['unhealthy']} not healthy",
+        f"{part['connections']} connections",
+    )
+
+
+_FACTS: Final[Mapping[str, Callable[[Json, _Rates], tuple[str, ...]]]] = {
+    "traffic": _traffic,
+    "cache": _cache,
+    "disk": _disk,
+    "sandbox": _sandbox,
+    "upstream": _upstream,
+}
+"""What is told of each room, in the order of the screen."""
 
 
 def _tables(now: Json, rates: _Rates) -> Iterable[tuple[list[_Column], list[str]]]:

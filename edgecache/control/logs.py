@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edgecache.control.settings import LogLimits
+from edgecache.generate.telling import RESTING
 
 _LINES_A_WRITE = 256
 """Lines taken of one write; the rest is dropped and counted."""
@@ -52,11 +53,13 @@ class GuestLogs:
         self._rings: OrderedDict[tuple[str, str], _Ring] = OrderedDict()
 
     def write(self, site: str, generator: str, version: int, request_id: str, data: bytes) -> None:
-        """Take one write of a guest: one or more lines, UTF-8 or not."""
+        """Take one write of a guest: one or more lines, UTF-8 or not. That a generator rests is kept once, whatever is asked."""
         ring = self._rings.setdefault((site, generator), _Ring())
         self._rings.move_to_end((site, generator))
         while len(self._rings) > self._limits.generators:
             self._rings.popitem(last=False)
+        if data == RESTING and ring.lines and ring.lines[-1].text == escape(RESTING.rstrip(b"\n"), self._limits.line_bytes):
+            return
         now = self._now()
         pieces = data.removesuffix(b"\n").split(b"\n", _LINES_A_WRITE)
         ring.dropped += pieces[_LINES_A_WRITE].count(b"\n") + 1 if len(pieces) > _LINES_A_WRITE else 0

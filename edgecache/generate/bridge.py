@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from edgecache.generate import cgi
 from edgecache.generate.begun import BODILESS, BegunCall, GuestAnswer
+from edgecache.generate.telling import failure_line, retry_after
 from edgecache.policy.forwarding import dated
 from edgecache.policy.message import Request
 from edgecache.sites import ActiveVersion, GeneratorRoutes
@@ -31,13 +32,6 @@ _STATUS_OF: Final = {
     End.CPU_LIMIT: 503,
 }
 """What a client gets when no fallback answers; everything else is 502: the program, not the edge, is at fault."""
-
-_RETRY_AFTER: Final = {End.QUEUE_FULL: 1, End.NO_MEMORY: 2}
-"""Seconds after which another attempt may well be answered: queues move on, and idle workers make room."""
-
-_UNTOLD: Final = frozenset({End.FINISHED, End.CANCELLED, End.QUEUE_FULL, End.NO_MEMORY, End.QUARANTINED})
-"""No line in the generator's log: the program itself did not fail, and a crowd of these would push out what says how it did."""
-_MAX_TOLD_PATH: Final = 200
 
 
 class GuestRunner(Protocol):
@@ -117,11 +111,9 @@ class GeneratorSource:
         return _GoingOn(self, begun)
 
     def _tell(self, version: ActiveVersion, request: Request, request_id: str, end: End, detail: str) -> None:
-        """A line for the program's owner, who sees neither the edge's log nor its clients."""
-        path = request.target.partition("?")[0]
-        shown = path if len(path) <= _MAX_TOLD_PATH else path[:_MAX_TOLD_PATH] + "…"
-        line = f"edge: {request.method} {shown} failed: {end}" + (f": {detail}" if detail else "")
-        self.log.write(version.version, request_id, line.encode("utf-8", "backslashreplace") + b"\n")
+        line = failure_line(request.method, request.target, end, detail)
+        if line is not None:
+            self.log.write(version.version, request_id, line)
 
 
 class _GoingOn:
@@ -217,8 +209,7 @@ class _Output:
         if self._reported:
             return
         self._reported = True
-        if end not in _UNTOLD:
-            self._tell(end, detail)
+        self._tell(end, detail)
         outcome = self._call.outcome
         self._on_usage(self._key, end, outcome.usage if outcome else Usage())
 
@@ -248,4 +239,4 @@ async def read_bounded(body: Body | None, limit: int) -> bytes:
 
 
 def _failed(end: End, detail: str) -> SourceError:
-    return SourceError(Culprit.GENERATOR, str(end), detail, status=_STATUS_OF.get(end, 502), retry_after=_RETRY_AFTER.get(end))
+    return SourceError(Culprit.GENERATOR, str(end), detail, status=_STATUS_OF.get(end, 502), retry_after=retry_after(end, detail))

@@ -58,5 +58,22 @@ def error_page(status: int, reason: str, text: str, *, request_id: str = "", ret
     ).encode("utf-8", "xmlcharrefreplace")
 
 
+PLACES: Final = ("status", "reason", "text", "request_id")
+"""What {{…}} of an operator's page can name."""
+_PLACE: Final = re.compile(r"\{\{\s*([^{}\s][^{}]{0,99}?)\s*\}\}")
+
+
+def unknown_places(template: str) -> list[str]:
+    """What it wants filled and nothing can."""
+    return [name for name in _PLACE.findall(template) if name not in PLACES]
+
+
+def filled_page(template: str, status: int, reason: str, text: str, *, request_id: str = "") -> bytes:
+    """An operator's page: each {{place}} becomes its text, escaped."""
+    values = {"status": str(status), "reason": reason, "text": text, "request_id": request_id}
+    page = _PLACE.sub(lambda found: html.escape(values.get(found[1], "")), template)
+    return page.encode("utf-8", "xmlcharrefreplace")
+
+
 def _seconds(count: int) -> str:
     return "a second" if count == 1 else f"{count} seconds"

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from edgecache.policy.cache_status import FIELD, CacheStatus, forward_of
-from edgecache.policy.errorpage import MEDIA_TYPE, POLICY, error_page, prefers_page
+from edgecache.policy.errorpage import MEDIA_TYPE, POLICY, error_page, filled_page, prefers_page
 from edgecache.policy.esi import is_template
 from edgecache.policy.fields import freeze, without
 from edgecache.policy.forwarding import CONDITIONAL_FIELDS, to_client
@@ -46,6 +46,8 @@ _FAILURES = {
     "shutting-down": "This edge is shutting down.",
     "leader-gone": "The process that leads this edge has ended; this one ends too.",
     "no-memory": "This edge has no memory left to run this now.",
+    "queue-full": "Too many requests wait for the program that makes this page.",
+    "quarantined": "The program that makes this page keeps failing, and rests for a while.",
     "nul-in-path": "The path holds an encoded NUL (%00), which no program's environment can hold.",
 }
 _MAX_LINES = 1024
@@ -201,7 +203,7 @@ class Responder:
         if call is not None:
             accept = call.request.headers.get("Accept", "")
         if prefers_page(accept):
-            response, document = _page(status, text, request_id, fields)
+            response, document = _page(status, text, request_id, fields, self._settings.error_page)
         else:
             response, document = problem(status, text, extensions={"request_id": request_id} if request_id else None)
         return Answer(
@@ -318,16 +320,14 @@ def _generator(call: Call) -> str | None:
     return call.route.generator.name if call.route.generator else None
 
 
-def _page(status: int, text: str, request_id: str, fields: Fields) -> tuple[Response, bytes]:
-    """Head and body of an error for people."""
-    wait = next((int(value) for name, value in fields if name == "Retry-After" and value.isdigit()), None)
+def _page(status: int, text: str, request_id: str, fields: Fields, template: str) -> tuple[Response, bytes]:
+    """Head and body of an error for people: the operator's page, or without one our own."""
     reason = reason_of(status)
-    body = error_page(status, reason, text, request_id=request_id, retry_after=wait)
-    head = (
-        ("Content-Type", MEDIA_TYPE),
-        ("Content-Length", str(len(body))),
-        ("Cache-Control", "no-store"),
-        ("Content-Security-Policy", POLICY),
-        ("X-Content-Type-Options", "nosniff"),
-    )
-    return Response(status, reason, freeze(head)), body
+    head: Fields = (("Content-Type", MEDIA_TYPE), ("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
+    if template:
+        body = filled_page(template, status, reason, text, request_id=request_id)
+    else:
+        wait = next((int(value) for name, value in fields if name == "Retry-After" and value.isdigit()), None)
+        body = error_page(status, reason, text, request_id=request_id, retry_after=wait)
+        head = (*head, ("Content-Security-Policy", POLICY))
+    return Response(status, reason, freeze((*head, ("Content-Length", str(len(body)))))), body

@@ -58,6 +58,8 @@ class ServeSettings:
     """How often a request may have passed this edge before."""
     max_ranges: int = 16
     """Parts of one multipart/byteranges answer; more are answered whole."""
+    error_page: str = ""
+    """What browsers see for an error, with places that `policy.errorpage` fills; empty: the edge's own page."""
     fast_lane_heads: int = 32_768
     """Request heads, of up to 2 KiB each, whose hits are remembered; 0: every request takes the usual way."""
     fast_lane_bytes: int = 64 << 20

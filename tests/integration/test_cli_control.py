@@ -62,8 +62,10 @@ async def test_a_generators_life_from_site_to_removal(tmp_path: Path) -> None:
         out, told = await owner.run("generator", "push", path, "--site", "shop")
         assert out == "1\n"
         assert "edgecache generator promote hello 1 --site shop" in told
-        out, _ = await owner.run("generator", "promote", "hello", "1", "--site", "shop")
+        assert "expire" not in told
+        out, told = await owner.run("generator", "promote", "hello", "1", "--site", "shop")
         assert out == "shop/hello: active v1 100 %\n"
+        assert "stay until they expire; to be rid of them: edgecache purge --site shop --soft" in told
 
         bundle_at(tmp_path / "bundle", "another")
         out, _ = await owner.run("generator", "push", path, "--site", "shop", "--activate")

@@ -57,6 +57,8 @@ def test_it_ends_on_sigterm_with_status_0(tmp_path: Path) -> None:
     ("arguments", "says", "code"),
     [
         (["--listen", "nowhere"], "--listen: must be HOST:PORT", 2),
+        (["--pidfile", "/nowhere/pid"], "the file /nowhere/pid cannot be written: No such file or directory", 1),
+        (["--pidfile", "/"], "cannot be written", 1),
         (["--engine", "qemu"], "--engine: must be one of auto, unicorn, kvm", 2),
         (["--origin", "ftp://x"], "--origin", 2),
         (["--control", "0.0.0.0:0"], "loopback", 2),
@@ -75,6 +77,7 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
         taken.listen()
         done = _failing("--listen", f"127.0.0.1:{taken.getsockname()[1]}", state=tmp_path)
     assert "in use" in done.stderr
+    assert "Errno" not in done.stderr
     assert "--listen" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -104,13 +104,19 @@ async def test_a_purge_that_can_name_nothing_is_refused(tmp_path: Path, body: di
     async with running(tmp_path) as api:
         got = await api.call("POST", "/v1/purge", body)
         assert (got.status, got.json["code"], got.json["where"]) == (400, "bad-request", where)
-        assert said in got.json["detail"]
+        assert said in str(got.json["detail"])
 
 
 async def test_what_can_be_chosen_is_named(tmp_path: Path) -> None:
     async with running(tmp_path) as api:
+        got = await api.call("POST", "/v1/purge", {"all": True})
+        assert "unknown key 'all'; known here: urls, tag, prefix, host, site, everything, soft, refresh" in str(
+            got.json["detail"]
+        )
+        got = await api.call("POST", "/v1/purge", {"tags": ["a"]})
+        assert "unknown key 'tags'; did you mean tag?" in str(got.json["detail"])
         got = await api.call("POST", "/v1/tokens", {"site": "shop", "verbs": ["fly"]})
-        assert "'fly'; choose from push, activate, purge, logs, read" in got.json["detail"]
+        assert "'fly'; choose from push, activate, purge, logs, read" in str(got.json["detail"])
 
 
 @pytest.mark.parametrize("field", ["Basic dXNlcjpwYXNz", "Bearer", "Bearer " + "a" * 300, "token"])

@@ -223,6 +223,19 @@ async def test_the_owner_reads_in_the_generators_log_what_failed(running: Runnin
     assert (line["version"], line["request_id"]) == (1, headers["X-Request-Id"])
 
 
+async def test_a_generator_that_rests_says_so_and_until_when(running: Running) -> None:
+    async with asyncio.timeout(60):
+        while (got := await running.get("/g/wild"))[0] != 503:
+            pass
+    status, _, headers = got
+    assert (status, headers["Cache-Status"].endswith("detail=quarantined")) == (503, True)
+    assert int(headers["Retry-After"]) >= 1
+    await running.get("/g/wild")
+    lines = (await running.control_call("GET", "/v1/sites/shop/generators/probe/logs"))["lines"]
+    resting = [line["text"] for line in lines if "quarantined" in line["text"]]
+    assert resting == ["edge: requests are refused for a while: quarantined, because it keeps failing"]
+
+
 async def test_each_call_of_the_log_is_a_line(running: Running) -> None:
     await running.get("/g/each")
     lines = (await running.control_call("GET", "/v1/sites/shop/generators/probe/logs"))["lines"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgecache.policy.access import AccessRule
+from edgecache.serve.settings import ServeSettings
 from tests.integration.proxy_support import Edge, edge_for, origin_of, plain
 
 
@@ -41,6 +42,17 @@ async def test_a_browser_gets_its_errors_as_pages() -> None:
         late = await edge.fetch("/", headers=browser)
         assert (late.status, late.headers["Retry-After"]) == (429, "1")
         assert b"Please try again in a second." in late.body
+        assert (await edge.fetch("/")).headers["Content-Type"] == "application/problem+json"
+
+
+async def test_a_browser_gets_the_operators_own_error_page() -> None:
+    template = "<h1>Sorry ({{status}} {{ reason }})</h1>{{text}}<i>{{request_id}}</i>"
+    async with edge_for("http://127.0.0.1:1", settings=ServeSettings(error_page=template)) as edge:
+        got = await edge.fetch("/", headers={"Accept": "text/html"})
+        number = got.headers["X-Request-Id"]
+        said = f"<h1>Sorry (502 Bad Gateway)</h1>The origin could not be reached.<i>{number}</i>"
+        assert (got.status, got.body.decode()) == (502, said)
+        assert "Content-Security-Policy" not in got.headers
         assert (await edge.fetch("/")).headers["Content-Type"] == "application/problem+json"
 
 

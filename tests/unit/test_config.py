@@ -148,3 +148,27 @@ class TestClusters:
         assert len(found) == 3
         assert any("'a' is declared twice" in line for line in found)
         assert any("'none'" in line and "does not declare" in line for line in found)
+
+
+class TestErrorPage:
+    def test_it_is_read_from_beside_the_file(self, tmp_path: Path) -> None:
+        (tmp_path / "error.html").write_text("<h1>{{status}} é</h1>")
+        (tmp_path / "edge.yaml").write_text("serve: {error_page: error.html}\n")
+        assert load(tmp_path / "edge.yaml").serve.error_page == "<h1>{{status}} é</h1>"
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            (None, "cannot be read: No such file"),
+            (b"", "is empty"),
+            (b"\xff", "is not UTF-8 text"),
+            (b"{{colour}}", "holds {{colour}}, which nothing fills; there are {{status}}, {{reason}}, {{text}}, {{request_id}}"),
+            (b"a" * 65_537, "is longer than 64KiB"),
+        ],
+    )
+    def test_what_is_wrong_with_it_is_told(self, tmp_path: Path, content: bytes | None, said: str) -> None:
+        if content is not None:
+            (tmp_path / "error.html").write_bytes(content)
+        (line,) = problems(tmp_path, "serve: {error_page: error.html}\n")
+        assert line.startswith(":1:21: serve.error_page: ")
+        assert said in line

@@ -173,7 +173,8 @@ def _invalid(said: str, shape: type[msgspec.Struct]) -> Problem:
         field = unknown["field"]
         message = f"unknown key {field[:60]!r}"
         if place == "$":
-            message += _nearest(field, shape.__struct_encode_fields__)
+            known = shape.__struct_encode_fields__
+            message += _nearest(field, known) or (f"; known here: {', '.join(known)}" if known else "; there are none here")
         place = f"{place}.{field[:60]}"
     elif message.startswith("Invalid enum value"):
         message += _choices(place, shape)

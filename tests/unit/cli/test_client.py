@@ -198,6 +198,28 @@ def test_purge_of_nothing_or_of_two_things_is_a_usage_error(run: Run, api: Playe
     assert api.asked == []
 
 
+def test_urls_come_from_a_file_in_requests_that_the_api_takes(run: Run, api: PlayedApi, tmp_path: Path) -> None:
+    urls = [f"http://a.test/{number}" for number in range(2_500)]
+    (tmp_path / "urls").write_text("\n".join(["", *urls, "  ", "http://a.test/" + "x" * 8_000]))
+    for purged in (1_000, 1_000, 400):
+        api.will_answer(200, {"purged": purged, "soft": True, "refresh": False})
+    result = run("purge", "--file", str(tmp_path / "urls"), "--soft", *api.arguments)
+    assert result.out == "marked stale: 2400 entries\n"
+    bodies = [json.loads(asked[3]) for asked in api.asked]
+    assert [len(body["urls"]) for body in bodies] == [1_000, 1_000, 501]
+    assert [url for body in bodies for url in body["urls"]][:2_500] == urls
+    assert all(body["soft"] for body in bodies)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n\n", b"\xff"])
+def test_a_file_without_urls_purges_nothing(run: Run, api: PlayedApi, tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "urls").write_bytes(content)
+    result = run("purge", "--file", str(tmp_path / "urls"), *api.arguments)
+    assert (result.code, api.asked) == (1, [])
+    assert "one a line" in result.err
+
+
 def test_removing_asks_first(run: Run, api: PlayedApi) -> None:
     api.will_answer(204, b"")
     assert run("site", "remove", "shop", "--yes", *api.arguments).out == "removed site shop\n"

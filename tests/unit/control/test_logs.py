@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from edgecache.control.logs import GuestLogs, escape
 from edgecache.control.settings import LogLimits
+from edgecache.generate.telling import RESTING
 
 LIMITS = LogLimits(lines=5, bytes=60, line_bytes=20, generators=3)
 
@@ -24,6 +25,14 @@ def test_lines_are_read_back_with_their_request() -> None:
         (2, 7.0, 2, "r-1", "two"),
     ]
     assert (page.dropped, page.next) == (0, 2)
+
+
+def test_that_a_generator_rests_is_kept_once_each_time() -> None:
+    kept = GuestLogs(LogLimits(), lambda: 7.0)
+    for data in (b"at work", RESTING, RESTING, RESTING, b"at work", RESTING, RESTING):
+        kept.write("shop", "hello", 1, "r", data)
+    said = [line.text[:22] for line in kept.read("shop", "hello", lines=10).lines]
+    assert said == ["at work", "edge: requests are ref", "at work", "edge: requests are ref"]
 
 
 def test_the_oldest_lines_go_and_are_counted() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecache.policy.errorpage import error_page, prefers_page
+from edgecache.policy.errorpage import error_page, filled_page, prefers_page, unknown_places
 
 CHROMIUM = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8"
 
@@ -78,3 +78,11 @@ def test_it_needs_nothing_but_itself() -> None:
     page = error_page(502, "Bad Gateway", "Broken.").decode()
     assert not any(word in page for word in ("<script", "src=", "href=", "url(", "@import"))
     assert "prefers-color-scheme:dark" in page and 'name="viewport"' in page
+
+
+def test_an_operators_page_is_filled_with_text_alone() -> None:
+    template = "a{ x }<b>{{status}}</b>{{ reason }}|{{text}}|{{request_id}}"
+    page = filled_page(template, 421, "Misdirected Request", "<script>{{status}}", request_id="é")
+    assert page.decode() == "a{ x }<b>421</b>Misdirected Request|&lt;script&gt;{{status}}|é"
+    assert unknown_places(template) == []
+    assert unknown_places("{{status}} {{colour}} {{ }}") == ["colour"]

@@ -54,7 +54,8 @@ int main(void) {
           "<style>body{font:1rem/1.5 system-ui,sans-serif;margin:3rem auto;max-width:52rem;padding:0 1rem;color:#1b2430;"
           "background:#f4f7fb}table{border-collapse:collapse;width:100%}th{text-align:left;font-weight:600;padding-right:2rem;"
           "white-space:nowrap;vertical-align:top}td{font-family:ui-monospace,monospace;overflow-wrap:anywhere}"
-          "tr{border-top:1px solid #d5dfea}</style>\n"
+          "tr{border-top:1px solid #d5dfea}@media(max-width:40rem){th,td{display:block}td:empty{display:none}}"
+          "@media(prefers-color-scheme:dark){body{color:#e4e9ee;background:#14191f}tr{border-color:#33404d}}</style>\n"
           "<h1>What a guest sees</h1>\n<p>A CGI program in a virtual machine of its own. Its machine:</p>\n<table>\n",
           stdout);
     machine();

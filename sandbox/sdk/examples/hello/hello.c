@@ -39,7 +39,8 @@ static int answer(edge_request *req) {
                 "<!doctype html>\n<html lang=\"%s\">\n<meta charset=\"utf-8\">\n"
                 "<meta name=\"viewport\" content=\"width=device-width\">\n<title>%s</title>\n"
                 "<style>body{font:1.2rem/1.6 system-ui,sans-serif;margin:15vh auto;max-width:34rem;padding:0 1rem;color:#1b2430;"
-                "background:#f4f7fb}h1{font-size:3rem;margin:0;color:#0b66c3}</style>\n<h1>%s, ",
+                "background:#f4f7fb}h1{font-size:3rem;margin:0;color:#0b66c3}"
+                "@media(prefers-color-scheme:dark){body{color:#e4e9ee;background:#14191f}h1{color:#7db8f2}}</style>\n<h1>%s, ",
                 speech->language, speech->greeting, speech->greeting);
     edge_html(&res, name);
     edge_printf(&res, "!</h1>\n<p>%s</p>\n</html>\n", speech->text);

@@ -42,7 +42,8 @@ static int answer(edge_request *req) {
     edge_printf(&res,
                 "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>Spinner</title>\n"
                 "<style>body{font:1.2rem/1.6 system-ui,sans-serif;margin:15vh auto;max-width:34rem;padding:0 1rem;color:#1b2430;"
-                "background:#f4f7fb}h1{color:#0b66c3}</style>\n"
+                "background:#f4f7fb}h1{color:#0b66c3}"
+                "@media(prefers-color-scheme:dark){body{color:#e4e9ee;background:#14191f}h1{color:#7db8f2}}</style>\n"
                 "<h1>Spun for %ld ms</h1>\n<p>and found %lx.</p>\n",
                 ms, hash);
     if (moody) edge_print(&res, "<p>Reload after a second: the next time takes too long, and this copy is all there is.</p>\n");

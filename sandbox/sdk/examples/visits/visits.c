@@ -32,7 +32,8 @@ static int answer(edge_request *req) {
     edge_printf(&res,
                 "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>Visits</title>\n"
                 "<style>body{font:1.1rem/1.6 system-ui,sans-serif;margin:10vh auto;max-width:40rem;padding:0 1rem;color:#1b2430;"
-                "background:#f4f7fb}h1{color:#0b66c3}pre{white-space:pre-wrap;font-size:.8rem}</style>\n"
+                "background:#f4f7fb}h1{color:#0b66c3}pre{white-space:pre-wrap;font-size:.8rem}"
+                "@media(prefers-color-scheme:dark){body{color:#e4e9ee;background:#14191f}h1{color:#7db8f2}}</style>\n"
                 "<h1>Visit %ld</h1>\n",
                 visits);
     if (kept < 0) edge_printf(&res, "<p>It could not be kept (error %ld).</p>\n", -kept);
