@@ -30,7 +30,7 @@ COMPILED: Final = {
         bucket call caps claims cpuclock deadlines dispatcher express fairqueue faults frames handle keeper lane ledger memory
         pacer pacing polling promise quarantine requests scheduler serving sharenode tab vm
     """,
-    "sandbox/engines": "base kvm",
+    "sandbox/engines": "base kvm sliced watchdog",
     "sandbox/guest": "access actions calls exchange process",
 }
 """By package; modules of one package call each other directly. `tests/unit/test_compiled.py` holds what is left out:

@@ -21,7 +21,7 @@ from sandbox.engines.base import CpuState, Preempted, Stop, SystemCall
 from sandbox.engines.cpuid import LEAVES
 from sandbox.engines.processor import CR0, CR4, EFER, EXCEPTIONS, PAGE_FAULT, RFLAGS_FIXED, RFLAGS_KEPT
 from sandbox.engines.selectors import reader
-from sandbox.engines.sliced import SlicedVcpu
+from sandbox.engines.sliced import Runs
 from sandbox.errors import EngineUnavailable
 from sandbox.memory import GuestMemory
 from sandbox.outcome import Fault, FaultKind
@@ -107,12 +107,12 @@ def _ignore(_number: int, _frame: object) -> None:
     """The signal has done its work when KVM_RUN has ended."""
 
 
-class KvmVcpu(SlicedVcpu):
+class KvmVcpu:
     """One virtual CPU over one guest's memory. After a Fault it is good for nothing but `close`."""
 
     def __init__(self, memory: GuestMemory, *, may_restore: Callable[[], bool] = lambda: False) -> None:
         """`may_restore` is asked at a template that holds what `restoring` needs: whether ring 3 may load it here."""
-        super().__init__()
+        self._runs = Runs()
         self._may_restore = may_restore
         self._memory = memory
         self._layout = memory.layout
@@ -146,8 +146,8 @@ class KvmVcpu(SlicedVcpu):
             self._scrub()
         page[api.IMMEDIATE_OFFSET] = 0
         self._restores = False
-        alarm = self._begin(slice_ns, now_ns, self._stop)
-        self._entered = True
+        alarm = self._runs.begin(slice_ns, now_ns, self._stop)
+        self._runs.entered = True
         try:
             while True:
                 error = api.enter(vcpu)
@@ -161,7 +161,7 @@ class KvmVcpu(SlicedVcpu):
                 else:
                     break
         finally:
-            self._finish(alarm)
+            self._runs.finish(alarm)
         return self._told(port if reason == api.EXIT_IO else _NO_PORT, gprs, rip, rflags)
 
     def complete(self, result: int) -> None:
@@ -183,7 +183,7 @@ class KvmVcpu(SlicedVcpu):
 
     def load(self, state: CpuState) -> None:
         """Take on `state`. Raises OSError when KVM refuses it."""
-        if state is not self._loaded:
+        if state is not self._runs.loaded:
             self._prepare(state)
         self._restores = bool(self._entrance)
         self._put(self._entrance or self._general)
@@ -195,6 +195,12 @@ class KvmVcpu(SlicedVcpu):
         fpu = bytearray(api.XSAVE_BYTES)
         self._machine.transfer(api.GET_XSAVE, fpu)
         return bytes(fpu)
+
+    def interrupt(self) -> None:
+        self._runs.interrupt(self._stop)
+
+    def save(self) -> CpuState:
+        return self._runs.save(self._state)
 
     def memory_changed(self) -> None:
         self._machine.remap()
@@ -209,7 +215,7 @@ class KvmVcpu(SlicedVcpu):
 
     def _put(self, general: bytes) -> None:
         page = self._page
-        known = self._entered and not page[api.DIRTY_OFFSET] & api.SREGS
+        known = self._runs.entered and not page[api.DIRTY_OFFSET] & api.SREGS
         if known and bytes(page[_SPECIAL_AREA]) == self._special:  # as KVM told them at the last exit
             page[_STATE_AREA], page[api.DIRTY_OFFSET] = general, api.REGS
         else:
@@ -217,7 +223,7 @@ class KvmVcpu(SlicedVcpu):
             page[api.DIRTY_OFFSET] = api.REGS | api.SREGS
 
     def _prepare(self, state: CpuState) -> None:
-        self._loaded = state
+        self._runs.loaded = state
         self._fpu.clear()
         rflags = state.rflags & RFLAGS_KEPT | RFLAGS_FIXED
         sregs = api.SpecialRegisters.from_buffer_copy(self._fresh)
@@ -229,8 +235,8 @@ class KvmVcpu(SlicedVcpu):
         self._entrance = _registers(*entrance, rflags) if entrance is not None and usable else b""
 
     def _set_fpu(self) -> None:
-        if not self._fpu and self._loaded is not None:
-            self._fpu += (self._loaded.fpu + _X87_SSE).ljust(api.XSAVE_BYTES, b"\0")
+        if not self._fpu and self._runs.loaded is not None:
+            self._fpu += (self._runs.loaded.fpu + _X87_SSE).ljust(api.XSAVE_BYTES, b"\0")
         self._machine.transfer(api.SET_XSAVE, self._fpu)
 
     def _holds(self, state: CpuState) -> bool:
@@ -238,9 +244,9 @@ class KvmVcpu(SlicedVcpu):
         return bytes(self._memory.block[at : at + len(content)]) == content
 
     def _state(self) -> CpuState:
-        if self._restores and self._loaded is not None:
+        if self._restores and self._runs.loaded is not None:
             result = _WORD.unpack_from(self._page, _RSP_OFFSET)
-            return replace(self._loaded, gprs=(*result, *self._loaded.gprs[1:]))
+            return replace(self._runs.loaded, gprs=(*result, *self._runs.loaded.gprs[1:]))
         fs_base, gs_base = self.read_bases()
         *gprs, rip, rflags = _STATE.unpack_from(self._page, api.REGS_OFFSET)
         return CpuState(
@@ -275,7 +281,7 @@ class KvmVcpu(SlicedVcpu):
     def _stop(self) -> None:
         """Called by other threads: the flag ends a KVM_RUN that is about to begin, the signal one that has."""
         self._run.immediate_exit = 1
-        signal.pthread_kill(self._runner, api.KICK)
+        signal.pthread_kill(self._runs.runner, api.KICK)
 
     def _told(self, port: int, gprs: list[int], rip: int, rflags: int) -> Stop:
         # Ring 3 runs with interrupts enabled and cannot change that: SFMASK and the gates do, on the way to the landing page.

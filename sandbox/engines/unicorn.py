@@ -22,7 +22,7 @@ from sandbox.engines.base import CpuState, Preempted, Stop, SystemCall
 from sandbox.engines.cpuid import cpuid
 from sandbox.engines.processor import CR0, CR4, EFER, EXCEPTIONS, PAGE_FAULT, RFLAGS_FIXED, RFLAGS_KEPT
 from sandbox.engines.registers import GPRS, RegisterFile, RegisterList
-from sandbox.engines.sliced import SlicedVcpu
+from sandbox.engines.sliced import Runs
 from sandbox.engines.unicorn_replay import replay
 from sandbox.memory import GuestMemory
 from sandbox.outcome import Fault, FaultKind
@@ -87,11 +87,11 @@ def _sparse_allocations() -> Iterator[None]:
         _mallopt(_M_MMAP_THRESHOLD, _USUAL_BYTES)
 
 
-class UnicornVcpu(SlicedVcpu):
+class UnicornVcpu:
     """One virtual CPU over one guest's memory. After a Fault it is good for nothing but `close`."""
 
     def __init__(self, memory: GuestMemory) -> None:
-        super().__init__()
+        self._runs = Runs()
         self._memory = memory
         self._layout = memory.layout
         uc = Uc(uc_const.UC_ARCH_X86, uc_const.UC_MODE_64)
@@ -117,13 +117,13 @@ class UnicornVcpu(SlicedVcpu):
     def run(self, slice_ns: int, now_ns: int | None = None) -> Stop:
         """See `base.Vcpu`. Raises nothing for anything that a guest does."""
         self._event = None
-        alarm = self._begin(slice_ns, now_ns, self._stop)
+        alarm = self._runs.begin(slice_ns, now_ns, self._stop)
         try:
             while True:
                 status = uclib.uc_emu_start(self._handle, self._rip, _NO_EXIT, 0, 0)
                 call = self._registers.read(_CALL)
                 self._rip, self._rflags = call[7], call[8]
-                self._entered = self._entered or self._rip != STUB_ADDRESS
+                self._runs.entered = self._runs.entered or self._rip != STUB_ADDRESS
                 if self._event is not None:
                     return _system_call(call) if self._event is _CALL_PENDING else self._told(self._event)
                 if status != uc_const.UC_ERR_OK:
@@ -131,11 +131,11 @@ class UnicornVcpu(SlicedVcpu):
                 if alarm.fired:
                     return Preempted()
         finally:
-            self._finish(alarm)
+            self._runs.finish(alarm)
 
     def complete(self, result: int) -> None:
         """Return from the pending call as `sysret` does: RCX holds the return address, R11 the flags."""
-        rip = self._loaded.rip if self._rip == STUB_ADDRESS and self._loaded is not None else self._rip
+        rip = self._runs.loaded.rip if self._rip == STUB_ADDRESS and self._runs.loaded is not None else self._rip
         self._registers.write(_RETURN, (result & _MASK, rip, self._rflags))
 
     def read_bases(self) -> tuple[int, int]:
@@ -151,20 +151,26 @@ class UnicornVcpu(SlicedVcpu):
             self._uc.context_restore(self._context[1])
             self._rip, self._rflags = state.rip, state.rflags | RFLAGS_FIXED
             return
-        self._loaded = state
+        self._runs.loaded = state
         self._rflags = state.rflags & RFLAGS_KEPT | RFLAGS_FIXED
-        if self._entered:
+        if self._runs.entered:
             for selector in _SELECTORS:  # before the bases, which a selector's load clears
                 self._uc.reg_write(selector, 0)
         self._registers.write(_ALL, state.gprs)
         self._registers.write(_BASES, (state.fs_base, state.gs_base))
         self._registers.write_fpu(state.fpu)
-        if self._entered:
+        if self._runs.entered:
             self._rip = state.rip
             self._registers.write(_POSITION, (self._rip, self._rflags))
             self._context = (state, self._uc.context_save())
         else:
             self._enter(state)
+
+    def interrupt(self) -> None:
+        self._runs.interrupt(self._stop)
+
+    def save(self) -> CpuState:
+        return self._runs.save(self._state)
 
     def memory_changed(self) -> None:
         self._uc.ctl(uc_const.UC_CTL_TLB_FLUSH, uc_const.UC_CTL_IO_WRITE)

@@ -48,7 +48,7 @@ class Watchdog:
         """When it looks next, on the monotonic clock."""
         self._watcher: threading.Thread | None = None
 
-    def arm(self, clock: int, deadline_ns: int, stop: Callable[[], None], *, soon_ns: int = 0) -> Alarm:
+    def arm(self, clock: int, deadline_ns: int, stop: Callable[[], None], soon_ns: int = 0) -> Alarm:
         """Call `stop` again and again once `clock` has reached the deadline, until `disarm`.
 
         `soon_ns`: in less time than that the deadline is not reached, or nobody minds if it is seen with the next look.

@@ -18,6 +18,7 @@ from tests.integration.monitor_support import (
     ask,
     begin,
     limits,
+    read,
     resident,
     until,
 )
@@ -40,6 +41,24 @@ class TestShares:
             assert used("heavy") == pytest.approx(3 * used("light"), rel=0.3)
             for call in calls:
                 await call.aclose()
+
+    async def test_cpu_time_of_many_short_requests_is_charged_to_whose_they_were(self) -> None:
+        async with Monitor() as monitor:
+            keys = ["one", "other"]
+            for key in keys:
+                monitor.register(key, resident(), limits(), tenant="shop")
+            told = dict.fromkeys(keys, 0)
+            for turn in range(100):
+                key = keys[turn % 3 == 0]
+                call = begin(monitor, "/ok", key=key)
+                assert await read(call) == b"ok"
+                assert call.outcome is not None
+                told[key] += call.outcome.usage.cpu_ns
+            status = monitor.status()
+            used = {generator.key: generator.cpu_ns for generator in status.generators}
+            (worker,) = status.workers
+            assert all(used.values())
+            assert sum(told.values()) <= sum(used.values()) <= worker.cpu_ns
 
     async def test_a_generators_own_cap_holds_whatever_is_idle(self) -> None:
         async with Monitor(MonitorPolicy(dispatch=DispatchPolicy(slots=1))) as monitor:

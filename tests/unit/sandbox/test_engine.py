@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
+import time
 
 import pytest
 
@@ -220,8 +221,6 @@ def test_a_trap_flag_does_not_follow_a_system_call_into_ring_0(engine: str) -> N
 
 
 def test_the_watchdog_sleeps_and_wakes() -> None:
-    import time
-
     clock = time.CLOCK_MONOTONIC
     dog = Watchdog()
     for _ in range(2):
@@ -235,6 +234,20 @@ def test_the_watchdog_sleeps_and_wakes() -> None:
             time.sleep(0.01)
         assert dog._asleep
     assert watchdog() is watchdog()
+
+
+@pytest.mark.parametrize("soon_ns", [0, 10**18], ids=["wakes it", "waits for its next look"])
+def test_the_watchdog_sees_who_comes_while_it_waits_for_another(soon_ns: int) -> None:
+    clock = time.CLOCK_MONOTONIC
+    dog = Watchdog()
+    far = dog.arm(clock, time.monotonic_ns() + 3600 * 10**9, threading.Event().set)
+    for _ in range(20):
+        stopped = threading.Event()
+        near = dog.arm(clock, time.monotonic_ns() + 1, stopped.set, soon_ns)
+        assert stopped.wait(10)
+        dog.disarm(near)
+    assert not far.fired
+    dog.disarm(far)
 
 
 def test_time_stamp_counter_goes_forward(engine: str) -> None:
