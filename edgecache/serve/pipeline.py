@@ -244,7 +244,8 @@ class Pipeline:
         route = self._route(request)
         if route is None:
             text = f"No site here has the host {request.authority!r}."
-            return self.respond.problem(421, text, request_id, outcome=Outcome("none", "unknown-host"))
+            accept = request.headers.get("Accept", "")
+            return self.respond.problem(421, text, request_id, outcome=Outcome("none", "unknown-host"), accept=accept)
         call = Call(
             request=request,
             body=body,
