@@ -25,7 +25,9 @@ COMPILED: Final = {
     "edgecache/serve": """
         call errand fast_lane forwarded guard interim keeping parts purges request_id respond shape turnstile wire
     """,
-    "edgecache/upstream": "balancing begun breaker ejection endpoint pool predictor response retrying trailers whole",
+    "edgecache/upstream": """
+        balancing begun breaker ejection endpoint pool predictor request_head response retrying trailers whole
+    """,
     "sandbox": """
         bucket call caps claims cpuclock deadlines dispatcher express fairqueue faults frames handle keeper lane ledger memory
         pacer pacing polling promise quarantine requests scheduler serving sharenode tab vm

@@ -1,8 +1,8 @@
 """Python's cyclic garbage collector, kept from holding up requests: what has lived long is not looked at again.
 
-A full collection takes half a microsecond an object, and a stored response is ten of them: by itself it would stop an edge with
-200,000 responses for most of a second, again and again while the cache fills. `lifetime.run` and each serving process keep one of
-these.
+A full collection takes half a microsecond an object, and a stored response is some of them: by itself it would stop an edge with
+200,000 responses for a good part of a second, again and again while the cache fills. `lifetime.run` and each serving process keep
+one of these. What a response is made of is marked `acyclic`, which keeps compiled classes out of the collector's sight.
 """
 
 from __future__ import annotations

@@ -105,10 +105,10 @@ class Route:
     generator: GeneratorRoutes | None
     behind: CacheRule | None = None
     """The rule of what a generator asks its origin for under a URL that it answers itself."""
+    rule: CacheRule = field(init=False)
 
-    @property
-    def rule(self) -> CacheRule:
-        return self.generator.rule if self.generator else self.behind or self.site.rule
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rule", self.generator.rule if self.generator else self.behind or self.site.rule)
 
 
 @dataclass(frozen=True)

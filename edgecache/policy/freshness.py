@@ -9,6 +9,8 @@ import enum
 import math
 from dataclasses import dataclass
 
+from mypy_extensions import mypyc_attr
+
 from edgecache.policy.cache_control import ResponseDirectives, parse_response
 from edgecache.policy.dates import date_field, parse_date
 from edgecache.policy.fields import MAX_SECONDS, OWS, delta_seconds, split_list
@@ -33,6 +35,7 @@ class LifetimeSource(enum.StrEnum):
     NONE = "none"
 
 
+@mypyc_attr(acyclic=True)
 @dataclass(frozen=True, slots=True)
 class Lifetime:
     """Freshness lifetime in seconds, and where it comes from."""
@@ -41,6 +44,7 @@ class Lifetime:
     source: LifetimeSource
 
 
+@mypyc_attr(acyclic=True)
 @dataclass(frozen=True, slots=True)
 class Terms:
     """All that deciding about a stored response needs, computed once when it is stored."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from multidict import CIMultiDictProxy
+from mypy_extensions import mypyc_attr
 
 Headers = CIMultiDictProxy[str]
 """Field lines in the order received, names case-insensitive, repeated names kept apart (RFC 9110 section 5.3)."""
 
 
+@mypyc_attr(acyclic=True)
 @dataclass(frozen=True, slots=True)
 class Request:
     """A request as the client sent it, target kept byte for byte."""
@@ -32,6 +34,7 @@ class Request:
         return f"{self.scheme}://{self.authority}{self.target}"
 
 
+@mypyc_attr(acyclic=True)
 @dataclass(frozen=True, slots=True)
 class Response:
     """Status line and header section of a response."""
@@ -41,6 +44,7 @@ class Response:
     headers: Headers
 
 
+@mypyc_attr(acyclic=True)
 @dataclass(frozen=True, slots=True)
 class Timed:
     """A response with the two instants that RFC 9111 section 4.2.3 needs, in seconds since the epoch."""

@@ -32,6 +32,10 @@ MAX_TAGS = 256
 """A response with more tags is not stored: one that a purge by tag would miss must not be kept."""
 
 
+_NO_TAGS: Final[frozenset[str]] = frozenset()
+"""One for all: an empty set takes 216 bytes."""
+
+
 class NoStoreReason(enum.StrEnum):
     """Why a response is not stored; the same word in logs, metrics and Cache-Status."""
 
@@ -126,7 +130,7 @@ def tags(response: Response, rule: CacheRule) -> frozenset[str]:
     """Names under which the response can be purged: Cache-Tag (commas), Surrogate-Key (spaces), and the rule's."""
     listed = members(response.headers, "Cache-Tag")
     keys = (key for line in response.headers.getall("Surrogate-Key", ()) for key in line.split())
-    return frozenset((*listed, *keys, *rule.tags))
+    return frozenset((*listed, *keys, *rule.tags)) or _NO_TAGS
 
 
 def _refused_by_exchange(request: Request, response: Response, found: Terms, rule: CacheRule) -> NoStoreReason | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from lru import LRU
 from multidict import CIMultiDict, CIMultiDictProxy
+from mypy_extensions import mypyc_attr
 
 from edgecache.policy.authority import authority_of, is_authority, is_rooted
 from edgecache.policy.connection import HOP_BY_HOP, hop_by_hop
@@ -80,6 +81,7 @@ class Violation(Exception):
         return STATUS[self.fault]
 
 
+@mypyc_attr(acyclic=True)
 @dataclass(frozen=True, slots=True)
 class Head:
     """One accepted request head."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 
+from mypy_extensions import mypyc_attr
+
 from edgecache.policy.freshness import Terms
 from edgecache.policy.message import Headers, Timed
 from edgecache.store.stored_body import StoredBody
@@ -18,6 +20,7 @@ _FIELD_BYTES = 180
 """One field line in a multidict beyond its characters."""
 
 
+@mypyc_attr(acyclic=True)
 class Standing:
     """Whether an entry is what memory holds under its key. Whoever has one sees without a lookup what has become of the entry."""
 
@@ -28,6 +31,7 @@ class Standing:
         """None: not stored, replaced, dropped, or marked stale since. The store alone changes it."""
 
 
+@mypyc_attr(acyclic=True)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """A stored response; `size_bytes` is what it costs in memory, objects included."""

@@ -15,6 +15,8 @@ from functools import partial
 from itertools import islice
 from typing import TypeVar
 
+from mypy_extensions import mypyc_attr
+
 from edgecache.policy.message import Request
 from edgecache.policy.purging import Purge
 from edgecache.policy.rule import CacheRule
@@ -30,6 +32,7 @@ _Group = TypeVar("_Group", str, tuple[str, str])
 _MAX_PENDING = 64
 
 
+@mypyc_attr(acyclic=True)
 @dataclass(slots=True)
 class _Primary:
     """What one URI has stored: the fields its variants differ in, and the variants, oldest first."""

@@ -7,7 +7,6 @@ read from `origin_protocol`. aiohttp's own request and response objects take sev
 from __future__ import annotations
 
 import asyncio
-import itertools
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,17 +19,16 @@ from aiohttp.streams import StreamReader
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-from edgecache.policy.fields import encode_lines
 from edgecache.policy.message import Request
 from edgecache.source import Interim
 from edgecache.upstream.begun import Sent
 from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol
+from edgecache.upstream.request_head import encode_request
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.upstream.trailers import TrailerReader
 from edgecache.upstream.whole import WholeResponse
 
 _METHODS: Final = frozenset({"GET", "HEAD"})
-_HOST: Final = frozenset(map("".join, itertools.product("Hh", "Oo", "Ss", "Tt")))
 _SWITCHING_PROTOCOLS: Final = 101
 _STALE: Final = (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError)
 
@@ -119,8 +117,10 @@ class BodilessExchanges:
 
     def begin(self, way: Way, request: Request, first_byte: float, told: Callable[[], None], on_interim: Interim) -> Sent | None:
         """Send a GET on a kept connection, where there is one. `told`: see `Sent`. ValueError as `encode_request`."""
-        head = encode_request(request, way.host)
         key = way.connection_key
+        if key not in self._connector._conns:
+            return None
+        head = encode_request(request, way.host)
         protocol = self._connector.take(key)
         transport = None if protocol is None else protocol.transport
         if protocol is None or transport is None:
@@ -210,14 +210,3 @@ class BodilessExchanges:
                     return BodilessResponse(message.code, message.reason, message.headers, content, connection)
         finally:
             deadline.cancel()
-
-
-def encode_request(request: Request, host: str) -> bytes:
-    """The request head, Host first (RFC 9110 section 7.2); `host` where the request has none.
-
-    Raises ValueError where a control character would break its framing.
-    """
-    fields = request.headers
-    lines = [f"{request.method} {request.target} HTTP/1.1", f"Host: {fields.get('Host', host)}"]
-    lines += [f"{name}: {value}" for name, value in fields.items() if name not in _HOST]
-    return encode_lines(lines) + b"\r\n"

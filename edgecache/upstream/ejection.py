@@ -57,11 +57,13 @@ class Ejection:
         self._limit, self._pause = limit, pause
 
     def ejected(self, endpoint: Hashable, now: float) -> bool:
-        health = self._health.get(endpoint)
+        # Telling one endpoint from others takes a microsecond, and mostly all are well.
+        health = self._health.get(endpoint) if self._health else None
         return health is not None and health.until > now
 
     def failed(self, endpoint: Hashable, now: float) -> None:
         self._health[endpoint] = failed(self._health.get(endpoint) or Health(), now, self._limit, self._pause)
 
     def succeeded(self, endpoint: Hashable) -> None:
-        self._health.pop(endpoint, None)
+        if self._health:
+            self._health.pop(endpoint, None)

@@ -148,15 +148,14 @@ class OriginClient:
         await self._resolver.close()
 
     def ready(self, endpoint: Endpoint) -> bool:
-        """Whether a request that `begin` takes may be sent to it without waiting."""
-        at_once = endpoint.tls is NO_TLS_RULE and not endpoint.proxy_protocol
-        return at_once and self._bodiless.ready(self._way(endpoint, True))
+        """Whether `begin` would find a kept connection."""
+        return self._bodiless.ready(self._way(endpoint, True))
 
     def begin(
         self, endpoint: Endpoint, request: Request, waits: Waits, told: Callable[[], None], on_interim: Interim
     ) -> Sent | None:
-        """Send a GET without a body to an origin that is `ready`. None: it has to take the usual way."""
-        if not is_bodiless(request):
+        """Send a GET without a body on a kept connection. None: it has to take the usual way."""
+        if endpoint.tls is not NO_TLS_RULE or endpoint.proxy_protocol or not is_bodiless(request):
             return None
         try:
             return self._bodiless.begin(self._way(endpoint, True), request, waits.first_byte, told, on_interim)

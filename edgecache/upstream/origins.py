@@ -65,15 +65,19 @@ class Origins:
         if not order:
             return None
         member = order.popleft()
+        lease = member.lease_at_once()
+        if lease is None:
+            return None
         sent = client.begin(member.endpoint, request, self._waits, told, on_interim)
-        lease = None if sent is None else member.lease_at_once()
-        if sent is None or lease is None:
+        if sent is None:
+            lease.release()
             return None
         pool.budget.asked()
         member.sent()
         return BegunExchange(self.going_on, request, sent, pool=pool, member=member, order=order, lease=lease)
 
     def _at_once(self, member: Member) -> bool:
+        """Whether it would be asked without waiting, most likely."""
         return not member.full and member.waiting == 0 and self._client.ready(member.endpoint)
 
     def going_on(self, begun: BegunExchange) -> Source:

@@ -55,10 +55,10 @@ class Pool:
     def turn(self, request: Request, fit: Callable[[Member], bool] | None = None) -> list[Member]:
         """The origins that may be asked now, in the order in which to try them.
 
-        Where the first of them is not `fit`, nobody is, and it stays its turn.
+        Where the first of several is not `fit`, nobody is, and it stays its turn.
         """
         if len(self.members) == 1 and self.condition(self.members[0]) in {Condition.HEALTHY, Condition.EJECTED}:
-            return [self.members[0]] if fit is None or fit(self.members[0]) else []
+            return [self.members[0]]
         candidates = [replace(member.candidate(), condition=self.condition(member)) for member in self.members]
         key = f"{request.authority}{request.target}" if self._balance is Balance.HASH else ""
         order, spent = turn(candidates, self._balance, key.encode("utf-8", "surrogateescape"), self._credits)
