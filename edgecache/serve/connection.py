@@ -1,8 +1,8 @@
 """One client connection of HTTP/1.1: guarded bytes in, answers out, in order (`turns`). aiohttp's RequestHandler brings the
 body's flow control and the keep-alive timer. What aiohttp's parser sees are heads that `guard` has approved.
 
-`listener` makes them; what its requests share with those of other protocols is `exchange`'s. Hits are answered synchronously
-(`_answer_at_once`), those of remembered heads without routing or deciding.
+`listener` makes them; what its requests share with those of other protocols is `exchange`'s. Hits and plain misses need no turn:
+the `turnstile` answers them, those of remembered heads before they come here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable
 from contextlib import suppress
-from functools import partial
 from typing import cast
 
 from aiohttp import web
@@ -23,18 +22,14 @@ from edgecache.policy.message import Response
 from edgecache.serve.answer import Answer, Opened
 from edgecache.serve.body_pace import BodyPace
 from edgecache.serve.client_body import ClientBody
-from edgecache.serve.errand import Errand
-from edgecache.serve.exchange import Exchange, report_hit
-from edgecache.serve.fast_lane import MAX_BODY_BYTES
+from edgecache.serve.exchange import Exchange
 from edgecache.serve.guard import BodyFraming, Fault, Head, HeadReader, Violation, find_head
 from edgecache.serve.interim import InterimWriter
-from edgecache.serve.pipeline import Hit, Missed, Pipeline
-from edgecache.serve.request_id import next_request_id
+from edgecache.serve.pipeline import Pipeline
 from edgecache.serve.sending import Sending
-from edgecache.serve.shape import is_plain
 from edgecache.serve.turns import Turns
 from edgecache.serve.turnstile import Turnstile
-from edgecache.serve.wire import KEEP_ALIVE_10, encode_fields, encode_head
+from edgecache.serve.wire import encode_fields, encode_head
 from edgecache.serve.writer import Sent, write_answer
 
 _CHUNKED = b"POST / HTTP/1.1\r\nHost: e\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -52,14 +47,12 @@ class Connection(Sending, Turns):
         "_client_settings",
         "_done_reading",
         "_draining",
-        "_errand",
         "_followed",
         "_framing",
         "_gone",
         "_head_since",
         "_heads",
         "_held",
-        "_lane",
         "_looked",
         "_noted",
         "_payload",
@@ -88,7 +81,6 @@ class Connection(Sending, Turns):
         )
         self._pipeline = pipeline
         self._heads = heads
-        self._lane = pipeline.secure_lane if heads.scheme == "https" else pipeline.fast_lane
         self._client_settings = settings
         self._client = client
         self._accepted: deque[Head | Violation] = deque()
@@ -103,12 +95,11 @@ class Connection(Sending, Turns):
         self._done_reading = False
         self._draining = False
         self._head_since: float | None = None
-        self._errand: Errand | None = None
-        """The request under way, while it has no task."""
         self._tunnel: Opened | None = None
         self._gone: asyncio.Future[None] | None = None
         self.violation: Violation | None = None
-        self._turnstile = Turnstile(self._lane, self._receive)
+        lane = pipeline.secure_lane if heads.scheme == "https" else pipeline.fast_lane
+        self._turnstile = Turnstile(pipeline, lane, self._receive, self._accept, self._errand_done)
         self._noted = 0
         """Of what the turnstile has written: what was seen of it."""
         self.data_received = self._turnstile.data_received  # type: ignore[method-assign] # transports look it up once
@@ -127,9 +118,6 @@ class Connection(Sending, Turns):
         if self._gone is not None and not self._gone.done():
             self._gone.set_result(None)
         self._turnstile.close()
-        errand, self._errand = self._errand, None
-        if errand is not None:
-            self._pipeline.errands.abandon(errand)
         super().connection_lost(exc)
 
     def waits(self) -> None:
@@ -184,7 +172,7 @@ class Connection(Sending, Turns):
             start, position = found
             raw = data[start:position]
             self._head_since = None
-            if self._answer_known(raw):
+            if self._idle and self._turnstile.answer_known(raw):
                 continue
             head = self._heads.read(raw)
             if head.has_body or not self._take_at_once(head, raw):
@@ -246,76 +234,21 @@ class Connection(Sending, Turns):
         waiter = self._waiter
         return waiter is not None and not (waiter.done() or self._busy or self._paused or self._draining)
 
-    def _answer_known(self, raw: bytes) -> bool:
-        """A hit of these very bytes again: one head, for only whole heads are remembered. False: read them."""
-        transport = self.transport
-        if not self._idle or transport is None or transport.is_closing():
-            return False
-        answer = self._lane.answer(raw, self._client)
-        if answer is None:
-            return False
-        self._written += len(answer)
-        transport.write(answer)
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        return True
-
     def _take_at_once(self, head: Head, raw: bytes) -> bool:
-        """A request that needs no task: a hit, or a plain miss. False: it takes the usual way."""
-        if not self._idle or not head.keep_alive or not is_plain(head.request):
+        """A request that needs no turn. False: it takes the usual way."""
+        if not self._idle or not self._turnstile.take(head, raw):
             return False
-        found = self._pipeline.look(head.request)
-        if isinstance(found, Hit):
-            return self._answer_hit(found, head, raw)
-        return found is not None and self._begin(found, head)
-
-    def _begin(self, missed: Missed, head: Head) -> bool:
-        errand = self._pipeline.begin(head.request, missed, self._client, partial(self._told, head))
-        if errand is None:
-            return False
-        self._busy = True
-        self._errand = errand
+        self._busy = self._turnstile.errand is not None
         return True
 
-    def _told(self, head: Head, answer: bytes | None) -> None:
-        """What an errand has brought; None: a turn has to bring it."""
-        if answer is None:
-            self._accept(head)
-            return
-        self._errand = None
+    def _errand_done(self) -> None:
         self._busy = False
-        with suppress(ConnectionError):
-            self.send(answer)
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         if self._held:
             held, self._held = self._held, b""
             self._read(held)
             if self._buffer_paused:
                 self._resume_reading_if_drained()
         self.waits()
-
-    def _answer_hit(self, hit: Hit, head: Head, raw: bytes) -> bool:
-        """A fresh stored response, written without a task. False: it is too long for that."""
-        if not isinstance(hit.entry.body, bytes) or len(hit.entry.body) > MAX_BODY_BYTES:
-            return False
-        self._lane.learn(raw, head, hit.entry, hit.route, self._pipeline.observer.repeated)
-        entry = hit.entry
-        request_id = next_request_id()
-        body = hit.entry.body if head.method == "GET" else b""
-        block = b"%bAge: %d\r\nCache-Status: %b; ttl=%d\r\nX-Request-Id: %b\r\n%b\r\n" % (
-            entry.head,
-            hit.age,
-            self._pipeline.respond.hit_member,
-            hit.lifetime_left,
-            request_id.encode(),
-            KEEP_ALIVE_10 if head.http10 else b"",
-        )
-        try:
-            self.send(block, body)
-        except ConnectionError:
-            return True
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        report_hit(self._pipeline, hit, head.request, request_id=request_id, client=self._client, protocol=HTTP_1)
-        return True
 
     async def take_turn(self, payload: StreamReader) -> bool:
         item = self._accepted.popleft() if self._accepted else Violation(Fault.FIELD, "unreadable request")
@@ -333,7 +266,7 @@ class Connection(Sending, Turns):
             keep_alive = self._may_live_on(head, body)
             return write_answer(self, answer, method=head.method, http10=head.http10, keep_alive=keep_alive)
 
-        errand, self._errand = self._errand, None
+        errand, self._turnstile.errand = self._turnstile.errand, None
         exchange = Exchange(self._pipeline, head.request, self._client, HTTP_1, errand)
         sent = await exchange.run(body, InterimWriter(self._hint, self._client_settings.edge_id, http10=head.http10), write)
         if sent is None:
@@ -412,7 +345,7 @@ class Connection(Sending, Turns):
     def _process_keepalive(self) -> None:
         now = self._loop.time()
         self._note_hits(now)
-        if self._errand is not None:
+        if self._turnstile.errand is not None:
             self._next_keepalive_close_time = now + self._keepalive_timeout
         super()._process_keepalive()
 
@@ -436,8 +369,9 @@ class Connection(Sending, Turns):
         """Answer what is asked next, then close."""
         self._draining = True
         self._turnstile.waiter = None
-        if self._errand is not None:
-            self._errand.in_turn = True
+        errand = self._turnstile.errand
+        if errand is not None:
+            errand.in_turn = True
 
     def drain(self) -> None:
         """Finish what is being answered, then close; close at once where nothing is."""

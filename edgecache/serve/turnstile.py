@@ -1,4 +1,5 @@
-"""What arrives on a connection of HTTP/1.1 comes here first: a remembered head is answered on the spot, all else goes on.
+"""What arrives on a connection of HTTP/1.1 comes here first, and what needs no turn is answered here: remembered heads, other
+hits, plain misses. All else goes on.
 
 A class of its own because it is compiled, which `connection` cannot be. That says when a head may be answered, and keeps time.
 """
@@ -7,25 +8,56 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections.abc import Callable
+from functools import partial
 
-from edgecache.serve.fast_lane import MAX_HEAD_BYTES, FastLane
+from edgecache.observe.record import HTTP_1
+from edgecache.serve.errand import Errand
+from edgecache.serve.exchange import report_hit
+from edgecache.serve.fast_lane import MAX_BODY_BYTES, MAX_HEAD_BYTES, FastLane
+from edgecache.serve.guard import Head
+from edgecache.serve.pipeline import Hit, Pipeline
+from edgecache.serve.request_id import next_request_id
+from edgecache.serve.shape import is_plain
+from edgecache.serve.wire import KEEP_ALIVE_10
+
+InTurn = Callable[[Head], None]
+Done = Callable[[], None]
 
 
 class Turnstile:
     """One connection's."""
 
-    __slots__ = ("_client", "_lane", "_read", "_write", "waiter", "written")
+    __slots__ = (
+        "_client",
+        "_done",
+        "_in_turn",
+        "_lane",
+        "_pipeline",
+        "_read",
+        "_unknown",
+        "_write",
+        "errand",
+        "waiter",
+        "written",
+    )
 
-    def __init__(self, lane: FastLane, read: Callable[[bytes], None]) -> None:
-        """`read` takes what is not answered here."""
+    def __init__(self, pipeline: Pipeline, lane: FastLane, read: Callable[[bytes], None], in_turn: InTurn, done: Done) -> None:
+        """`read` takes what is not answered at once. An errand ends by `done`, or by `in_turn` where a turn has to answer it."""
+        self._pipeline = pipeline
         self._lane = lane
         self._read = read
+        self._in_turn = in_turn
+        self._done = done
         self._write: Callable[[bytes], None] = _ignore
         self._client = ""
+        self._unknown = b""
+        """What the fast lane has just been asked in vain."""
         self.waiter: Future[None] | None = None
         """While it is there and not done, the connection waits for a head, and whole ones may be answered."""
         self.written = 0
         """Bytes of answers, since the connection was made."""
+        self.errand: Errand | None = None
+        """The request under way, while it has no turn; whose turn comes takes it."""
 
     def open(self, write: Callable[[bytes], None], client: str) -> None:
         """`write` is the transport's; `client`: its address."""
@@ -36,6 +68,10 @@ class Turnstile:
         """The connection is over. Nothing here refers to it any more."""
         self._read = self._write = _ignore
         self.waiter = None
+        errand, self.errand = self.errand, None
+        if errand is not None:
+            self._pipeline.errands.abandon(errand)
+        self._in_turn, self._done = _never, _nothing
 
     def data_received(self, data: bytes) -> None:
         """As asyncio's."""
@@ -46,8 +82,77 @@ class Turnstile:
                 self.written += len(answer)
                 self._write(answer)
                 return
+            self._unknown = data
+            self._read(data)
+            self._unknown = b""
+            return
         self._read(data)
+
+    def answer_known(self, raw: bytes) -> bool:
+        """Answer a hit of these very bytes again. False: read them."""
+        if raw is self._unknown:
+            return False
+        answer = self._lane.answer(raw, self._client)
+        if answer is None:
+            return False
+        self.written += len(answer)
+        self._write(answer)
+        return True
+
+    def take(self, head: Head, raw: bytes) -> bool:
+        """A request without a body that needs no turn. False: it takes the usual way. It may be an `errand` afterwards."""
+        if not head.keep_alive or not is_plain(head.request):
+            return False
+        found = self._pipeline.look(head.request)
+        if found is None:
+            return False
+        if isinstance(found, Hit):
+            return self._answer_hit(found, head, raw)
+        errand = self._pipeline.begin(head.request, found, self._client, partial(self._told, head))
+        self.errand = errand
+        return errand is not None
+
+    def _told(self, head: Head, answer: bytes | None) -> None:
+        """What an errand has brought; None: a turn has to bring it."""
+        if answer is None:
+            self._in_turn(head)
+            return
+        self.errand = None
+        self.written += len(answer)
+        self._write(answer)
+        self._done()
+
+    def _answer_hit(self, hit: Hit, head: Head, raw: bytes) -> bool:
+        """A fresh stored response. False: it is too long to be written without waiting."""
+        entry = hit.entry
+        body = entry.body
+        if not isinstance(body, bytes) or len(body) > MAX_BODY_BYTES:
+            return False
+        pipeline = self._pipeline
+        self._lane.learn(raw, head, entry, hit.route, pipeline.observer.repeated)
+        request_id = next_request_id()
+        answer = b"%bAge: %d\r\nCache-Status: %b; ttl=%d\r\nX-Request-Id: %b\r\n%b\r\n%b" % (
+            entry.head,
+            hit.age,
+            pipeline.respond.hit_member,
+            hit.lifetime_left,
+            request_id.encode(),
+            KEEP_ALIVE_10 if head.http10 else b"",
+            body if head.method == "GET" else b"",
+        )
+        self.written += len(answer)
+        self._write(answer)
+        report_hit(pipeline, hit, head.request, request_id=request_id, client=self._client, protocol=HTTP_1)
+        return True
 
 
 def _ignore(data: bytes) -> None:
     del data
+
+
+def _never(head: Head) -> None:
+    del head
+
+
+def _nothing() -> None:
+    """Nobody waits any more."""
