@@ -48,7 +48,8 @@ class Heap:
         """Begin, and look until cancelled."""
         self.begin()
         while True:
-            await asyncio.sleep(_SOON_SECONDS if self.look() else _LOOK_SECONDS)
+            pause = _SOON_SECONDS if self.look() else _LOOK_SECONDS
+            await asyncio.sleep(pause)
 
     @staticmethod
     def _settle() -> None:
