@@ -22,8 +22,8 @@ _log = logging.getLogger(__name__)
 STANDARD_OUTPUT: Final = Path("-")
 _GATHER_SECONDS: Final = 0.005
 """Between two rounds of the thread: lines that are not yet a block wait so long for company."""
-_BLOCK_LINES: Final = 512
-"""Some 150 KiB. Smaller ones make the thread ask for Python's lock more often, larger ones keep a core for longer."""
+_BLOCK_LINES: Final = 128
+"""Some 40 KiB. Smaller ones make the thread ask for Python's lock more often, larger ones keep a core for longer."""
 _BREATH_SECONDS: Final = 0.001
 _SHORT_BREATH_SECONDS: Final = 0.0002
 """Between two blocks, so that hits wait for one at most; the short one where many wait, so that the thread keeps up."""
