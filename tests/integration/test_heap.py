@@ -31,7 +31,7 @@ assert ended.count(2) == 1
 assert gc.get_freeze_count() > 500_000
 assert not heap.look()
 ended.clear()
-more = [[number] for number in range(1_500)]
+more = [[number] for number in range(5_000)]
 assert not heap.look()
 assert 2 not in ended
 """
