@@ -2,7 +2,7 @@
 call, where it arrives.
 
 Only plain ones are so. Any other goes on as a flight like all others, from where it is: nothing is asked twice. `pipeline` says
-which requests are misses, `connection` has them run and writes what they bring.
+which requests are misses, `turnstile` has them run and writes what they bring.
 """
 
 from __future__ import annotations
