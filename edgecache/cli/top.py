@@ -243,6 +243,13 @@ _FACTS: Final[Mapping[str, Callable[[Json, _Rates], tuple[str, ...]]]] = {
 
 def _tables(now: Json, rates: _Rates) -> Iterable[tuple[list[_Column], list[str]]]:
     """Columns and the names of the rows, the busiest first."""
+    yield from _share_tables(now, rates)
+    yield _origin_table(now["parts"], rates)
+    yield _process_table(now["parts"], rates)
+
+
+def _share_tables(now: Json, rates: _Rates) -> Iterable[tuple[list[_Column], list[str]]]:
+    """A table for each level of the tree of shares."""
     parts = now["parts"]
     sandbox = parts.get("sandbox", {})
     hosts = {site["name"]: site["hosts"] for site in now["sites"]}
@@ -266,38 +273,42 @@ def _tables(now: Json, rates: _Rates) -> Iterable[tuple[list[_Column], list[str]
                 _Column("RESTS", lambda name: _rest(_at(sandbox, ("generators", name, "quarantined_seconds"))), 3),
             ]
         yield columns, sorted(known, key=lambda name: _business(known[name], rates, group, name))
-    origins = {
-        f"{site} {url}": (site, url)
+
+
+def _origin_table(parts: Json, rates: _Rates) -> tuple[list[_Column], list[str]]:
+    """Origins that are not healthy come first."""
+    at = {
+        f"{site} {url}": ("upstream", "sites", site, "origins", url)
         for site, found in parts.get("upstream", {}).get("sites", {}).items()
         for url in found["origins"]
     }
-    at = {label: ("upstream", "sites", site, "origins", url) for label, (site, url) in origins.items()}
-    yield (
-        [
-            _Column("ORIGIN", str, left=True),
-            _Column("STATE", lambda label: _at(parts, (*at[label], "state")), left=True),
-            _Column("REQ/S", lambda label: rates.told(*at[label], "requests"), 1),
-            _Column("FAIL/S", lambda label: rates.told(*at[label], "failures"), 2),
-            _Column("CONN", lambda label: _at(parts, (*at[label], "connections")), 3),
-            _Column("WAIT", lambda label: _at(parts, (*at[label], "pending")), 4),
-        ],
-        sorted(
-            origins, key=lambda label: (_at(parts, (*at[label], "state")) == "healthy", -(rates.of(*at[label], "requests") or 0))
-        ),
-    )
+    columns = [
+        _Column("ORIGIN", str, left=True),
+        _Column("STATE", lambda label: _at(parts, (*at[label], "state")), left=True),
+        _Column("REQ/S", lambda label: rates.told(*at[label], "requests"), 1),
+        _Column("FAIL/S", lambda label: rates.told(*at[label], "failures"), 2),
+        _Column("CONN", lambda label: _at(parts, (*at[label], "connections")), 3),
+        _Column("WAIT", lambda label: _at(parts, (*at[label], "pending")), 4),
+    ]
+
+    def urgency(label: str) -> tuple[bool, float]:
+        return _at(parts, (*at[label], "state")) == "healthy", -(rates.of(*at[label], "requests") or 0)
+
+    return columns, sorted(at, key=urgency)
+
+
+def _process_table(parts: Json, rates: _Rates) -> tuple[list[_Column], list[str]]:
     each = parts.get("processes", {}).get("each", {})
-    yield (
-        [
-            _Column("PROCESS", str, left=True),
-            _Column("STATE", lambda name: each[name].get("state"), left=True),
-            _Column("REQ/S", lambda name: rates.told("processes", "each", name, "requests")),
-            _Column("CONN", lambda name: each[name].get("connections"), 2),
-            _Column("RESTARTS", lambda name: each[name].get("restarts"), 3),
-            _Column("STORED", lambda name: size(each[name].get("stored_bytes", 0)), 4),
-            _Column("PID", lambda name: each[name].get("pid"), 5),
-        ],
-        list(each),
-    )
+    columns = [
+        _Column("PROCESS", str, left=True),
+        _Column("STATE", lambda name: each[name].get("state"), left=True),
+        _Column("REQ/S", lambda name: rates.told("processes", "each", name, "requests")),
+        _Column("CONN", lambda name: each[name].get("connections"), 2),
+        _Column("RESTARTS", lambda name: each[name].get("restarts"), 3),
+        _Column("STORED", lambda name: size(each[name].get("stored_bytes", 0)), 4),
+        _Column("PID", lambda name: each[name].get("pid"), 5),
+    ]
+    return columns, list(each)
 
 
 def _share_columns(known: Mapping[str, Any], rates: _Rates, group: str) -> list[_Column]:

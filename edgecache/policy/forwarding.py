@@ -46,32 +46,38 @@ REWRITING_FIELDS: Final = frozenset(
 that is the cache key."""
 METHOD_FIELDS: Final = frozenset({"x-http-method", "x-http-method-override", "x-method-override"})
 """By these, some origins take a request for one with another method: fit for what is never shared."""
-
-_HANDLED_HERE: Final = frozenset(
-    {"expect", "forwarded", "max-forwards", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"}
-)
-_MIMICKED: Final = (
-    CONDITIONAL_FIELDS
-    | REWRITING_FIELDS
+SPEAKING_FIELDS: Final = (
+    REWRITING_FIELDS
     | METHOD_FIELDS
     | {
         "accept",
         "accept-charset",
         "accept-encoding",
         "accept-language",
-        "authorization",
         "cdn-loop",
+        "origin",
+        "surrogate-capability",
+        "user-agent",
+        "x-real-ip",
+        "x-request-id",
+    }
+)
+"""What selects the response, or says who asks and for what: to be said in a request's head, under its own name."""
+
+_HANDLED_HERE: Final = frozenset(
+    {"expect", "forwarded", "max-forwards", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"}
+)
+_MIMICKED: Final = (
+    CONDITIONAL_FIELDS
+    | SPEAKING_FIELDS
+    | {
+        "authorization",
         "content-encoding",
         "content-length",
         "content-type",
         "cookie",
         "host",
-        "origin",
-        "surrogate-capability",
-        "user-agent",
         "via",
-        "x-real-ip",
-        "x-request-id",
         "x-requested-with",
     }
 )

@@ -11,7 +11,7 @@ from typing import Final
 
 from edgecache.policy.connection import HOP_BY_HOP
 from edgecache.policy.fields import is_token, names
-from edgecache.policy.forwarding import METHOD_FIELDS, REWRITING_FIELDS
+from edgecache.policy.forwarding import SPEAKING_FIELDS
 from edgecache.policy.message import Request
 
 _NEVER: Final = HOP_BY_HOP | {
@@ -44,29 +44,8 @@ _NEVER: Final = HOP_BY_HOP | {
 }
 """RFC 9110 section 6.5.1: what is for framing, routing, authentication, caching or the content, and must be known before it."""
 
-_NEVER_UP: Final = (
-    _NEVER
-    | REWRITING_FIELDS
-    | METHOD_FIELDS
-    | {
-        "accept",
-        "accept-charset",
-        "accept-encoding",
-        "accept-language",
-        "cdn-loop",
-        "forwarded",
-        "origin",
-        "referer",
-        "surrogate-capability",
-        "traceparent",
-        "tracestate",
-        "user-agent",
-        "x-real-ip",
-        "x-request-id",
-    }
-)
-"""Besides: what selects the response, or says who asks and for what. An origin that merges trailers with the head would believe
-it."""
+_NEVER_UP: Final = _NEVER | SPEAKING_FIELDS | {"forwarded", "referer", "traceparent", "tracestate"}
+"""Besides: what an origin that merges trailers with the head would believe."""
 _NEVER_BEGIN: Final = ("if-",)
 _NEVER_BEGIN_UP: Final = ("if-", "access-control-", "proxy-", "sec-", "x-forwarded-")
 MAX_TRAILERS: Final = 64

@@ -28,8 +28,9 @@ from edgecache.processes.settings import PathSettings
 from edgecache.serve.call import Call
 from edgecache.serve.certificates import Certificates
 from edgecache.serve.elsewhere import Elsewhere
+from edgecache.serve.forgetting import Siblings
 from edgecache.serve.listener import Listener
-from edgecache.serve.pipeline import Pipeline, Siblings
+from edgecache.serve.pipeline import Pipeline
 from edgecache.serve.upgrading import Upgrades
 from edgecache.sites import SiteTable
 from edgecache.source import Source

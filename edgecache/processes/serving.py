@@ -80,7 +80,7 @@ class Serving:
         await self._channel.ended(_FAREWELL_SECONDS)
         return 1 if self._refused else 0
 
-    # Implements serve.pipeline.Siblings.
+    # Implements serve.forgetting.Siblings.
 
     async def purge(self, purge: Purge) -> int:
         """Put it in force in all processes, through the leader. Raises SourceError."""

@@ -188,9 +188,18 @@ class Fetcher:
             self.refused(call, timed, entry, admitted.reason, key)
             self.parts.outdated(call.request, call.route, reply.response)
             return Private(reply, admitted.reason)
+        return self._shareable(call, reply, timed, admitted, key=key, since=since, ranged=ranged)
+
+    def _shareable(
+        self, call: Call, reply: Reply, timed: Timed, admitted: Store, *, key: Hashable | None, since: int, ranged: bool
+    ) -> Shareable:
+        """A response that is stored as it passes, for whoever waits for the same."""
+        rule = call.route.rule
         stored = Timed(strip(reply.response), timed.request_time, timed.response_time)
         vary = self._keeper.merged_vary(call.request.uri, admitted.vary)
         variant = variant_key(call.request, vary, rule)
+        spooling = self._long_bodies.spooling(call, reply, stored, admitted=admitted, vary=vary, since=since)
+        length = resumable(stored.response)
 
         def commit(body: bytes) -> Entry | None:
             if reply.response.status == 206:
@@ -202,8 +211,6 @@ class Fetcher:
                 self._predictor.forget(key)
             return entry
 
-        spooling = self._long_bodies.spooling(call, reply, stored, admitted=admitted, vary=vary, since=since)
-
         def spoiled() -> None:
             kept = spooling is not None and (spooling.kept() or (call.request.uri, variant) in self._long_bodies.under_way)
             if key is not None and not kept:
@@ -214,24 +221,12 @@ class Fetcher:
                 parts = Held(((0, len(beginning) - 1),), length, beginning)
                 self._keeper.part(call, replace(stored, response=head_of(stored.response, parts)), beginning, vary, since)
 
-        length = resumable(stored.response)
         return Shareable(
             reply.response,
             reply.body if spooling is None else spooling,
             rule.max_object_bytes if spooling is None else min(rule.max_object_bytes, spooling.above),
             commit,
-            Selected(
-                vary,
-                variant,
-                reply.response,
-                stored.response,
-                admitted.terms.born,
-                reply.detail,
-                Expected(call.request.uri, call.route.site.name, admitted.tags),
-                since,
-                timed.request_time,
-                timed.response_time,
-            ),
+            _selected(call, reply, stored, admitted, vary=vary, variant=variant, since=since),
             content_length(reply.response),
             joinable=(ranged or reply.response.status != 206) and reusable(admitted, timed.response_time),
             spoiled=spoiled,
@@ -251,6 +246,23 @@ class Fetcher:
             self._store.discard(entry)
         elif call.request.method == "HEAD" and status == 200:
             self._keeper.head_answered(call, entry, timed)
+
+
+def _selected(
+    call: Call, reply: Reply, stored: Timed, admitted: Store, *, vary: tuple[str, ...], variant: str, since: int
+) -> Selected:
+    return Selected(
+        vary,
+        variant,
+        original=reply.response,
+        stored=stored.response,
+        born=admitted.terms.born,
+        detail=reply.detail,
+        expected=Expected(call.request.uri, call.route.site.name, admitted.tags),
+        since=since,
+        asked=stored.request_time,
+        answered=stored.response_time,
+    )
 
 
 def _nowhere() -> bool:

@@ -9,15 +9,14 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, NamedTuple, Protocol, assert_never
+from typing import Any, NamedTuple, assert_never
 
 from edgecache.observe.record import NullObserver, Observer, Record, Renewal
 from edgecache.observe.trace_context import FIELD, TraceParent, parse
 from edgecache.observe.tracing import Parent, Tracer
-from edgecache.policy.access import Refusal, may_purge, retry_after
+from edgecache.policy.access import Refusal, retry_after
 from edgecache.policy.esi import is_template
 from edgecache.policy.forwarding import HopsExhausted, Loop
-from edgecache.policy.invalidation import targets
 from edgecache.policy.lookup import (
     Bypass,
     BypassReason,
@@ -29,33 +28,29 @@ from edgecache.policy.lookup import (
     Validate,
     decide,
 )
-from edgecache.policy.message import Request, Response
-from edgecache.policy.purging import Purge
-from edgecache.policy.upgrading import Upgradable, accepted, asked, by_extended_connect
+from edgecache.policy.message import Request
+from edgecache.policy.upgrading import Upgradable, asked, by_extended_connect
 from edgecache.serve.answer import Answer, HeldBody
-from edgecache.serve.asking import Asker, coded
+from edgecache.serve.asking import coded
 from edgecache.serve.assembling import assemble
 from edgecache.serve.call import Call, Selected
 from edgecache.serve.elsewhere import Elsewhere
-from edgecache.serve.errand import Errand, Errands
+from edgecache.serve.errand import Errand
 from edgecache.serve.fast_lane import FastLane
-from edgecache.serve.fetching import Fetcher
 from edgecache.serve.file_body import sound
-from edgecache.serve.flying import Flyer
+from edgecache.serve.forgetting import Forgetting, Siblings
 from edgecache.serve.gate import Gate, Refused
-from edgecache.serve.keeping import Keeper
-from edgecache.serve.long_bodies import LongBodies
 from edgecache.serve.purger import Purger
 from edgecache.serve.renewing import Renewer
 from edgecache.serve.respond import Outcome, Responder
 from edgecache.serve.settings import ServeSettings
-from edgecache.serve.upgrading import OpenTunnel, Upgrades
+from edgecache.serve.sourcing import Sourcing
+from edgecache.serve.upgrading import Upgrades
 from edgecache.sites import Route, Site, SiteTable
-from edgecache.source import Body, Culprit, Interim, Reply, Source, SourceError
+from edgecache.source import Body, Interim, Reply, Source, SourceError
 from edgecache.store import Entry, Store, StoredBody
 from edgecache.upstream.background import Background
-from edgecache.upstream.collapse import Flights, Private, Stream
-from edgecache.upstream.predictor import Predictor
+from edgecache.upstream.collapse import Private, Stream
 from edgecache.upstream.settings import UpstreamSettings
 
 _log = logging.getLogger(__name__)
@@ -78,16 +73,6 @@ class Missed(NamedTuple):
 
     decision: Miss
     route: Route
-
-
-class Siblings(Protocol):
-    """The other processes that serve the same sites, each with a store of its own."""
-
-    async def purge(self, purge: Purge) -> int:
-        """Put it in force in all processes, this one too; how many entries it concerns. Raises SourceError."""
-
-    async def invalidate(self, uris: tuple[str, ...]) -> None:
-        """Have the others forget every variant of `uris`; returns when they have."""
 
 
 class Pipeline:
@@ -117,58 +102,26 @@ class Pipeline:
         self._sites = sites
         self._store = store
         self.respond = Responder(self.settings, clock)
-        self._asker = Asker(
-            origins=origins,
-            generators=generators,
-            clock=clock,
-            settings=self.settings,
-            replay_bytes=upstream.replay_bytes,
-        )
-        self._keeper = Keeper(store, self.settings)
-        self._long_bodies = LongBodies(store, self._keeper)
-        predictor = Predictor(upstream.predictor_capacity, upstream.predictor_ttl)
-        self._fetcher = Fetcher(
-            store=store,
-            asker=self._asker,
-            keeper=self._keeper,
-            long_bodies=self._long_bodies,
-            clock=clock,
-            predictor=predictor,
-            elsewhere=elsewhere,
-        )
         self._gate = Gate()
         self._upgrades = upgrades
-        self.flights = Flights(upstream)
-        self._flyer = Flyer(
-            flights=self.flights,
-            fetcher=self._fetcher,
-            asker=self._asker,
+        self._sourcing = Sourcing(
             store=store,
-            predictor=predictor,
-            clock=clock,
-            respond=self.respond,
-        )
-        self.errands = Errands(
             origins=origins,
             generators=generators,
-            flights=self.flights,
-            fetcher=self._fetcher,
-            keeper=self._keeper,
-            long_bodies=self._long_bodies,
-            store=store,
-            predictor=predictor,
-            report=self._report,
             clock=clock,
             settings=self.settings,
+            upstream=upstream,
             respond=self.respond,
-            elsewhere=elsewhere is not None,
+            report=self._report,
+            elsewhere=elsewhere,
         )
+        self.flights, self.errands = self._sourcing.flights, self._sourcing.errands
         self._background = Background(upstream.background_limit)
-        self._renewer = Renewer(self._flyer, self._background, self._route, self._renewed)
-        self._purger = Purger(store, self._keeper.purges, self._renewer.refetch)
+        self._renewer = Renewer(self._sourcing.flyer, self._background, self._route, self._renewed)
+        self._purger = Purger(store, self._sourcing.keeper.purges, self._renewer.refetch)
         self.purge = self._purger.purge
         self.invalidate = self._purger.invalidate
-        self._siblings = siblings
+        self._forgetting = Forgetting(self._purger, siblings)
         lane = partial(
             FastLane,
             sites=sites,
@@ -184,10 +137,8 @@ class Pipeline:
     def change(self, settings: ServeSettings, upstream: UpstreamSettings) -> None:
         """Go on with these; a request under way may see both. Name and fast lanes stay as they were made."""
         self.settings = settings
-        self.respond = self._flyer.respond = self.errands.respond = Responder(settings, self.clock)
-        self._asker.settings = self._keeper.settings = self.errands.settings = settings
-        self._asker.replay_bytes = upstream.replay_bytes
-        self.flights.change(upstream)
+        self.respond = Responder(settings, self.clock)
+        self._sourcing.change(settings, upstream, self.respond)
         self._background.limit = upstream.background_limit
 
     def _report(self, record: Record) -> None:
@@ -235,7 +186,7 @@ class Pipeline:
         """The answer that an errand could not bring by itself."""
         call = errand.call
         errand.pass_on(on_interim)
-        return await self._guarded(call, self._flyer.land(call, errand.decision, None, errand.seat, errand.since))
+        return await self._guarded(call, self._sourcing.flyer.land(call, errand.decision, None, errand.seat, errand.since))
 
     async def handle(
         self, request: Request, body: Body | None, client_ip: str, request_id: str, on_interim: Interim | None = None
@@ -287,24 +238,6 @@ class Pipeline:
         )
         return await self._answer(call)
 
-    async def _purge_asked(self, call: Call) -> Answer:
-        """The method PURGE: the URL it names, every variant, of the site that it is asked of."""
-        access = call.route.site.access
-        if not access.purge:
-            return self.respond.not_allowed(call)
-        if not may_purge(access, call.client_ip):
-            text = "This site does not let this client purge."
-            return self.respond.refused(call, 403, text, outcome=Outcome("none", "purge-denied"))
-        try:
-            wanted = Purge(urls=(call.request.uri,), site=call.route.site.name)
-        except ValueError as error:
-            return self.respond.refused(call, 400, f"This is no URL to purge: {error}.", outcome=Outcome("none", "purge"))
-        everywhere = self._purger.purge if self._siblings is None else self._siblings.purge
-        try:
-            return self.respond.purged(call, await everywhere(wanted))
-        except SourceError as error:
-            return self.respond.failed(call, error)
-
     async def close(self, timeout: float = 0.0) -> None:  # noqa: ASYNC109 - shared out between the owners of tasks
         """End background work and flights, giving them up to `timeout` seconds."""
         await self._purger.close()
@@ -327,7 +260,7 @@ class Pipeline:
         if request.method == "TRACE":
             return self.respond.not_allowed(call)
         if request.method == "PURGE":
-            return await self._purge_asked(call)
+            return await self._forgetting.purge(call, self.respond)
         if request.target == "*":
             return self.respond.own_options(call)
         if self._upgrades is not None and (protocol := self._upgrades.wanted(call)) is not None:
@@ -344,10 +277,11 @@ class Pipeline:
         marked = entry is not None and entry.marked_stale
         renewing = entry is not None and entry.renewing
         decision = decide(request, stored, route.rule, now, known=known, marked_stale=marked, renewing=renewing)
-        if isinstance(decision, Miss) and not waited and request.method == "GET" and await self._long_bodies.ended(request.uri):
+        getting = request.method == "GET"
+        if isinstance(decision, Miss) and getting and not waited and await self._sourcing.long_bodies.ended(request.uri):
             return await self._answer(call, waited=True)
-        if entry is None and request.method == "GET" and not route.rule.esi:
-            decision, entry = self._keeper.parts.decide(request, route, decision, now, self.settings.max_ranges)
+        if entry is None and getting and not route.rule.esi:
+            decision, entry = self._sourcing.keeper.parts.decide(request, route, decision, now, self.settings.max_ranges)
         if lookup is not None:
             lookup.attributes.update({"edgecache.decision": type(decision).__name__, "edgecache.stored": entry is not None})
             lookup.end()
@@ -384,29 +318,28 @@ class Pipeline:
             case Bypass():
                 return await self._pass(call, decision)
             case Miss() | Validate():
-                return await self._flyer.fly_traced(call, decision, entry)
+                return await self._sourcing.flyer.fly_traced(call, decision, entry)
             case _:
                 assert_never(decision)
 
     async def _switch(self, call: Call, upgrades: Upgrades, protocol: Upgradable) -> Answer:
         """To the origins and back; where one agrees, the connection is a tunnel from then on."""
-        opened = await upgrades.open(call, self._asker.forwarded(call), protocol)
+        opened = await upgrades.open(call, self._sourcing.asker.forwarded(call), protocol)
         decision = Bypass(BypassReason.UPGRADE)
         outcome = Outcome("bypass", decision.reason)
-        if by_extended_connect(call.request):
-            await _check_switched(call.request, opened)
         if isinstance(opened, Reply):
             return self.respond.passed(call, decision, opened, opened.body, outcome)
         return self.respond.switched(call, decision, opened, outcome)
 
     async def _pass(self, call: Call, decision: Bypass) -> Answer:
         """To the source and back; stored only where the answer to a POST may answer a later GET (RFC 9110 section 9.3.3)."""
-        sent = self._asker.forwarded(call)
+        sent = self._sourcing.asker.forwarded(call)
         if call.request.method != "POST":
-            reply = coded(call, await self._asker.ask(call, sent, None))
-            await self._invalidate(call, reply.response)
+            reply = coded(call, await self._sourcing.asker.ask(call, sent, None))
+            await self._forgetting.invalidate(call.request, reply.response)
             return self.respond.passed(call, decision, reply, reply.body, Outcome("bypass", decision.reason))
-        seat = self.flights.board(object(), partial(self._fetcher.produce_unsafe, call, sent, partial(self._invalidate, call)))
+        invalidate = partial(self._forgetting.invalidate, call.request)
+        seat = self.flights.board(object(), partial(self._sourcing.fetcher.produce_unsafe, call, sent, invalidate))
         try:
             landed = await seat.landed()
         except BaseException:
@@ -420,22 +353,3 @@ class Pipeline:
                 return self.respond.streamed(call, decision, seat, streamed, selected)
             case _:
                 raise TypeError(f"unknown landing {landed!r}")
-
-    async def _invalidate(self, call: Call, response: Response) -> None:
-        """A successful unsafe request makes what is stored untrustworthy (RFC 9111 section 4.4)."""
-        uris = tuple(targets(call.request, response))
-        for uri in uris:
-            self._purger.invalidate(uri)
-        if uris and self._siblings is not None:
-            await self._siblings.invalidate(uris)
-
-
-async def _check_switched(request: Request, opened: Reply | OpenTunnel) -> None:
-    """The client takes 2xx for an open tunnel, and cannot see what the origin has accepted. Raises SourceError."""
-    if isinstance(opened, Reply):
-        if 200 <= opened.response.status < 300:
-            await opened.body.close()
-            raise SourceError(Culprit.ORIGIN, "protocol", f"status {opened.response.status} in answer to an upgrade")
-    elif not accepted(request, opened.head):
-        opened.close()
-        raise SourceError(Culprit.ORIGIN, "protocol", "a 101 that accepts another request")

@@ -12,7 +12,7 @@ from typing import Protocol, cast
 
 from edgecache.policy.fields import freeze
 from edgecache.policy.message import Request
-from edgecache.policy.upgrading import Upgradable, asked, fields_of
+from edgecache.policy.upgrading import Upgradable, accepted, asked, by_extended_connect, fields_of
 from edgecache.serve.answer import Opened
 from edgecache.serve.call import Call
 from edgecache.serve.settings import ServeSettings
@@ -42,7 +42,11 @@ class Upgrades:
         return asked(call.request, route.site.upgrade)
 
     async def open(self, call: Call, sent: Request, protocol: Upgradable) -> Reply | OpenTunnel:
-        """Ask the site's origins; `sent` is the request as they get it, without what asks for `protocol`. Raises SourceError."""
+        """Ask the site's origins; `sent` is the request as they get it, without what asks for `protocol`. Raises SourceError.
+
+        A client that asked by an extended CONNECT takes 2xx for an open tunnel, and cannot see what the origin has accepted: it
+        gets neither a 2xx nor a tunnel to something else.
+        """
         site = call.route.site
         if self._open.get(site.name, 0) >= self._limit:
             raise SourceError(Culprit.EDGE, "too-many-tunnels", f"{self._limit} are open", status=503)
@@ -55,7 +59,10 @@ class Upgrades:
         finally:
             if not isinstance(opened, Tunnel):
                 self.closed(site.name)
-        return OpenTunnel(self, site.name, opened, protocol) if isinstance(opened, Tunnel) else opened
+        tunnel = OpenTunnel(self, site.name, opened, protocol) if isinstance(opened, Tunnel) else opened
+        if by_extended_connect(call.request):
+            await _check_answered(call.request, tunnel)
+        return tunnel
 
     def closed(self, site: str) -> None:
         """A tunnel is over, or has not come about."""
@@ -192,3 +199,14 @@ async def _quiet_or_lost(down: _Side, up: _Side, idle_seconds: float) -> None:
             return
         waiting = [side.lost for side in (down, up) if not side.lost.done()]
         await asyncio.wait(waiting, timeout=left)
+
+
+async def _check_answered(request: Request, opened: Reply | OpenTunnel) -> None:
+    """Raises SourceError, with what is open closed: an origin's answer that would mislead a client of an extended CONNECT."""
+    if isinstance(opened, Reply):
+        if 200 <= opened.response.status < 300:
+            await opened.body.close()
+            raise SourceError(Culprit.ORIGIN, "protocol", f"status {opened.response.status} in answer to an upgrade")
+    elif not accepted(request, opened.head):
+        opened.close()
+        raise SourceError(Culprit.ORIGIN, "protocol", "a 101 that accepts another request")

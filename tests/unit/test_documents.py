@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import click
@@ -86,6 +87,15 @@ def test_modules_and_targets_exist(path: Path) -> None:
         assert importlib.util.find_spec(module) is not None, module
     for target in re.findall(r"(?:`|^)make ([a-z]+)\b", text, flags=re.MULTILINE):
         assert target in targets, target
+
+
+def test_each_dependency_has_its_line_and_no_other() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
+    text = (ROOT / "docs/dependencies.md").read_text()
+    listed = re.findall(r"^\| (?:(?:sdk|load|bench|otel|dev) \| )?([a-z][\w-]+) \| [^|]+ \|$", text, flags=re.MULTILINE)
+    assert sorted(set(listed) - {"package"}) == sorted({re.split(r"[^\w-]", each)[0] for each in wanted})
+    assert len(listed) == len(set(listed))
 
 
 def test_enough_was_found_to_believe_this() -> None:
