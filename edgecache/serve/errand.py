@@ -169,6 +169,11 @@ class Errands:
         except (NotForwardable, SourceError):
             seat.vacate()
             return None
+        except Exception:
+            # The flight would be reserved for ever, and whoever asks for the same would wait for it.
+            _log.exception("%s could not be asked for at once", request.uri)
+            seat.vacate()
+            return None
         if errand.begun is None:
             seat.vacate()
             return None

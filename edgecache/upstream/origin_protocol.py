@@ -95,6 +95,9 @@ class OriginProtocol(ResponseHandler):
         if not data or self._parser is None or self._upgraded or self._payload_parser is not None:
             super().data_received(data)
             return
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
         while data and self._parser is not None:
             if self._in_head:
                 part, data = self._cut_head(data)

@@ -1,4 +1,4 @@
-"""What an origin says on a kept connection beyond the response it was asked for: it answers nobody, however the next request goes."""
+"""What an origin says on a kept connection beyond the response it was asked for answers nobody, however the next request goes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FRAMED = {
 }
 MORE = {
     "response": b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 4\r\n\r\nevil",
-    "chunked response": b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nevil\r\n0\r\n\r\n",
+    "chunked response": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nevil\r\n0\r\n\r\n",
     "beginning": b"HTTP/1.1 200 OK\r\nX-Evil: yes\r\nX-Rest: ",
     "interim": b"HTTP/1.1 103 Early Hints\r\nX-Evil: yes\r\n\r\n",
     "continue": b"HTTP/1.1 100 Continue\r\n\r\n",
