@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from aiohttp import web
 
 from edgecache.policy.message import Request
 from edgecache.policy.rule import CacheRule
 from edgecache.sites import ActiveVersion, GeneratorRoutes, OnError
 from edgecache.source import Begun, Body, Culprit, Interim, Reply, SourceError
-from tests.integration.proxy_support import Edge, edge_for, until
+from tests.integration.proxy_support import Edge, edge_for, origin_of, until
 from tests.integration.test_proxy_errands import always, response, scripted
 
 ROUTES = GeneratorRoutes(
@@ -60,3 +65,114 @@ async def test_a_defect_where_a_request_is_begun_is_answered_and_leaves_no_fligh
                 assert (await edge.fetch("/a")).status == 502
         assert quiet(edge)
         assert len(edge.records) == 2
+
+
+async def test_a_defect_while_an_answer_is_made_is_one_line_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with scripted(always(response(b"body", "Cache-Control: max-age=60"))) as (edge, origin):
+        monkeypatch.setattr(edge.pipeline.errands.respond, "_stored_lines", _Refusing())
+        before = len(edge.records)
+        async with asyncio.timeout(5):
+            got = await edge.fetch("/a")
+        assert (got.status, got.body) == (200, b"body")
+        assert len(edge.records) == before + 1
+        assert quiet(edge)
+        assert origin.asked.count("/a") == 1
+
+
+class _Refusing(dict[object, bytes]):
+    def get(self, key: object, default: object = None) -> bytes:
+        raise RuntimeError("a defect")
+
+
+async def test_pipelined_bytes_that_are_no_request_end_the_connection_after_the_answer_before() -> None:
+    async with scripted(always(response(b"body"))) as (edge, origin):
+        for bad in (b"GET /x HTTP/1.1\nHost: a\n\n", b"\x00\x01\r\n\r\n", b"GET /x HTTP/1.1\r\nHost : a\r\n\r\n"):
+            origin.held.clear()
+            before = len(edge.records)
+            answering = asyncio.create_task(edge.raw(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n" + bad))
+            await until(lambda: "/held" in origin.asked)
+            origin.asked.clear()
+            origin.held.set()
+            said = await answering
+            assert said.count(b"HTTP/1.1 200 OK") == 1
+            assert said.count(b"HTTP/1.1 400 ") == 1
+            assert said.index(b"HTTP/1.1 200 OK") < said.index(b"HTTP/1.1 400 ")
+            assert len(edge.records) == before + 2
+            assert "/x" not in origin.asked
+
+
+async def test_a_body_behind_a_plain_miss_is_its_own_requests() -> None:
+    async def answer(request: web.BaseRequest) -> web.Response:
+        bodies.append((request.path, await request.read()))
+        return web.Response(text=request.path)
+
+    inner = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+    async with origin_of(answer) as origin, edge_for(origin.url) as edge:
+        for framed in (
+            b"Content-Length: %d\r\n\r\n%b" % (len(inner), inner),
+            b"Transfer-Encoding: chunked\r\n\r\n%x;a=b\r\n%b\r\n0\r\nX: y\r\n\r\n" % (len(inner), inner),
+        ):
+            bodies: list[tuple[str, bytes]] = []
+            await edge.fetch("/first", "POST")
+            said = await edge.raw(
+                b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n"
+                b"GET /b HTTP/1.1\r\nHost: a\r\n" + framed + b"GET /c HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+            )
+            assert re.findall(rb"\r\n\r\n(/[a-z]+)", said) == [b"/a", b"/b", b"/c"]
+            assert bodies == [("/first", b""), ("/a", b""), ("/b", inner), ("/c", b"")]
+
+
+async def test_a_drain_waits_for_a_plain_miss_and_says_that_the_connection_ends() -> None:
+    async with scripted(always(response(b"body"))) as (edge, origin):
+        reader, writer = await edge.connect()
+        writer.write(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n")
+        await until(lambda: "/held" in origin.asked)
+        closing = asyncio.create_task(edge.listener.close())
+        await asyncio.sleep(0.05)
+        origin.held.set()
+        async with asyncio.timeout(5):
+            said = await reader.read(-1)
+            await closing
+        assert b"Connection: close\r\n" in said
+        assert said.endswith(b"body")
+        assert edge.records[-1].status == 200
+
+
+async def test_a_client_that_leaves_between_the_answers_pieces_is_one_line_and_leaves_nothing() -> None:
+    """The request has just got a turn, which has not begun."""
+    async with scripted(always(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc<pause>def<pause>ghi")) as (edge, origin):
+        for _ in range(30):
+            before = len(edge.records)
+            _reader, writer = await edge.connect()
+            writer.write(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n")
+            await until(lambda: "/held" in origin.asked)
+            origin.asked.clear()
+            origin.held.set()
+            writer.transport.abort()
+            await until(lambda count=before: len(edge.records) > count and quiet(edge))  # type: ignore[misc]
+            await asyncio.sleep(0.01)
+            assert len(edge.records) == before + 1
+            origin.held.clear()
+
+
+async def test_an_origin_client_that_is_retired_does_not_leave_a_miss_waiting() -> None:
+    async with scripted(always(response(b"body"))) as (edge, origin):
+        asking = asyncio.create_task(edge.fetch("/held"))
+        await until(lambda: "/held" in origin.asked)
+        await edge.upstreams._client.close()
+        async with asyncio.timeout(5):
+            assert (await asking).status == 502
+        assert quiet(edge)
+
+
+async def test_a_site_that_goes_while_its_miss_is_under_way_leaves_nothing_for_the_next_ones_clients() -> None:
+    async with scripted(always(response(b"before", "Cache-Control: max-age=60"))) as (edge, origin):
+        asking = asyncio.create_task(edge.fetch("/held"))
+        await until(lambda: "/held" in origin.asked)
+        (site,) = edge.sites.snapshot.sites
+        edge.sites.replace([replace(site, name="next")])
+        origin.held.set()
+        assert (await asking).body == b"before"
+        asked = origin.asked.count("/held")
+        assert (await edge.fetch("/held")).status == 200
+        assert origin.asked.count("/held") == asked + 1
