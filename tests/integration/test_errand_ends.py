@@ -12,9 +12,10 @@ from aiohttp import web
 
 from edgecache.policy.message import Request
 from edgecache.policy.rule import CacheRule
+from edgecache.serve.settings import ServeSettings
 from edgecache.sites import ActiveVersion, GeneratorRoutes, OnError
 from edgecache.source import Begun, Body, Culprit, Interim, Reply, SourceError
-from tests.integration.proxy_support import Edge, edge_for, origin_of, until
+from tests.integration.proxy_support import Edge, edge_for, origin_of, raw_origin, read_head, until
 from tests.integration.test_proxy_errands import always, response, scripted
 
 ROUTES = GeneratorRoutes(
@@ -176,3 +177,56 @@ async def test_a_site_that_goes_while_its_miss_is_under_way_leaves_nothing_for_t
         asked = origin.asked.count("/held")
         assert (await edge.fetch("/held")).status == 200
         assert origin.asked.count("/held") == asked + 1
+
+
+async def test_a_defect_at_the_next_pipelined_request_ends_its_connection_and_not_the_origins() -> None:
+    async with scripted(lambda path: response(path.encode())) as (edge, origin):
+        look = edge.pipeline.look
+
+        def broken(request: Request) -> object:
+            if request.target == "/defect":
+                raise RuntimeError("a defect")
+            return look(request)
+
+        edge.pipeline.look = broken  # type: ignore[method-assign,assignment]
+        async with asyncio.timeout(5):
+            said = await edge.raw(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\nGET /defect HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert said.endswith(b"\r\n\r\n/a")
+        assert (await edge.fetch("/b")).body == b"/b"
+        assert origin.ended == 0
+        assert quiet(edge)
+
+
+async def test_a_client_that_stops_reading_holds_no_place_at_the_origin() -> None:
+    body = b"x" * 60_000
+    settings = ServeSettings(write_timeout=0.5)
+    async with scripted(always(response(body)), settings=settings) as (edge, _origin):
+        reader, writer = await edge.connect()
+        del reader
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        for number in range(400):
+            writer.write(b"GET /n%d HTTP/1.1\r\nHost: a\r\n\r\n" % number)
+        await until(lambda: quiet(edge) and edge.listener.connections == 1, 20)
+        assert len(edge.records) < 402
+        assert (await edge.fetch("/other")).body == body
+
+
+async def test_what_an_origin_says_when_it_gives_up_an_idle_connection_is_no_answer() -> None:
+    """A 408 that was on its way when the connection was used again (RFC 9110 section 15.5.9)."""
+    first = True
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal first
+        await read_head(reader)
+        writer.write(response(b"first"))
+        if not first:
+            return
+        first = False
+        await read_head(reader)
+        writer.write(response(b"bye", "Connection: close", status="408 Request Timeout"))
+        await writer.drain()
+
+    async with raw_origin(handle) as url, edge_for(url) as edge:
+        await edge.fetch("/first")
+        got = await edge.fetch("/a")
+        assert (got.status, got.body) == (200, b"first")
