@@ -126,7 +126,7 @@ class LogWriter:
             while self._look():
                 time.sleep(_GATHER_SECONDS)
             self._woken = False
-            if self._lines:
+            if self._lines or self._blocks:
                 self._wake.set()
         self._switch_file()
         self._flush()

@@ -8,6 +8,7 @@ the `turnstile` answers them, those of remembered heads before they come here.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable
 from contextlib import suppress
@@ -32,6 +33,7 @@ from edgecache.serve.turnstile import Turnstile
 from edgecache.serve.wire import encode_fields, encode_head
 from edgecache.serve.writer import Sent, write_answer
 
+_log = logging.getLogger(__name__)
 _CHUNKED = b"POST / HTTP/1.1\r\nHost: e\r\nTransfer-Encoding: chunked\r\n\r\n"
 _HELD_LIMIT_BYTES = 64 << 10
 """Pipelined bytes kept while a request is being answered; above that the socket is not read."""
@@ -245,7 +247,13 @@ class Connection(Sending, Turns):
         self._busy = False
         if self._held:
             held, self._held = self._held, b""
-            self._read(held)
+            try:
+                self._read(held)
+            except Exception:
+                # Whoever calls is at the end of another connection, an origin's.
+                _log.exception("a pipelined request has failed")
+                self.force_close()
+                return
             if self._buffer_paused:
                 self._resume_reading_if_drained()
         self.waits()

@@ -169,6 +169,11 @@ class Errands:
         except (NotForwardable, SourceError):
             seat.vacate()
             return None
+        except Exception:
+            # The flight would be reserved for ever, and whoever asks for the same would wait for it.
+            _log.exception("%s could not be asked for at once", request.uri)
+            seat.vacate()
+            return None
         if errand.begun is None:
             seat.vacate()
             return None
@@ -229,35 +234,38 @@ class Errands:
         timed = Timed(response, errand.asked, now)
         admitted = admit(request, timed, rule)
         if isinstance(admitted, NoStore):
-            begun.settle()
-            return self._passed(errand, timed, admitted.reason, whole)
+            return self._passed(errand, begun, timed, admitted.reason, whole)
         vary = self._keeper.merged_vary(request.uri, admitted.vary)
         entry = self._keeper.entry(call, Timed(strip(response), errand.asked, now), admitted, body, vary)
         if not suits(call, entry):
             return None
-        begun.settle()
-        self._keeper.keep(entry, errand.since)
-        if errand.key is not None:
-            self._predictor.forget(errand.key)
-        self._report(errand, response.status, len(body), cache="miss", reason="")
         age = now - admitted.terms.born
-        return b"%b%b%b%b\r\n%b" % (
+        answer = b"%b%b%b%b\r\n%b" % (
             entry.head,
             b"Age: %b\r\n" % age_field(age).encode() if age >= 1 else b"",
             self.respond.stored_fields(errand.decision, call.request_id, whole.detail),
             KEEP_ALIVE_10 if request.version == "1.0" else b"",
             body,
         )
+        # What counts comes last: it would be counted again if this failed on the way.
+        self._keeper.keep(entry, errand.since)
+        if errand.key is not None:
+            self._predictor.forget(errand.key)
+        begun.settle()
+        self._report(errand, response.status, len(body), cache="miss", reason="")
+        return answer
 
-    def _passed(self, errand: Errand, timed: Timed, reason: NoStoreReason, whole: Whole) -> bytes:
+    def _passed(self, errand: Errand, begun: Begun, timed: Timed, reason: NoStoreReason, whole: Whole) -> bytes:
         """As `respond.passed`, for a response that is not stored."""
         call, body = errand.call, whole.body
         self._fetcher.refused(call, timed, None, reason, errand.key)
         reply = Reply(timed.response, BytesBody(body), whole.detail)
         answer = self.respond.passed(call, errand.decision, reply, reply.body, Outcome("miss", reason))
-        self._report(errand, timed.response.status, len(body), cache="miss", reason=reason)
         http10 = call.request.version == "1.0"
-        return head_block(answer, length=len(body), chunked=False, keep_alive=True, http10=http10) + body
+        said = head_block(answer, length=len(body), chunked=False, keep_alive=True, http10=http10) + body
+        begun.settle()
+        self._report(errand, timed.response.status, len(body), cache="miss", reason=reason)
+        return said
 
     def _report(self, errand: Errand, status: int, size: int, *, cache: str, reason: str, truncated: bool = False) -> None:
         call = errand.call

@@ -9,7 +9,7 @@ from __future__ import annotations
 from asyncio import TimerHandle
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from edgecache.policy.message import Request, Response
 from edgecache.source import Source, Whole
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from aiohttp.client_reqrep import ConnectionKey
 
     from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol
+
+REQUEST_TIMEOUT: Final = 408
 
 
 class Sent:
@@ -105,9 +107,13 @@ class BegunExchange:
         """Made use of, by `settle` or a fetch, or dropped."""
 
     def whole(self) -> Whole | None:
-        """Not where another origin may be asked instead."""
+        """Not where another origin may be asked instead, or the same one once more."""
         whole = self.sent.whole
-        if whole is None or (self.order and retriable_status(self.pool.rule.retries, self.request.method, whole.status, 0)):
+        if (
+            whole is None
+            or whole.status == REQUEST_TIMEOUT
+            or (self.order and retriable_status(self.pool.rule.retries, self.request.method, whole.status, 0))
+        ):
             return None
         return Whole(Response(whole.status, whole.reason, whole.headers), whole.body)
 

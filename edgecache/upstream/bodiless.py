@@ -21,7 +21,7 @@ from yarl import URL
 
 from edgecache.policy.message import Request
 from edgecache.source import Interim
-from edgecache.upstream.begun import Sent
+from edgecache.upstream.begun import REQUEST_TIMEOUT, Sent
 from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol
 from edgecache.upstream.request_head import encode_request
 from edgecache.upstream.settings import UpstreamSettings
@@ -159,8 +159,14 @@ class BodilessExchanges:
             try:
                 if taken is not None:
                     deadline, taken = taken[1], None
-                    return await self._response(key, protocol, deadline)
-                return await self._ask(key, protocol, request.method, head, first_byte)
+                    answer = await self._response(key, protocol, deadline)
+                else:
+                    answer = await self._ask(key, protocol, request.method, head, first_byte)
+                if answer.status != REQUEST_TIMEOUT or kept is None or not again:
+                    return answer
+                # RFC 9110 section 15.5.9: it was on its way when the connection was used again, and answers no request.
+                answer.close()
+                again = False
             except _STALE:
                 # RFC 9112 section 9.3.1: a kept connection may be closed just when a request is sent on it.
                 self._connector.give_back(key, protocol, close=True)

@@ -102,8 +102,9 @@ class _Flight:
         """Give every waiting seat its place on the body before its first byte can be dropped."""
         if isinstance(landing, Shareable) and self.shared is not None:
             self.claimed = not landing.joinable
-            for seat in self.seats if landing.joinable else self.seats[:1]:
-                seat.reader = self.shared.reader()
+            for seat in self.seats:
+                if landing.joinable or seat.first:
+                    seat.reader = self.shared.reader()
         self.landing.set_result(landing)
         self.announce()
 

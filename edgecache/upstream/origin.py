@@ -28,7 +28,7 @@ from edgecache.policy.message import Request
 from edgecache.policy.trailing import following
 from edgecache.policy.upstream import NO_TLS_RULE, HealthRule
 from edgecache.source import Body, Culprit, Interim, SourceError, TrailedBody, Trailers
-from edgecache.upstream.begun import Sent
+from edgecache.upstream.begun import REQUEST_TIMEOUT, Sent
 from edgecache.upstream.bodiless import BodilessExchanges, Way, is_bodiless
 from edgecache.upstream.endpoint import Endpoint, Waits
 from edgecache.upstream.health import expected
@@ -177,7 +177,7 @@ class OriginClient:
 
         A 101 is usable where the request asks for an upgrade. `begun`: what `begin` has made of the same request.
         """
-        if begun is not None and begun.whole is not None:
+        if begun is not None and begun.whole is not None and begun.whole.status != REQUEST_TIMEOUT:
             return begun.whole
         response = await self._exchange(
             endpoint, request, waits, body=body, on_interim=on_interim, trailers=trailers, begun=begun

@@ -58,7 +58,7 @@ class OriginProtocol(ResponseHandler):
         self._expected: dict[str, Any] | None = None
         """Of the response that is awaited: how aiohttp's parser reads it, if that must."""
         self._complete = False
-        """The response has come, and no parser was needed."""
+        """All of the response has come: what follows it is no response to anything."""
         self.heard: Callable[[WholeResponse | None], None] | None = None
         """In place of `read`, for one response: given it where it has come whole, or told to `read`, whatever that will bring."""
 
@@ -95,6 +95,9 @@ class OriginProtocol(ResponseHandler):
         if not data or self._parser is None or self._upgraded or self._payload_parser is not None:
             super().data_received(data)
             return
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
         while data and self._parser is not None:
             if self._in_head:
                 part, data = self._cut_head(data)
@@ -110,6 +113,9 @@ class OriginProtocol(ResponseHandler):
             if data and self._left == 0 and not self._in_head:
                 self.force_close()
             super().data_received(part)
+            if self._complete and self._left is None and not part.endswith(b"\n"):
+                # Of what follows a chunked body the parser keeps the beginning to itself.
+                self._end_untrusted()
         if data and self.transport is not None:
             self._end_untrusted()
 
@@ -140,6 +146,9 @@ class OriginProtocol(ResponseHandler):
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """What the parser found: a head, with the body that follows."""
+        if self._complete:
+            self._end_untrusted()
+            return
         message = data[0]
         code = message.code
         if 100 <= code < 200 and code != _SWITCHING_PROTOCOLS:
@@ -153,7 +162,8 @@ class OriginProtocol(ResponseHandler):
                 self.trailers.begin()
             self._idle_limit = idle_limit(message.headers.get("Keep-Alive", ""))
             super().feed_data(data, size)
-            data[1].on_eof(self._start_idling)
+            if code != _SWITCHING_PROTOCOLS:
+                data[1].on_eof(self._completed)
             return
         super().feed_data(data, size)
 
@@ -173,6 +183,10 @@ class OriginProtocol(ResponseHandler):
         if self.transport is None:
             raise ConnectionResetError("the connection is closed")
         return self.transport, tail
+
+    def _completed(self) -> None:
+        self._complete = True
+        self._start_idling()
 
     def _start_idling(self) -> None:
         """The response is complete. An origin says how long it keeps an idle connection: end it first, because a request that
