@@ -20,7 +20,7 @@ from edgecache.upstream.pool import Pool
 from edgecache.upstream.request_head import encode_request, is_bodiless
 
 if TYPE_CHECKING:
-    from edgecache.upstream.bodiless import Way
+    from edgecache.upstream.way import Way
 
 
 class Line:

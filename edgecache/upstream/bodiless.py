@@ -7,9 +7,7 @@ read from `origin_protocol`. aiohttp's own request and response objects take sev
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 import aiohttp
@@ -17,7 +15,6 @@ from aiohttp.client_reqrep import ClientRequest, ConnectionKey
 from aiohttp.connector import Connection
 from aiohttp.streams import StreamReader
 from multidict import CIMultiDictProxy
-from yarl import URL
 
 from edgecache.policy.message import Request
 from edgecache.source import Interim
@@ -30,35 +27,11 @@ from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol
 from edgecache.upstream.request_head import encode_request
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.upstream.trailers import TrailerReader
+from edgecache.upstream.way import Way
 from edgecache.upstream.whole import WholeResponse
 
 _SWITCHING_PROTOCOLS: Final = 101
 _STALE: Final = (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError)
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """Where a connection leads and how it is secured: all that the connector asks of a request."""
-
-    url: URL
-    ssl: ssl.SSLContext | bool
-    """True: as the system trusts."""
-    server_hostname: str | None
-    host: str = field(init=False)
-    """What Host says where the request has none."""
-    port: int | None = field(init=False)
-    connection_key: ConnectionKey = field(init=False)
-    proxy: None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        url = self.url
-        key = ConnectionKey(url.raw_host or "", url.port, self.is_ssl(), self.ssl, None, None, None, self.server_hostname)
-        object.__setattr__(self, "host", url.host_port_subcomponent or "")
-        object.__setattr__(self, "port", url.port)
-        object.__setattr__(self, "connection_key", key)
-
-    def is_ssl(self) -> bool:
-        return self.url.scheme == "https"
 
 
 class BodilessResponse:

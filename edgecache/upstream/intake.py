@@ -6,14 +6,27 @@ A class of its own because it is compiled, which `origin_protocol` cannot be. Th
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from edgecache.upstream.whole import WholeResponse, read_whole
 
-if TYPE_CHECKING:
-    from edgecache.upstream.origin_protocol import OriginProtocol
-
 Heard = Callable[[WholeResponse | None], None]
+
+
+class Parsing(Protocol):
+    """What the connection's protocol does with what comes; see `origin_protocol`."""
+
+    def set_response_params(self, **params: Any) -> None:
+        """Have the parser read a response."""
+
+    def force_close(self) -> None:
+        """Keep the connection for no other exchange."""
+
+    def end_untrusted(self) -> None: ...
+
+    def idle_for(self, keep_alive: str | None) -> None: ...
+
+    def feed_whole(self, whole: WholeResponse) -> None: ...
 
 
 class Intake:
@@ -21,9 +34,9 @@ class Intake:
 
     __slots__ = ("_protocol", "_read", "complete", "expected", "heard")
 
-    def __init__(self, protocol: OriginProtocol, read: Callable[[bytes], None]) -> None:
+    def __init__(self, protocol: Parsing, read: Callable[[bytes], None]) -> None:
         """`read` takes what is not a whole response that was expected."""
-        self._protocol: OriginProtocol | None = protocol
+        self._protocol: Parsing | None = protocol
         self._read = read
         self.expected: dict[str, Any] | None = None
         """Of the response that is awaited: how aiohttp's parser reads it, if that must."""
@@ -65,7 +78,7 @@ class Intake:
         if heard is not None:
             heard(whole)
 
-    def _take(self, protocol: OriginProtocol, whole: WholeResponse) -> None:
+    def _take(self, protocol: Parsing, whole: WholeResponse) -> None:
         self.complete = True
         if not whole.keep_alive:
             protocol.force_close()

@@ -29,7 +29,7 @@ from edgecache.policy.upstream import NO_TLS_RULE, HealthRule
 from edgecache.source import Body, Culprit, Interim, SourceError, TrailedBody, Trailers
 from edgecache.upstream.beginning import Line
 from edgecache.upstream.begun import Sent
-from edgecache.upstream.bodiless import BodilessExchanges, Way
+from edgecache.upstream.bodiless import BodilessExchanges
 from edgecache.upstream.endpoint import Endpoint, Waits
 from edgecache.upstream.health import expected
 from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol, Preface, preface
@@ -42,6 +42,7 @@ from edgecache.upstream.trailed_writer import TrailedWriter
 from edgecache.upstream.trailers import TrailerReader
 from edgecache.upstream.trust import Trust, TrustError
 from edgecache.upstream.uploading import HeadDeadline, upload
+from edgecache.upstream.way import Way
 from edgecache.upstream.whole import WholeResponse
 
 _RETIRE_SECONDS = 0.5
