@@ -1,18 +1,18 @@
 """A request that is on its way to an origin, on a kept connection, while no task waits for it: its response, if it comes whole,
 is given to whoever began it. Where it comes otherwise, `origins` goes on with it as with any other.
 
-`Origins.begin` makes them.
+`beginning` makes them.
 """
 
 from __future__ import annotations
 
-from asyncio import TimerHandle
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from edgecache.policy.message import Request, Response
 from edgecache.source import Source, Whole
+from edgecache.upstream.deadlines import Deadline
+from edgecache.upstream.kept import KeptConnections
 from edgecache.upstream.member import Lease, Member
 from edgecache.upstream.pool import Pool
 from edgecache.upstream.retrying import retriable_status
@@ -21,7 +21,7 @@ from edgecache.upstream.whole import WholeResponse
 if TYPE_CHECKING:
     from aiohttp.client_reqrep import ConnectionKey
 
-    from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol
+    from edgecache.upstream.origin_protocol import OriginProtocol
 
 REQUEST_TIMEOUT: Final = 408
 
@@ -29,24 +29,24 @@ REQUEST_TIMEOUT: Final = 408
 class Sent:
     """A request written to a kept connection, which nobody else has until `taken` or `dropped`."""
 
-    __slots__ = ("_connector", "_deadline", "_key", "_protocol", "_told", "whole")
+    __slots__ = ("_deadline", "_kept", "_key", "_protocol", "_told", "whole")
 
     def __init__(
         self,
-        connector: OriginConnector,
+        kept: KeptConnections,
         key: ConnectionKey,
         protocol: OriginProtocol,
-        deadline: TimerHandle,
+        deadline: Deadline,
         told: Callable[[], None],
     ) -> None:
         """`told` is called once: all of the response is there as `whole`, or what there is must be waited for in a task."""
-        self._connector = connector
+        self._kept = kept
         self._key = key
         self._protocol: OriginProtocol | None = protocol
         self._deadline = deadline
         self._told: Callable[[], None] | None = told
         self.whole: WholeResponse | None = None
-        protocol.heard = self._hear
+        protocol.intake.heard = self._hear
 
     def _hear(self, whole: WholeResponse | None) -> None:
         told, self._told = self._told, None
@@ -56,16 +56,16 @@ class Sent:
             self._protocol = None
             self._deadline.cancel()
             protocol.on_interim = None
-            self._connector.give_back(self._key, protocol)
+            self._kept.give_back(self._key, protocol)
         if told is not None:
             told()
 
-    def taken(self) -> tuple[OriginProtocol, TimerHandle] | None:
-        """The connection and the timer that ends the wait on it, which are the caller's from now on; None: it is over."""
+    def taken(self) -> tuple[OriginProtocol, Deadline] | None:
+        """The connection and what ends the wait on it, which are the caller's from now on; None: it is over."""
         protocol, self._protocol = self._protocol, None
         if protocol is None:
             return None
-        protocol.heard = None
+        protocol.intake.heard = None
         return protocol, self._deadline
 
     def dropped(self) -> None:
@@ -76,7 +76,7 @@ class Sent:
             protocol, deadline = taken
             deadline.cancel()
             protocol.on_interim = None
-            self._connector.give_back(self._key, protocol, close=True)
+            self._kept.give_back(self._key, protocol, close=True)
 
 
 class BegunExchange:
@@ -92,7 +92,7 @@ class BegunExchange:
         *,
         pool: Pool,
         member: Member,
-        order: deque[Member],
+        order: Sequence[Member],
         lease: Lease,
     ) -> None:
         """`go_on` gives its `rest`; `order`: the origins that may be asked after `member`."""

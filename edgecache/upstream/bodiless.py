@@ -7,9 +7,7 @@ read from `origin_protocol`. aiohttp's own request and response objects take sev
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 import aiohttp
@@ -17,50 +15,23 @@ from aiohttp.client_reqrep import ClientRequest, ConnectionKey
 from aiohttp.connector import Connection
 from aiohttp.streams import StreamReader
 from multidict import CIMultiDictProxy
-from yarl import URL
 
 from edgecache.policy.message import Request
 from edgecache.source import Interim
+from edgecache.upstream.beginning import Line
 from edgecache.upstream.begun import REQUEST_TIMEOUT, Sent
+from edgecache.upstream.deadlines import Deadline, Deadlines
+from edgecache.upstream.endpoint import Endpoint
+from edgecache.upstream.kept import KeptConnections
 from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol
 from edgecache.upstream.request_head import encode_request
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.upstream.trailers import TrailerReader
+from edgecache.upstream.way import Way
 from edgecache.upstream.whole import WholeResponse
 
-_METHODS: Final = frozenset({"GET", "HEAD"})
 _SWITCHING_PROTOCOLS: Final = 101
 _STALE: Final = (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError)
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """Where a connection leads and how it is secured: all that the connector asks of a request."""
-
-    url: URL
-    ssl: ssl.SSLContext | bool
-    """True: as the system trusts."""
-    server_hostname: str | None
-    host: str = field(init=False)
-    """What Host says where the request has none."""
-    port: int | None = field(init=False)
-    connection_key: ConnectionKey = field(init=False)
-    proxy: None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        url = self.url
-        key = ConnectionKey(url.raw_host or "", url.port, self.is_ssl(), self.ssl, None, None, None, self.server_hostname)
-        object.__setattr__(self, "host", url.host_port_subcomponent or "")
-        object.__setattr__(self, "port", url.port)
-        object.__setattr__(self, "connection_key", key)
-
-    def is_ssl(self) -> bool:
-        return self.url.scheme == "https"
-
-
-def is_bodiless(request: Request) -> bool:
-    """Whether a request that comes without a body may go this way."""
-    return request.method in _METHODS and "Upgrade" not in request.headers and "Expect" not in request.headers
 
 
 class BodilessResponse:
@@ -102,6 +73,8 @@ class BodilessExchanges:
     def __init__(self, connector: OriginConnector, settings: UpstreamSettings) -> None:
         self._connector = connector
         self._loop = asyncio.get_running_loop()
+        self._kept = KeptConnections(connector)
+        self._deadlines = Deadlines(self._loop)
         self._expecting: dict[str, Any] = {
             "read_until_eof": True,
             "auto_decompress": False,
@@ -111,25 +84,9 @@ class BodilessExchanges:
             "max_headers": settings.max_head_fields,
         }
 
-    def ready(self, way: Way) -> bool:
-        """Whether there is a kept connection; it may turn out to be closed."""
-        return way.connection_key in self._connector._conns
-
-    def begin(self, way: Way, request: Request, first_byte: float, told: Callable[[], None], on_interim: Interim) -> Sent | None:
-        """Send a GET on a kept connection, where there is one. `told`: see `Sent`. ValueError as `encode_request`."""
-        key = way.connection_key
-        if key not in self._connector._conns:
-            return None
-        head = encode_request(request, way.host)
-        protocol = self._connector.take(key)
-        transport = None if protocol is None else protocol.transport
-        if protocol is None or transport is None:
-            return None
-        protocol.on_interim, protocol.trailers = on_interim, None
-        protocol.expect(self._expecting)
-        sent = Sent(self._connector, key, protocol, self._loop.call_later(first_byte, protocol.give_up), told)
-        transport.write(head)
-        return sent
+    def line(self, way: Callable[[Endpoint], Way]) -> Line:
+        """What requests are begun with that no task waits for."""
+        return Line(self._kept, self._deadlines, self._expecting, way)
 
     async def exchange(
         self,
@@ -151,7 +108,7 @@ class BodilessExchanges:
         again = True
         taken = None if begun is None else begun.taken()
         while True:
-            kept = self._connector.take(key) if taken is None else taken[0]
+            kept = self._kept.take(key) if taken is None else taken[0]
             # Not by its truth: aiohttp's protocol is a queue too, and empty.
             protocol = await self._connected(way, connecting) if kept is None else kept
             protocol.on_interim = on_interim
@@ -169,12 +126,12 @@ class BodilessExchanges:
                 again = False
             except _STALE:
                 # RFC 9112 section 9.3.1: a kept connection may be closed just when a request is sent on it.
-                self._connector.give_back(key, protocol, close=True)
+                self._kept.give_back(key, protocol, close=True)
                 if not again:
                     raise
                 again = False
             except BaseException:
-                self._connector.give_back(key, protocol, close=True)
+                self._kept.give_back(key, protocol, close=True)
                 raise
 
     async def _connected(self, way: Way, connecting: aiohttp.ClientTimeout) -> OriginProtocol:
@@ -199,17 +156,17 @@ class BodilessExchanges:
             raise aiohttp.ServerDisconnectedError
         transport.write(head)
         # asyncio.timeout takes several times as long.
-        return await self._response(key, protocol, self._loop.call_later(first_byte, protocol.give_up))
+        return await self._response(key, protocol, self._deadlines.begin(first_byte, protocol.give_up))
 
     async def _response(
-        self, key: ConnectionKey, protocol: OriginProtocol, deadline: asyncio.TimerHandle
+        self, key: ConnectionKey, protocol: OriginProtocol, deadline: Deadline
     ) -> BodilessResponse | WholeResponse:
         try:
             while True:
                 # Any: aiohttp's two parsers each have a message of their own.
                 message, content = await cast(Any, protocol).read()
                 if isinstance(message, WholeResponse):
-                    self._connector.give_back(key, protocol)
+                    self._kept.give_back(key, protocol)
                     return message
                 if message.code >= 200 or message.code == _SWITCHING_PROTOCOLS:
                     connection = Connection(self._connector, key, protocol, self._loop)

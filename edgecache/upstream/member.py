@@ -1,11 +1,11 @@
 """One origin as one site knows it: what is counted of it, its circuit breaker, its passive health, its places for requests.
 
-`pool` holds one for each origin of a site; times are the pool's clock. No HTTP and no sockets.
+`pool` holds one for each origin of a site, `leasing` waits for its places; times are the pool's clock. No HTTP and no sockets.
 """
 
 from __future__ import annotations
 
-import asyncio
+from asyncio import Future, get_running_loop
 from collections import deque
 from typing import Final
 
@@ -32,7 +32,7 @@ class Member:
         """Requests under way, each on a connection of its own."""
         self.breaker: Breaker = CLOSED
         self.errors: Health = _WELL
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[Future[None]] = deque()
 
     @property
     def waiting(self) -> int:
@@ -84,27 +84,21 @@ class Member:
             return Lease(self)
         return None
 
-    async def lease(self, patience: float) -> Lease:
-        """A place for one request, within `patience` seconds. Raises SourceError."""
-        limit = self.rule.breaker.max_connections
-        if (lease := self.lease_at_once()) is not None:
-            return lease
-        if len(self._waiting) >= self.rule.breaker.max_pending:
-            raise _overloaded(f"{limit} requests are under way, and {len(self._waiting)} wait")
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def line_up(self) -> Future[None]:
+        """A place in the line for a place, which is had when this is done. Raises SourceError where the line is too long."""
+        rule = self.rule.breaker
+        if len(self._waiting) >= rule.max_pending:
+            raise overloaded(f"{rule.max_connections} requests are under way, and {len(self._waiting)} wait")
+        turn: Future[None] = get_running_loop().create_future()
         self._waiting.append(turn)
-        try:
-            async with asyncio.timeout(patience):
-                await turn
-        except BaseException as error:
-            if turn.done() and not turn.cancelled():
-                self.release()
-            else:
-                self._waiting.remove(turn)
-            if isinstance(error, TimeoutError):
-                raise _overloaded(f"{limit} requests were under way, and none ended in time") from None
-            raise
-        return Lease(self)
+        return turn
+
+    def step_out(self, turn: Future[None]) -> None:
+        """Nobody waits for `turn` any more; a place that it has brought is free again."""
+        if turn.done() and not turn.cancelled():
+            self.release()
+        else:
+            self._waiting.remove(turn)
 
     def release(self) -> None:
         """One request has ended: its place is the next one's who waits, if there is one and the rule still has room."""
@@ -135,5 +129,5 @@ class Lease:
         self.release()
 
 
-def _overloaded(detail: str) -> SourceError:
+def overloaded(detail: str) -> SourceError:
     return SourceError(Culprit.ORIGIN, "overloaded", detail, status=503, retry=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -28,12 +27,14 @@ from edgecache.policy.message import Request
 from edgecache.policy.trailing import following
 from edgecache.policy.upstream import NO_TLS_RULE, HealthRule
 from edgecache.source import Body, Culprit, Interim, SourceError, TrailedBody, Trailers
+from edgecache.upstream.beginning import Line
 from edgecache.upstream.begun import REQUEST_TIMEOUT, Sent
-from edgecache.upstream.bodiless import BodilessExchanges, Way, is_bodiless
+from edgecache.upstream.bodiless import BodilessExchanges
 from edgecache.upstream.endpoint import Endpoint, Waits
 from edgecache.upstream.health import expected
 from edgecache.upstream.origin_protocol import OriginConnector, OriginProtocol, Preface, preface
 from edgecache.upstream.proxy_header import ProxyHeader, encode, socket_address
+from edgecache.upstream.request_head import is_bodiless
 from edgecache.upstream.resolving import Clock, Lookup, Resolver
 from edgecache.upstream.response import OriginResponse, unusable_field
 from edgecache.upstream.settings import UpstreamSettings
@@ -41,6 +42,7 @@ from edgecache.upstream.trailed_writer import TrailedWriter
 from edgecache.upstream.trailers import TrailerReader
 from edgecache.upstream.trust import Trust, TrustError
 from edgecache.upstream.uploading import HeadDeadline, upload
+from edgecache.upstream.way import Way
 from edgecache.upstream.whole import WholeResponse
 
 _RETIRE_SECONDS = 0.5
@@ -147,20 +149,9 @@ class OriginClient:
         await self._probing.close()
         await self._resolver.close()
 
-    def ready(self, endpoint: Endpoint) -> bool:
-        """Whether `begin` would find a kept connection."""
-        return self._bodiless.ready(self._way(endpoint, True))
-
-    def begin(
-        self, endpoint: Endpoint, request: Request, waits: Waits, told: Callable[[], None], on_interim: Interim
-    ) -> Sent | None:
-        """Send a GET without a body on a kept connection. None: it has to take the usual way."""
-        if endpoint.tls is not NO_TLS_RULE or endpoint.proxy_protocol or not is_bodiless(request):
-            return None
-        try:
-            return self._bodiless.begin(self._way(endpoint, True), request, waits.first_byte, told, on_interim)
-        except ValueError:
-            return None
+    def line(self) -> Line:
+        """What requests without bodies are begun with, on kept connections."""
+        return self._bodiless.line(self._default_way)
 
     async def exchange(
         self,
@@ -263,6 +254,9 @@ class OriginClient:
             if isinstance(cause := _upload_error(error), SourceError):
                 raise cause from error
             raise SourceError(Culprit.ORIGIN, "reset", _first_line(error)) from error
+
+    def _default_way(self, endpoint: Endpoint) -> Way:
+        return self._way(endpoint, True)
 
     def _way(self, endpoint: Endpoint, context: ssl.SSLContext | bool) -> Way:
         known = endpoint.url, context, endpoint.tls.server_name

@@ -1,6 +1,6 @@
 """The byte stream of one connection to an origin, cut into what belongs to the response that was asked for.
 
-What `whole` does not take, aiohttp's parser reads. Here its input is cut at the ends of heads and bodies: bytes beyond a
+What `intake` does not take, aiohttp's parser reads. Here its input is cut at the ends of heads and bodies: bytes beyond a
 response's Content-Length are no response to anything (RFC 9112 section 6.3), and interim responses go to whoever listens, where
 aiohttp would drop them.
 `origin` makes a connector that uses it.
@@ -14,21 +14,20 @@ import ssl
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
-from time import monotonic
 from typing import Any, Final, cast
 
 import aiohappyeyeballs
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from edgecache.policy.message import Response
 from edgecache.source import Interim
+from edgecache.upstream.intake import Intake
 from edgecache.upstream.response import unusable_field
 from edgecache.upstream.trailers import TrailerReader
-from edgecache.upstream.whole import WholeResponse, read_whole
+from edgecache.upstream.whole import WholeResponse
 
 _HEAD_END: Final = b"\r\n\r\n"
 _BODILESS: Final = frozenset({204, 304})
@@ -55,43 +54,28 @@ class OriginProtocol(ResponseHandler):
         """Body bytes to come; None: the parser finds the end (chunked, or until the connection closes)."""
         self._idle_limit: float | None = None
         self._idle_end: asyncio.TimerHandle | None = None
-        self._expected: dict[str, Any] | None = None
-        """Of the response that is awaited: how aiohttp's parser reads it, if that must."""
-        self._complete = False
-        """All of the response has come: what follows it is no response to anything."""
-        self.heard: Callable[[WholeResponse | None], None] | None = None
-        """In place of `read`, for one response: given it where it has come whole, or told to `read`, whatever that will bring."""
+        self.intake = Intake(self, self._receive)
+        self.data_received = self.intake.data_received  # type: ignore[method-assign] # transports look it up once
 
     def expect(self, params: dict[str, Any]) -> None:
         """As `set_response_params`, for a response to GET that may come whole: then `read` brings a WholeResponse."""
         if self._tail:
             self.set_response_params(**params)
             return
-        self._expected, self._complete, self._parser = params, False, None
+        self._parser = None
+        self.intake.expect(params)
         if self._idle_end is not None:
             self._stop_idling()
 
     def set_response_params(self, **params: Any) -> None:
         self._in_head, self._head_tail, self._left = True, b"", None
         self._interim_count = 0
-        self._expected, self._complete = None, False
+        self.intake.expected, self.intake.complete = None, False
         self._stop_idling()
         super().set_response_params(**params)
 
-    def data_received(self, data: bytes) -> None:
-        expected = self._expected
-        if expected is not None and data:
-            self._expected = None
-            whole = read_whole(data, expected["max_line_size"], expected["max_headers"])
-            if whole is not None:
-                self._take_whole(whole)
-                return
-            # Before anything is made of it: interim responses are for whoever reads.
-            self._tell(None)
-            self.set_response_params(**expected)
-        if self._complete and data:
-            self._end_untrusted()
-            return
+    def _receive(self, data: bytes) -> None:
+        """What the intake has not taken."""
         if not data or self._parser is None or self._upgraded or self._payload_parser is not None:
             super().data_received(data)
             return
@@ -113,41 +97,32 @@ class OriginProtocol(ResponseHandler):
             if data and self._left == 0 and not self._in_head:
                 self.force_close()
             super().data_received(part)
-            if self._complete and self._left is None and not part.endswith(b"\n"):
+            if self.intake.complete and self._left is None and not part.endswith(b"\n"):
                 # Of what follows a chunked body the parser keeps the beginning to itself.
-                self._end_untrusted()
+                self.end_untrusted()
         if data and self.transport is not None:
-            self._end_untrusted()
+            self.end_untrusted()
 
-    def _end_untrusted(self) -> None:
+    def end_untrusted(self) -> None:
         """The response is complete; a connection that said more than it announced cannot be trusted with another one."""
         self.force_close()
         if self.transport is not None:
             self.transport.close()
 
-    def _take_whole(self, whole: WholeResponse) -> None:
-        self._complete = True
-        if not whole.keep_alive:
-            self._should_close = True
-        keep_alive = whole.headers.get("Keep-Alive")
+    def idle_for(self, keep_alive: str | None) -> None:
+        """A whole response has come, with this value of Keep-Alive, if any."""
         self._idle_limit = None if keep_alive is None else idle_limit(keep_alive)
         if self._idle_limit is not None:
             self._start_idling()
-        if self.heard is not None:
-            self._tell(whole)
-            return
-        # Any: of aiohttp's queue nothing depends on what is in it.
-        super().feed_data((cast(Any, whole), EMPTY_PAYLOAD), 0)
 
-    def _tell(self, whole: WholeResponse | None) -> None:
-        heard, self.heard = self.heard, None
-        if heard is not None:
-            heard(whole)
+    def feed_whole(self, whole: WholeResponse) -> None:
+        """It is for whoever reads. Any: of aiohttp's queue nothing depends on what is in it."""
+        super().feed_data((cast(Any, whole), EMPTY_PAYLOAD), 0)
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """What the parser found: a head, with the body that follows."""
-        if self._complete:
-            self._end_untrusted()
+        if self.intake.complete:
+            self.end_untrusted()
             return
         message = data[0]
         code = message.code
@@ -170,6 +145,7 @@ class OriginProtocol(ResponseHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_idling()
         super().connection_lost(exc)
+        self.intake.close()
 
     def give_up(self) -> None:
         """The response head has not come in time."""
@@ -185,7 +161,7 @@ class OriginProtocol(ResponseHandler):
         return self.transport, tail
 
     def _completed(self) -> None:
-        self._complete = True
+        self.intake.complete = True
         self._start_idling()
 
     def _start_idling(self) -> None:
@@ -209,7 +185,7 @@ class OriginProtocol(ResponseHandler):
         super().set_exception(exc, *cause)
         if isinstance(exc, HttpProcessingError) and payload is not None and not payload.is_eof():
             payload.set_exception(aiohttp.ClientPayloadError(str(exc).partition("\n")[0]))
-        self._tell(None)
+        self.intake.tell(None)
 
     def _cut_head(self, data: bytes) -> tuple[bytes, bytes]:
         """What belongs to the head, and the rest; where no end is seen, all of it may."""
@@ -287,29 +263,6 @@ class OriginConnector(aiohttp.TCPConnector):
             raise
         except OSError as error:
             raise failure(key, error) from error
-
-    def take(self, key: ConnectionKey) -> OriginProtocol | None:
-        """A kept connection, for one exchange: to be given back. As aiohttp's `connect`, which needs two coroutines for it."""
-        kept = self._conns.get(key)
-        if kept is None:
-            return None
-        now = monotonic()
-        while kept:
-            protocol, since = kept.popleft()
-            if protocol.is_connected() and (self._keepalive_timeout is None or now - since <= self._keepalive_timeout):
-                if not kept:
-                    del self._conns[key]
-                self._acquired.add(protocol)
-                if self._limit_per_host:
-                    self._acquired_per_host[key].add(protocol)
-                return cast(OriginProtocol, protocol)
-            protocol.close()
-        del self._conns[key]
-        return None
-
-    def give_back(self, key: ConnectionKey, protocol: OriginProtocol, *, close: bool = False) -> None:
-        """Keep the connection for the next exchange, unless it cannot have one, or `close`."""
-        self._release(key, protocol, should_close=close)
 
     @property
     def busy(self) -> bool:

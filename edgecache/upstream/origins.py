@@ -14,9 +14,11 @@ from edgecache.policy.message import Request, Response
 from edgecache.policy.trailing import wants_trailers
 from edgecache.source import Body, Culprit, Interim, Reply, Source, SourceError
 from edgecache.upstream.balancing import Condition
+from edgecache.upstream.beginning import Beginner
 from edgecache.upstream.begun import BegunExchange
 from edgecache.upstream.body import BytesBody, EmptyBody, OriginBody, ReplayableBody
 from edgecache.upstream.endpoint import waits
+from edgecache.upstream.leasing import leased
 from edgecache.upstream.member import Lease, Member
 from edgecache.upstream.origin import OriginClient
 from edgecache.upstream.pool import Pool
@@ -48,6 +50,7 @@ class Origins:
         self._client = client
         self._pool = pool
         self._waits = waits(client.settings, pool.rule.timeouts)
+        self._beginner = Beginner(client.line(), pool, self._waits.first_byte, self.going_on)
 
     async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply:
         """The first origin's answer, or the next one's where nothing was said yet. Raises SourceError."""
@@ -58,27 +61,7 @@ class Origins:
     def begin(self, request: Request, request_id: str, told: Callable[[], None], on_interim: Interim) -> BegunExchange | None:
         """As `Source.begin`: on a kept connection, to the origin whose turn it is."""
         del request_id
-        pool, client = self._pool, self._client
-        if pool.rule.hedge is not None:
-            return None
-        order = deque(pool.turn(request, self._at_once))
-        if not order:
-            return None
-        member = order.popleft()
-        lease = member.lease_at_once()
-        if lease is None:
-            return None
-        sent = client.begin(member.endpoint, request, self._waits, told, on_interim)
-        if sent is None:
-            lease.release()
-            return None
-        pool.budget.asked()
-        member.sent()
-        return BegunExchange(self.going_on, request, sent, pool=pool, member=member, order=order, lease=lease)
-
-    def _at_once(self, member: Member) -> bool:
-        """Whether it would be asked without waiting, most likely."""
-        return not member.full and member.waiting == 0 and self._client.ready(member.endpoint)
+        return self._beginner.begin(request, told, on_interim)
 
     def going_on(self, begun: BegunExchange) -> Source:
         """The source whose first answer is that to `begun`."""
@@ -181,7 +164,7 @@ class Origins:
         trailers: TrailerReader | None = None,
     ) -> Answered:
         """One exchange with one origin, counted and judged. Raises SourceError."""
-        lease = await member.lease(self._waits.connect)
+        lease = await leased(member, self._waits.connect)
         member.sent()
         return await self._judged(
             member,

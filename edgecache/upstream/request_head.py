@@ -8,7 +8,13 @@ from typing import Final
 from edgecache.policy.fields import encode_lines
 from edgecache.policy.message import Request
 
+_METHODS: Final = frozenset({"GET", "HEAD"})
 _HOST: Final = frozenset(map("".join, itertools.product("Hh", "Oo", "Ss", "Tt")))
+
+
+def is_bodiless(request: Request) -> bool:
+    """Whether a request that comes without a body may be sent so."""
+    return request.method in _METHODS and "Upgrade" not in request.headers and "Expect" not in request.headers
 
 
 def encode_request(request: Request, host: str) -> bytes:

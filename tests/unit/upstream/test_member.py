@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from edgecache.policy.upstream import BreakerRule, EjectionRule, Origin, UpstreamRule
 from edgecache.source import SourceError
 from edgecache.upstream.endpoint import Endpoint
+from edgecache.upstream.leasing import leased
 from edgecache.upstream.member import Lease, Member
 from tests.integration.proxy_support import until
 
@@ -25,11 +26,11 @@ async def test_who_waits_gets_the_place_of_who_ends_in_turn() -> None:
     origin, order = member(), []
 
     async def ask(name: str) -> None:
-        lease = await origin.lease(60.0)
+        lease = await leased(origin, 60.0)
         order.append(name)
         lease.release()
 
-    first = await origin.lease(60.0)
+    first = await leased(origin, 60.0)
     tasks = [asyncio.create_task(ask(name)) for name in "abc"]
     await until(lambda: origin.waiting == 3)
     assert origin.full
@@ -42,19 +43,19 @@ async def test_who_waits_gets_the_place_of_who_ends_in_turn() -> None:
 
 async def test_too_many_who_wait_fail_at_once() -> None:
     origin = member(pending=0)
-    lease = await origin.lease(60.0)
+    lease = await leased(origin, 60.0)
     with pytest.raises(SourceError, match="overloaded") as found:
-        await origin.lease(60.0)
+        await leased(origin, 60.0)
     assert (found.value.reason, found.value.status, found.value.retry) == ("overloaded", 503, True)
     lease.release()
-    (await origin.lease(60.0)).release()
+    (await leased(origin, 60.0)).release()
 
 
 async def test_who_waits_too_long_gives_up() -> None:
     origin = member()
-    lease = await origin.lease(60.0)
+    lease = await leased(origin, 60.0)
     with pytest.raises(SourceError, match="overloaded"):
-        await origin.lease(0.001)
+        await leased(origin, 0.001)
     assert origin.waiting == 0
     lease.release()
     assert origin.active == 0
@@ -62,7 +63,7 @@ async def test_who_waits_too_long_gives_up() -> None:
 
 async def test_a_place_that_is_forgotten_is_free_again() -> None:
     origin = member()
-    await origin.lease(60.0)
+    await leased(origin, 60.0)
     gc.collect()
     assert origin.active == 0
 
@@ -76,7 +77,7 @@ def test_whatever_happens_no_place_is_lost_or_given_twice(events: list[str], lim
         tasks: list[asyncio.Task[None]] = []
 
         async def ask() -> None:
-            leases.append(await origin.lease(60.0))
+            leases.append(await leased(origin, 60.0))
 
         for event in events:
             match event:

@@ -1,0 +1,103 @@
+"""Requests begun on kept connections, in one compiled call: whose turn it is, its place, its connection, the bytes.
+
+`origins` has one for its site; what has been begun is `begun`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from edgecache.policy.message import Request
+from edgecache.policy.upstream import NO_TLS_RULE
+from edgecache.source import Interim, Source
+from edgecache.upstream.begun import BegunExchange, Sent
+from edgecache.upstream.deadlines import Deadlines
+from edgecache.upstream.endpoint import Endpoint
+from edgecache.upstream.kept import KeptConnections
+from edgecache.upstream.member import Member
+from edgecache.upstream.pool import Pool
+from edgecache.upstream.request_head import encode_request, is_bodiless
+
+if TYPE_CHECKING:
+    from edgecache.upstream.way import Way
+
+
+class Line:
+    """What requests are begun with: the connections that are kept, and how long and for what one waits on them."""
+
+    __slots__ = ("deadlines", "expecting", "kept", "way")
+
+    def __init__(
+        self, kept: KeptConnections, deadlines: Deadlines, expecting: dict[str, Any], way: Callable[[Endpoint], Way]
+    ) -> None:
+        """`way`: of an endpoint without TLS rules of its own."""
+        self.kept = kept
+        self.deadlines = deadlines
+        self.expecting = expecting
+        self.way = way
+
+
+class Beginner:
+    """One site's, over its pool."""
+
+    def __init__(self, line: Line, pool: Pool, first_byte: float, go_on: Callable[[BegunExchange], Source]) -> None:
+        """`first_byte`: seconds for which a response may take to begin; `go_on`: see `BegunExchange`."""
+        self._line = line
+        self._pool = pool
+        self._first_byte = first_byte
+        self._go_on = go_on
+        self._ways: dict[Member, Way] = {}
+
+    def begin(self, request: Request, told: Callable[[], None], on_interim: Interim) -> BegunExchange | None:
+        """As `Source.begin`: on a kept connection, to the origin whose turn it is."""
+        pool = self._pool
+        if pool.rule.hedge is not None:
+            return None
+        order = pool.turn(request, self._at_once)
+        if not order:
+            return None
+        member = order[0]
+        lease = member.lease_at_once()
+        if lease is None:
+            return None
+        sent = self._send(member, request, told, on_interim)
+        if sent is None:
+            lease.release()
+            return None
+        pool.budget.asked()
+        member.sent()
+        return BegunExchange(self._go_on, request, sent, pool=pool, member=member, order=order[1:], lease=lease)
+
+    def _at_once(self, member: Member) -> bool:
+        """Whether it would be asked without waiting, most likely."""
+        return not member.full and member.waiting == 0 and self._line.kept.any(self._way(member).connection_key)
+
+    def _way(self, member: Member) -> Way:
+        way = self._ways.get(member)
+        if way is None:
+            way = self._ways[member] = self._line.way(member.endpoint)
+        return way
+
+    def _send(self, member: Member, request: Request, told: Callable[[], None], on_interim: Interim) -> Sent | None:
+        """Send a GET without a body, where there is a kept connection."""
+        endpoint = member.endpoint
+        if endpoint.tls is not NO_TLS_RULE or endpoint.proxy_protocol or not is_bodiless(request):
+            return None
+        line, way = self._line, self._way(member)
+        key = way.connection_key
+        if not line.kept.any(key):
+            return None
+        try:
+            head = encode_request(request, way.host)
+        except ValueError:
+            return None
+        protocol = line.kept.take(key)
+        transport = None if protocol is None else protocol.transport
+        if protocol is None or transport is None:
+            return None
+        protocol.on_interim, protocol.trailers = on_interim, None
+        protocol.expect(line.expecting)
+        sent = Sent(line.kept, key, protocol, line.deadlines.begin(self._first_byte, protocol.give_up), told)
+        transport.write(head)
+        return sent
