@@ -69,11 +69,15 @@ class Tokens:
         return token if token is not None and same and not token.expired(self._now()) else None
 
     async def create(self, *, site: str | None, verbs: frozenset[Verb], lifetime: float | None, note: str) -> Minted:
-        """`lifetime` in seconds. Raises Missing where there is no such site, TooMany, StateError."""
+        """`lifetime` in seconds. Tokens that have expired go: those with short lives must not fill the room for good.
+
+        Raises Missing where there is no such site, TooMany, StateError.
+        """
         now = self._now()
         minted = mint(site=site, verbs=verbs, now=now, expires=None if lifetime is None else now + lifetime, note=note)
         await self._state.add_token(minted.token)
-        self._by_id[minted.token.id] = minted.token
+        valid = [token for token in self._by_id.values() if not token.expired(now)]
+        self._by_id = {token.id: token for token in (*valid, minted.token)}
         return minted
 
     async def revoke(self, token_id: str) -> None:
