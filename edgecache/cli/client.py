@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import json
+import re
 import socket
 import ssl
 from collections.abc import Mapping
@@ -160,14 +161,26 @@ def _unreachable(url: str, error: Exception) -> CommandFailed:
     return CommandFailed(what, advice="start one with `edgecache serve`, or say where it is with --url or EDGECACHE_URL")
 
 
+_IN_COMMANDS: Final = (
+    (re.compile(r"^correct the body.*"), "correct it; the command's --help says what it takes"),
+    (re.compile(r"PATCH /v1/sites/(\S+)"), r"`edgecache site set \1`"),
+    (re.compile(r"PUT /v1/clusters/NAME"), "`edgecache cluster set NAME`"),
+    (
+        re.compile(r"list what the token may see"),
+        "`site list`, `generator list`, `cluster list` and `token list` show what there is",
+    ),
+)
+"""What the API advises, as one who types commands does it."""
+
+
 def _refused(status: int, problem: Json) -> CommandFailed:
     """A problem document (RFC 9457), or whatever came in its place."""
     what = str(problem.get("detail") or problem.get("title") or f"refused with status {status}")
     advice = str(problem.get("advice", ""))
     if status == 401:
         advice = advice or _TOKEN_ADVICE
-    if advice.startswith("correct the body"):
-        advice = "correct it; the command's --help says what it takes"
+    for api, here in _IN_COMMANDS:
+        advice = api.sub(here, advice)
     mistakes = problem.get("errors")
     lines = tuple(_mistake(entry) for entry in mistakes if isinstance(entry, dict)) if isinstance(mistakes, list) else ()
     # What is sent but for bundles, which have an answer of their own (422), was typed.

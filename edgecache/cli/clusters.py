@@ -6,7 +6,7 @@ import click
 
 from edgecache.cli.client import ControlClient, Json
 from edgecache.cli.groups import CommandGroup
-from edgecache.cli.options import json_option, print_json, with_client
+from edgecache.cli.options import FILLED, WholeNumber, json_option, print_json, with_client
 from edgecache.cli.tables import print_table
 
 
@@ -36,9 +36,9 @@ def list_clusters(client: ControlClient, as_json: bool) -> None:
 
 
 @cluster.command("set")
-@click.argument("name")
-@click.option("--weight", type=click.IntRange(1, 1_000_000), help="Share of the CPU, against other clusters")
-@click.option("--cap", type=click.IntRange(1, 100_000), help="Never more than this many percent of one CPU")
+@click.argument("name", type=FILLED)
+@click.option("--weight", type=WholeNumber(1, 1_000_000), help="Share of the CPU, against other clusters")
+@click.option("--cap", type=WholeNumber(1, 100_000), help="Never more than this many percent of one CPU")
 @click.option("--no-cap", is_flag=True, help="Take the cap away")
 @json_option
 @with_client
@@ -61,7 +61,7 @@ def set_cluster(client: ControlClient, *, name: str, weight: int | None, cap: in
 
 
 @cluster.command()
-@click.argument("name")
+@click.argument("name", type=FILLED)
 @with_client
 def remove(client: ControlClient, *, name: str) -> None:
     """Remove a cluster that no site is in; the default one gets its default share back."""

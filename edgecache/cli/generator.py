@@ -13,7 +13,7 @@ from edgecache.cli.authoring import build, bundle_argument, bundle_directory, in
 from edgecache.cli.client import ControlClient, Json
 from edgecache.cli.groups import CommandGroup
 from edgecache.cli.localrun import run
-from edgecache.cli.options import json_option, print_json, site_option, with_client
+from edgecache.cli.options import FILLED, WholeNumber, json_option, print_json, site_option, with_client
 from edgecache.cli.tables import print_table, shown
 
 _FOLLOW_S: Final = 1.0
@@ -75,7 +75,7 @@ def list_generators(client: ControlClient, *, site: str, as_json: bool) -> None:
 
 
 @generator.command()
-@click.argument("name")
+@click.argument("name", type=FILLED)
 @site_option
 @click.option("--manifest", is_flag=True, help="The latest version's manifest, with everything filled in")
 @json_option
@@ -100,10 +100,10 @@ def show(client: ControlClient, *, name: str, site: str, manifest: bool, as_json
 
 
 @generator.command()
-@click.argument("name")
-@click.argument("version", type=click.IntRange(1))
+@click.argument("name", type=FILLED)
+@click.argument("version", type=WholeNumber(1))
 @site_option
-@click.option("--percent", type=click.IntRange(1, 100), default=100, show_default=True, help="Its part of the traffic")
+@click.option("--percent", type=WholeNumber(1, 100), default=100, show_default=True, help="Its part of the traffic")
 @json_option
 @with_client
 def promote(client: ControlClient, *, name: str, version: int, site: str, percent: int, as_json: bool) -> None:
@@ -115,7 +115,7 @@ def promote(client: ControlClient, *, name: str, version: int, site: str, percen
 
 
 @generator.command()
-@click.argument("name")
+@click.argument("name", type=FILLED)
 @site_option
 @json_option
 @with_client
@@ -127,9 +127,9 @@ def rollback(client: ControlClient, *, name: str, site: str, as_json: bool) -> N
 
 
 @generator.command()
-@click.argument("name")
+@click.argument("name", type=FILLED)
 @site_option
-@click.option("--lines", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many of the last lines")
+@click.option("--lines", type=WholeNumber(1, 10_000), default=100, show_default=True, help="How many of the last lines")
 @click.option("--follow", "-f", is_flag=True, help="Go on with what comes, until Ctrl-C")
 @json_option
 @with_client
@@ -152,7 +152,7 @@ def logs(client: ControlClient, *, name: str, site: str, lines: int, follow: boo
 
 
 @generator.command()
-@click.argument("name")
+@click.argument("name", type=FILLED)
 @site_option
 @click.option("--yes", is_flag=True, help="Do not ask")
 @with_client

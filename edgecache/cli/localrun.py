@@ -84,13 +84,17 @@ def run(
         raise click.UsageError("give --request or --target and --header, not both")
     if origin is not None and not _is_origin(origin):
         raise click.UsageError(f"--origin {origin!r} is not http://HOST:PORT")
+    if target is not None and not target.startswith("/"):
+        raise click.UsageError(f"--target {target!r} does not begin with /, as paths do")
     packed = pack(bundle_directory(path))
     sample = packed.manifest.sample
     shown = [f"{name}: {value}" for name, value in sample.headers] if target is None and not headers else list(headers)
     text = "\n".join([f"{method} {target or sample.path}", *shown]).encode("utf-8", "surrogateescape") + b"\n\n"
     data = text if message is None else _read(message)
     wrong = CommandFailed if message is not None or (target is None and not headers and method == "GET") else WrongUse
-    answer, outcome = asyncio.run(_call(packed, _parsed(data, wrong), origin, engine))
+    asked = _parsed(data, wrong)
+    _tell_of_routes(packed.manifest.routes, asked[0].target.partition("?")[0])
+    answer, outcome = asyncio.run(_call(packed, asked, origin, engine))
     _tell(outcome)
     if not outcome.ok:
         detail = placed(outcome.detail, bundle_directory(path) / packed.manifest.program)
@@ -99,6 +103,15 @@ def run(
             advice=_ADVICE.get(outcome.end, "see what it logged above; docs/guest.md names every way in which a request ends"),
         )
     _print_answer(answer, body_only=body_only)
+
+
+def _tell_of_routes(routes: tuple[str, ...], path: str) -> None:
+    """An edge asks a program for what its routes claim alone; here it is asked all the same."""
+    from edgecache.policy.globs import GlobIndex  # noqa: PLC0415 (as above)
+    from edgecache.policy.paths import normal  # noqa: PLC0415
+
+    if GlobIndex((route, True) for route in routes).find(normal(path)) is None:
+        click.echo(f"note: no edge would ask this program for {path}: its routes are {', '.join(routes)}", err=True)
 
 
 def _read(message: Path) -> bytes:

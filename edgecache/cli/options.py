@@ -19,6 +19,30 @@ R = TypeVar("R")
 TOKEN_FILE = "operator.token"  # noqa: S105 (a file's name)
 
 
+class Filled(click.types.StringParamType):
+    """Text, but not none: a shell's variable that is not set must not widen what a command is about."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(super().convert(value, param, ctx))
+        if not text.strip():
+            self.fail("it is empty: a variable of the shell that is not set?", param, ctx)
+        return text
+
+
+class WholeNumber(click.IntRange):
+    """As its base, told of in words."""
+
+    name = "whole number"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "N" if isinstance(param, click.Option) else (param.name or "n").upper()
+
+
+FILLED = Filled()
+
+
 def with_client(command: Callable[Concatenate[ControlClient, P], R]) -> Callable[..., R]:
     """Add --url, --token and --state; pass the client as first argument."""
 
@@ -62,7 +86,7 @@ def _operator_token(state: Path | None) -> str | None:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts")
-site_option = click.option("--site", required=True, metavar="SITE", help="The site that owns it")
+site_option = click.option("--site", type=FILLED, required=True, metavar="SITE", help="The site that owns it")
 
 
 def print_json(document: object) -> None:

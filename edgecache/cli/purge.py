@@ -11,7 +11,7 @@ import click
 
 from edgecache.cli.client import ControlClient, Json
 from edgecache.cli.errors import CommandFailed
-from edgecache.cli.options import json_option, print_json, with_client
+from edgecache.cli.options import FILLED, json_option, print_json, with_client
 
 _AT_ONCE: Final = 1_000
 """URLs of one request to the API."""
@@ -20,12 +20,12 @@ _MAX_FILE_BYTES: Final = 64 << 20
 
 
 @click.command()
-@click.argument("urls", nargs=-1, metavar="[URL]…")
+@click.argument("urls", type=FILLED, nargs=-1, metavar="[URL]…")
 @click.option("--file", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE|-", help="URLs from there, one a line")
-@click.option("--tag", metavar="TAG", help="All that carry this tag")
-@click.option("--prefix", metavar="URL", help="All whose absolute URL begins so")
-@click.option("--host", metavar="NAME", help="All of this host")
-@click.option("--site", metavar="SITE", help="All of this site; beside another choice, narrow it to the site")
+@click.option("--tag", type=FILLED, metavar="TAG", help="All that carry this tag")
+@click.option("--prefix", type=FILLED, metavar="URL", help="All whose absolute URL begins so")
+@click.option("--host", type=FILLED, metavar="NAME", help="All of this host")
+@click.option("--site", type=FILLED, metavar="SITE", help="All of this site; beside another choice, narrow it to the site")
 @click.option("--all", "everything", is_flag=True, help="All there is")
 @click.option("--soft", is_flag=True, help="Mark stale, to be revalidated, rather than remove")
 @click.option("--refresh", is_flag=True, help="Fetch anew in the background rather than remove; what is there answers meanwhile")
@@ -50,8 +50,10 @@ def purge(
         urls = (*urls, *_listed(file))
     asked: Json = {"urls": list(urls), "tag": tag, "prefix": prefix, "host": host, "everything": everything}
     chosen = {key: value for key, value in asked.items() if value}
-    if len(chosen) > 1 or not (chosen or site):
+    if not (chosen or site):
         raise click.UsageError("say what to purge, one of: URL…, --file, --tag, --prefix, --host, --site, --all")
+    if len(chosen) > 1:
+        raise click.UsageError("a purge is by URLs, --tag, --prefix, --host or --all: give one of them, and --site to narrow it")
     if soft and refresh:
         raise click.UsageError("a purge is --soft or --refresh, not both")
     body = chosen | ({"site": site} if site else {}) | ({"soft": True} if soft else {})

@@ -10,7 +10,7 @@ import click
 
 from edgecache.cli.client import ControlClient, Json
 from edgecache.cli.groups import CommandGroup
-from edgecache.cli.options import json_option, print_json, with_client
+from edgecache.cli.options import FILLED, WholeNumber, json_option, print_json, with_client
 from edgecache.cli.originforms import ORIGIN_HELP, UPSTREAM_HELP, origins_of, texts_of, upstream_of, urls_of
 from edgecache.cli.tables import print_table, shown
 
@@ -27,8 +27,8 @@ def _rules(command: _Options) -> _Options:
     """The options that adding and changing a site share."""
     options = (
         click.option("--upstream", "upstream", multiple=True, metavar="KEY=VALUE", help=UPSTREAM_HELP),
-        click.option("--cluster", help="Cluster whose share it shares  [default: default]"),
-        click.option("--cap", type=click.IntRange(0, 100_000), help="Never more than this many percent of one CPU; 0: no cap"),
+        click.option("--cluster", type=FILLED, help="Cluster whose share it shares  [default: default]"),
+        click.option("--cap", type=WholeNumber(0, 100_000), help="Never more than this many percent of one CPU; 0: no cap"),
         click.option("--cache", "cache", multiple=True, metavar="KEY=VALUE", help="A cache rule, such as default_ttl=60s"),
         click.option("--access", "access", multiple=True, metavar="KEY=VALUE", help="A rule for clients, such as client_rate=50"),
         click.option(
@@ -37,7 +37,7 @@ def _rules(command: _Options) -> _Options:
         click.option(
             "--ceiling", "ceiling", multiple=True, metavar="KEY=VALUE", help="A limit's ceiling, such as cpu=100ms or vms=8"
         ),
-        click.option("--max-generators", type=click.IntRange(0, 100_000), help="A push of one more is refused  [default: 1000]"),
+        click.option("--max-generators", type=WholeNumber(0, 100_000), help="A push of one more is refused  [default: 1000]"),
     )
     return functools.reduce(lambda made, option: option(made), reversed(options), command)
 
@@ -72,13 +72,13 @@ def _asked(
 
 
 @site.command()
-@click.argument("name")
+@click.argument("name", type=FILLED)
 @click.option(
     "--host", "hosts", multiple=True, required=True, metavar="NAME", help="Host name, *.example.org, or *; repeat it for more"
 )
 @click.option("--origin", "origins", multiple=True, metavar="URL", help=ORIGIN_HELP)
 @click.option(
-    "--weight", type=click.IntRange(1, 1_000_000), default=1, show_default=True, help="Share of the CPU, against other sites"
+    "--weight", type=WholeNumber(1, 1_000_000), default=1, show_default=True, help="Share of the CPU, against other sites"
 )
 @_rules
 @json_option
@@ -101,6 +101,8 @@ def add(
         print_json(found)
     else:
         click.echo(f"added site {name} for {shown(hosts)}")
+        if not origins:
+            click.echo("  it has no origin: what no generator answers is an error; add one with `site set --origin`", err=True)
 
 
 @site.command("list")
@@ -131,7 +133,7 @@ def list_sites(client: ControlClient, as_json: bool) -> None:
 
 
 @site.command()
-@click.argument("name")
+@click.argument("name", type=FILLED)
 @json_option
 @with_client
 def show(client: ControlClient, name: str, as_json: bool) -> None:
@@ -144,10 +146,10 @@ def show(client: ControlClient, name: str, as_json: bool) -> None:
 
 
 @site.command("set")
-@click.argument("name")
+@click.argument("name", type=FILLED)
 @click.option("--host", "hosts", multiple=True, metavar="NAME", help="Replace the host names; repeat it for more")
 @click.option("--origin", "origins", multiple=True, metavar="URL", help="Replace the origins: as for add")
-@click.option("--weight", type=click.IntRange(1, 1_000_000), help="Share of the CPU, against other sites")
+@click.option("--weight", type=WholeNumber(1, 1_000_000), help="Share of the CPU, against other sites")
 @_rules
 @json_option
 @with_client
@@ -178,7 +180,7 @@ def set_site(
 
 
 @site.command()
-@click.argument("name")
+@click.argument("name", type=FILLED)
 @click.option("--yes", is_flag=True, help="Do not ask")
 @with_client
 def remove(client: ControlClient, *, name: str, yes: bool) -> None:

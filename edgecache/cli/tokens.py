@@ -6,7 +6,7 @@ import click
 
 from edgecache.cli.client import ControlClient, Json
 from edgecache.cli.groups import CommandGroup
-from edgecache.cli.options import json_option, print_json, with_client
+from edgecache.cli.options import FILLED, json_option, print_json, with_client
 from edgecache.cli.tables import print_table
 
 VERBS = ("push", "activate", "purge", "logs", "read")
@@ -28,10 +28,10 @@ def _verbs(_ctx: click.Context, _param: click.Parameter, value: str | None) -> l
 
 
 @token.command()
-@click.option("--site", metavar="SITE", help="The one site it is for; without it, --verbs read is for all")
+@click.option("--site", type=FILLED, metavar="SITE", help="The one site it is for; without it, --verbs read is for all")
 @click.option("--verbs", callback=_verbs, metavar="VERB,…", help=f"What it may do there: {', '.join(VERBS)}")
 @click.option("--operator", is_flag=True, help="A token that may do everything")
-@click.option("--expires-in", metavar="DURATION", help="Such as 12h or 30d; without it, never")
+@click.option("--expires-in", type=FILLED, metavar="DURATION", help="Such as 12h or 30d; without it, never")
 @click.option("--note", default="", help="Who it is for")
 @json_option
 @with_client
@@ -61,7 +61,7 @@ def create(
 
 
 @token.command("list")
-@click.option("--site", metavar="SITE", help="Only this site's")
+@click.option("--site", type=FILLED, metavar="SITE", help="Only this site's")
 @json_option
 @with_client
 def list_tokens(client: ControlClient, site: str | None, as_json: bool) -> None:
@@ -88,7 +88,7 @@ def list_tokens(client: ControlClient, site: str | None, as_json: bool) -> None:
 
 
 @token.command()
-@click.argument("token_id", metavar="ID")
+@click.argument("token_id", type=FILLED, metavar="ID")
 @with_client
 def revoke(client: ControlClient, token_id: str) -> None:
     """Revoke the token ID (as listed) at once."""

@@ -18,7 +18,7 @@ import click
 from edgecache.cli.client import ControlClient, Json
 from edgecache.cli.errors import CommandFailed
 from edgecache.cli.figures import duration, size
-from edgecache.cli.options import with_client
+from edgecache.cli.options import WholeNumber, with_client
 from edgecache.cli.tables import shown
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _WIDE: Final = 200
 @click.option(
     "--every", type=click.FloatRange(0.2, 60), default=1.0, show_default=True, metavar="SECONDS", help="Between two looks"
 )
-@click.option("--times", type=click.IntRange(1), help="Print so many looks, one after the other, and stop")
+@click.option("--times", type=WholeNumber(1), help="Print so many looks, one after the other, and stop")
 @with_client
 def top(client: ControlClient, every: float, times: int | None) -> None:
     """Watch the edge, live: what it answers, and who gets its CPU. Ctrl-C ends.

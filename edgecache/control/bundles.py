@@ -6,22 +6,19 @@ those bytes, so that `sha256sum` proves it. Blocking: callers use a thread. Know
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from edgecache.control.archive import ArchiveError, read_archive
+from edgecache.control.durable import TEMPORARY, write_durably
 from edgecache.control.settings import BundleLimits
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _MAX_LENGTH_DIGITS: Final = 12
-_TEMPORARY: Final = ".incoming-"
 
 
 class BundleError(Exception):
@@ -74,7 +71,7 @@ class BundleStore:
     def prepare(self) -> None:
         """Make the directory; remove what an interrupted write left."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for leftover in self._directory.glob(f"{_TEMPORARY}*"):
+        for leftover in self._directory.glob(f"{TEMPORARY}*"):
             leftover.unlink(missing_ok=True)
 
     def put(self, bundle: Bundle) -> None:
@@ -82,19 +79,7 @@ class BundleStore:
         target = self._path(bundle.digest)
         if target.exists():
             return
-        descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=self._directory)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.writelines(_framed(bundle.files))
-                file.flush()
-                os.fchmod(file.fileno(), 0o400)
-                os.fsync(file.fileno())
-            Path(name).replace(target)
-            _sync_directory(self._directory)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(name).unlink(missing_ok=True)
-            raise
+        write_durably(target, _framed(bundle.files), mode=0o400)
 
     def get(self, digest: str) -> Bundle:
         """Read back and prove. Raises BundleError when it is missing or not what was stored."""
@@ -157,11 +142,3 @@ def _netstring(data: bytes, position: int) -> tuple[bytes, int]:
     if end < 0 or data[end : end + 1] != b",":
         raise BundleError("a stored bundle is not a sequence of netstrings")
     return data[colon + 1 : end], end + 1
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

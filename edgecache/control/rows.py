@@ -87,6 +87,7 @@ def all_tokens(connection: sqlite3.Connection) -> tuple[Token, ...]:
 
 
 def add_token(connection: sqlite3.Connection, token: Token, limit: int) -> None:
+    connection.execute("DELETE FROM tokens WHERE expires <= ?", (token.created,))
     _room(connection, "SELECT count(*) FROM tokens", (), limit, "tokens")
     values = (token.id, token.sha256, token.site, " ".join(sorted(token.verbs)), token.created, token.expires, token.note)
     connection.execute("INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?)", values)

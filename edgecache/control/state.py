@@ -79,7 +79,7 @@ class State(Protocol):
     async def tokens(self) -> tuple[Token, ...]: ...
 
     async def add_token(self, token: Token) -> None:
-        """Raises Missing where there is no such site, TooMany."""
+        """Those that had expired by its making go. Raises Missing where there is no such site, TooMany."""
 
     async def remove_token(self, token_id: str) -> None:
         """Raises Missing."""

@@ -5,10 +5,8 @@ Held in memory besides `state`, so that a broken database does not lock the oper
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
-import os
 import re
 import secrets
 from collections.abc import Callable
@@ -16,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from edgecache.control.durable import write_durably
 from edgecache.control.records import Token, Verb
 from edgecache.control.state import State
 
@@ -69,11 +68,15 @@ class Tokens:
         return token if token is not None and same and not token.expired(self._now()) else None
 
     async def create(self, *, site: str | None, verbs: frozenset[Verb], lifetime: float | None, note: str) -> Minted:
-        """`lifetime` in seconds. Raises Missing where there is no such site, TooMany, StateError."""
+        """`lifetime` in seconds. Tokens that have expired go: those with short lives must not fill the room for good.
+
+        Raises Missing where there is no such site, TooMany, StateError.
+        """
         now = self._now()
         minted = mint(site=site, verbs=verbs, now=now, expires=None if lifetime is None else now + lifetime, note=note)
         await self._state.add_token(minted.token)
-        self._by_id[minted.token.id] = minted.token
+        valid = [token for token in self._by_id.values() if not token.expired(now)]
+        self._by_id = {token.id: token for token in (*valid, minted.token)}
         return minted
 
     async def revoke(self, token_id: str) -> None:
@@ -99,7 +102,7 @@ class Tokens:
             return None
         minted = mint(site=None, verbs=frozenset(Verb), now=now, note="written at first start")
         path = directory / OPERATOR_FILE
-        _write_secret(path, minted.text + "\n")
+        write_durably(path, [minted.text.encode() + b"\n"], mode=0o600)
         await self._state.add_token(minted.token)
         self._by_id[minted.token.id] = minted.token
         return path
@@ -107,19 +110,3 @@ class Tokens:
 
 def _sha256(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
-
-
-def _write_secret(path: Path, text: str) -> None:
-    """Atomically, never readable by others, whatever the umask and whatever stood there before."""
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise

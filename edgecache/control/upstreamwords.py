@@ -261,7 +261,7 @@ def take_upstream(given: Mapping[str, object], base: UpstreamRule, where: str) -
         if key == "balance":
             changes[key] = _taken(_BALANCE, value, at)
         elif key not in SECTIONS:
-            raise ValueError(f"{where}: unknown member {key[:60]!r}; known here: balance, {', '.join(SECTIONS)}")
+            raise ValueError(f"{where}: unknown key {key[:60]!r}; known here: balance, {', '.join(SECTIONS)}")
         elif value is None:
             changes[key] = getattr(DEFAULT_UPSTREAM, key)
         elif not isinstance(value, dict):
@@ -330,7 +330,7 @@ def plain(origin: Origin) -> bool:
 def _members(given: Mapping[str, object], words: Mapping[str, Word], where: str) -> dict[str, Any]:
     for key in given:
         if key not in words:
-            raise ValueError(f"{where}: unknown member {key[:60]!r}; known here: {', '.join(words)}")
+            raise ValueError(f"{where}: unknown key {key[:60]!r}; known here: {', '.join(words)}")
     return {key: _taken(words[key], value, f"{where}.{key}") for key, value in given.items()}
 
 

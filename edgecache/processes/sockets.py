@@ -16,7 +16,10 @@ def bind(host: str, port: int, copies: int) -> tuple[socket.socket, ...]:
 
     A single copy shares its port with nobody.
     """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise OSError(error.errno, f"cannot listen on {host} port {port}: {error.strerror}") from error
     addresses = dict.fromkeys((family, address) for family, _, _, _, address in found)
     made: list[socket.socket] = []
     try:

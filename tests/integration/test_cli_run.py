@@ -142,6 +142,17 @@ def test_what_is_no_request_is_told(bundles: Path, message: bytes) -> None:
     assert "not a request" in told
 
 
+def test_a_target_is_a_path(bundles: Path) -> None:
+    _, told = run(bundles / "hello", "--target", "hello", code=2)
+    assert "--target 'hello' does not begin with /" in told
+
+
+@pytest.mark.parametrize(("target", "noted"), [("/hello/x?/other", False), ("/a/../hello", False), ("/other?/hello", True)])
+def test_who_asks_for_what_no_route_claims_is_told(bundles: Path, target: str, noted: bool) -> None:
+    _, told = run(bundles / "hello", "--target", target)
+    assert ("its routes are /hello, /hello/*" in told) is noted
+
+
 def test_a_program_that_is_none_is_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "generator.yaml").write_text("name: g\nprogram: g\nconvention: cgi\nroutes: [/g]\n")
     (tmp_path / "g").write_text("#!/bin/sh\necho hello\n")

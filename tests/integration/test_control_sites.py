@@ -20,7 +20,8 @@ from tests.control_support import bundle, running
 CONFIG = Site(name="conf", hosts=("conf.test",), origins=("http://127.0.0.1:1",), from_config=True)
 BAD_SITES = {
     "unknown key": ({"host": ["a.test"]}, "did you mean hosts"),
-    "unknown cache key": ({"cache": {"ttl": "60s"}}, "unknown key 'ttl'"),
+    "unknown cache key": ({"cache": {"ttl": "60s"}}, "unknown key 'ttl'; known here: default_ttl"),
+    "unknown key of a part of upstream": ({"upstream": {"health": {"xyzzy": 1}}}, "unknown key 'xyzzy'; known here: path"),
     "no unit": ({"cache": {"default_ttl": "60"}}, "has no unit"),
     "unknown coding": ({"cache": {"compress": ["deflate"]}}, "deflate"),
     "coding twice": ({"cache": {"compress": ["br", "br"]}}, "twice"),

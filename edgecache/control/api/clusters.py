@@ -68,7 +68,7 @@ async def remove_cluster(call: Call) -> web.Response:
         _changeable(call, cluster)
         sites = _sites(call, cluster.name)
         if sites and cluster.name != DEFAULT_CLUSTER:
-            detail = f"{len(sites)} sites are in the cluster {cluster.name}: {', '.join(sites[:5])}"
+            detail = f"the cluster {cluster.name} has sites: {', '.join(sites[:5])}{', …' if len(sites) > 5 else ''}"
             raise Problem(Code.CONFLICT, detail, "give them another cluster first")
         try:
             await call.services.clusters.remove(cluster.name)

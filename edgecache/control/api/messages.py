@@ -172,8 +172,8 @@ def _invalid(said: str, shape: type[msgspec.Struct]) -> Problem:
     if unknown := _UNKNOWN_FIELD.fullmatch(message):
         field = unknown["field"]
         message = f"unknown key {field[:60]!r}"
-        if place == "$":
-            known = shape.__struct_encode_fields__
+        if (inner := _shape_at(place, shape)) is not None:
+            known = inner.__struct_encode_fields__
             message += _nearest(field, known) or (f"; known here: {', '.join(known)}" if known else "; there are none here")
         place = f"{place}.{field[:60]}"
     elif message.startswith("Invalid enum value"):
@@ -181,6 +181,20 @@ def _invalid(said: str, shape: type[msgspec.Struct]) -> Problem:
     if message.startswith("Expected `"):
         message = _TYPE.sub(lambda found: _JSON_TYPES[found[1]], message)
     return Problem(Code.BAD_REQUEST, f"{place}: {message}", "correct the body; /v1/openapi.json says what is right", where=place)
+
+
+def _shape_at(place: str, shape: type[msgspec.Struct]) -> type[msgspec.Struct] | None:
+    """The form of the object at `place`, such as `$.upstream.health`; None where it is no one form."""
+    for name in place.removeprefix("$").replace("[...]", "").split("."):
+        if not name:
+            continue
+        known = get_type_hints(shape).get(re.sub(r"\[\d*\]$", "", name))
+        kinds = [known, *get_args(known), *(inner for kind in get_args(known) for inner in get_args(kind))]
+        forms = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, msgspec.Struct)]
+        if len(forms) != 1:
+            return None
+        shape = forms[0]
+    return shape
 
 
 def _choices(place: str, shape: type[msgspec.Struct]) -> str:

@@ -30,7 +30,8 @@ def open_index(settings: DiskSettings) -> Index:
             _remove(settings.path)
             return Index(settings.path / "index", settings.map_bytes)
     except (OSError, lmdb.Error) as error:
-        raise DiskError(f"the disk tier {settings.path} cannot be opened: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DiskError(f"the disk tier {settings.path} cannot be opened: {reason}") from error
 
 
 def _remove(directory: Path) -> None:

@@ -93,6 +93,22 @@ def test_a_problem_document_is_told_with_place_and_advice(run: Run, api: PlayedA
     assert result.err == "edgecache: the host a.test belongs to another site ($.hosts[0])\n  What to do: choose another host\n"
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (
+            "choose another name, or change it with PATCH /v1/sites/shop",
+            "choose another name, or change it with `edgecache site set shop`",
+        ),
+        ("add it with PUT /v1/clusters/NAME first", "add it with `edgecache cluster set NAME` first"),
+        ("correct the body; /v1/openapi.json says what is right", "correct it; the command's --help says what it takes"),
+    ],
+)
+def test_what_to_do_is_said_in_commands(run: Run, api: PlayedApi, said: str, shown: str) -> None:
+    api.will_answer(409, {"detail": "no", "advice": said})
+    assert run("site", "list", *api.arguments).err == f"edgecache: no\n  What to do: {shown}\n"
+
+
 def test_every_mistake_of_a_document_is_told(run: Run, api: PlayedApi) -> None:
     errors = [
         {"message": "unknown key", "file": "generator.yaml", "line": 4, "column": 3, "key": "foo"},
@@ -165,7 +181,14 @@ def test_a_created_token_stands_alone_on_standard_output(run: Run, api: PlayedAp
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("--site", "shop"), ("--verbs", "push"), ("--operator", "--site", "shop"), ("--site", "shop", "--verbs", "push,fly")],
+    [
+        (),
+        ("--site", "shop"),
+        ("--verbs", "push"),
+        ("--verbs", "read", "--site", ""),
+        ("--operator", "--site", "shop"),
+        ("--site", "shop", "--verbs", "push,fly"),
+    ],
 )
 def test_token_create_needs_a_site_with_verbs_or_operator(run: Run, api: PlayedApi, arguments: tuple[str, ...]) -> None:
     assert run("token", "create", *arguments, *api.arguments).code == 2
@@ -191,7 +214,16 @@ def test_purge_sends_one_choice(run: Run, api: PlayedApi, arguments: tuple[str, 
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("--soft",), ("--tag", "t", "--all"), ("--tag", "t", "--soft", "--refresh"), ("http://a.test/", "--tag", "t")],
+    [
+        (),
+        ("--soft",),
+        ("--tag", "t", "--all"),
+        ("--tag", "", "--site", "s"),
+        ("--tag", "t", "--site", ""),
+        ("", "--site", "s"),
+        ("--tag", "t", "--soft", "--refresh"),
+        ("http://a.test/", "--tag", "t"),
+    ],
 )
 def test_purge_of_nothing_or_of_two_things_is_a_usage_error(run: Run, api: PlayedApi, arguments: tuple[str, ...]) -> None:
     assert run("purge", *arguments, *api.arguments).code == 2

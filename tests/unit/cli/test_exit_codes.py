@@ -11,6 +11,7 @@ import click
 import pytest
 
 from edgecache.cli import cli, localrun
+from edgecache.cli.options import FILLED
 from sandbox.engines import ENGINES
 from tests.unit.cli.conftest import PlayedApi, Run
 
@@ -83,6 +84,17 @@ def test_options_and_arguments_that_cannot_be_are_usage(run: Run, name: tuple[st
             assert run(*name, *required, param.opts[0], "nonsense").code == 2, param.name
             if not isinstance(param.type, click.Choice) and param.type.min is not None:
                 assert run(*name, *required, f"{param.opts[0]}={param.type.min - 1}").code == 2, param.name
+
+
+@pytest.mark.parametrize("name", ASKING, ids=" ".join)
+def test_an_empty_name_never_widens_what_is_asked(run: Run, api: PlayedApi, name: tuple[str, ...]) -> None:
+    """As from a shell's variable that is not set: `--tag t --site "$SITE"` is not about all sites."""
+    for param in COMMANDS[name].params:
+        if param.type is FILLED and isinstance(param, click.Option):
+            assert run(*name, *ASKING[name], param.opts[0], "", *api.arguments).code == 2, param.name
+        elif param.type is FILLED:
+            assert run(*name, *("" if word == ASKING[name][0] else word for word in ASKING[name]), *api.arguments).code == 2
+    assert api.asked == []
 
 
 @pytest.mark.parametrize("name", ASKING, ids=" ".join)

@@ -11,7 +11,7 @@ import pytest
 from edgecache.control.records import Verb
 from edgecache.control.settings import ControlSettings
 from edgecache.control.sqlite_state import DATABASE, SqliteState
-from edgecache.control.state import Missing
+from edgecache.control.state import Missing, TooMany
 from edgecache.control.tokens import Tokens, mint
 
 
@@ -67,6 +67,24 @@ async def test_a_token_ends_when_it_expires(state: SqliteState) -> None:
     assert tokens.authenticate(made.text)
     clock.now += 0.1
     assert tokens.authenticate(made.text) is None
+
+
+async def test_tokens_that_have_expired_leave_room_for_others(tmp_path: Path) -> None:
+    clock = Clock()
+    state = SqliteState(ControlSettings(state_dir=tmp_path, tokens=2))
+    await state.open()
+    try:
+        tokens = Tokens(state, clock)
+        for_ever = await tokens.create(site=None, verbs=frozenset({Verb.READ}), lifetime=None, note="")
+        for _ in range(5):
+            brief = await tokens.create(site=None, verbs=frozenset({Verb.READ}), lifetime=10.0, note="")
+            with pytest.raises(TooMany):
+                await tokens.create(site=None, verbs=frozenset({Verb.READ}), lifetime=10.0, note="")
+            assert tokens.listed() == (for_ever.token, brief.token) == await state.tokens()
+            clock.now += 10.0
+        assert tokens.authenticate(for_ever.text)
+    finally:
+        await state.close()
 
 
 async def test_a_revoked_token_ends_at_once(state: SqliteState) -> None:

@@ -150,9 +150,9 @@ def test_what_is_wrong_in_a_file_is_named_with_its_place(text: str, said: str) -
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"x": 1}, "$: unknown member 'x'"),
+        ({"x": 1}, "$: unknown key 'x'"),
         ({"health": 1}, "$.health: must be an object or null"),
-        ({"health": {"x": 1}}, "$.health: unknown member 'x'"),
+        ({"health": {"x": 1}}, "$.health: unknown key 'x'"),
         ({"health": {"interval": 5}}, "$.health.interval: must be text with a unit"),
         ({"health": {"interval": "5 parsecs"}}, "$.health.interval: '5 parsecs' has an unknown unit"),
         ({"health": {"interval": "1d"}}, "$.health.interval: must be from 100ms to 1h"),
@@ -202,7 +202,7 @@ def test_origins_in_both_forms(text: str, shown: object, origin: Origin) -> None
         ({"url": "ftp://a"}, "$.url: "),
         ({"url": "http://a", "weight": 0}, "$.weight: must be a whole number from 1 to 1000"),
         ({"url": "http://a", "proxy_protocol": 3}, "$.proxy_protocol: "),
-        ({"url": "http://a", "wait": 1}, "$: unknown member 'wait'"),
+        ({"url": "http://a", "wait": 1}, "$: unknown key 'wait'"),
         ("http://u:secret@a", "$: must hold no user name"),
     ],
 )

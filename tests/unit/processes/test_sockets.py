@@ -33,6 +33,11 @@ def test_copies_share_a_port_that_nobody_else_may_take() -> None:
         close_all(made)
 
 
+def test_a_name_that_does_not_resolve_is_named() -> None:
+    with pytest.raises(OSError, match=r"cannot listen on no\.invalid port 1: "):
+        bind("no.invalid", 1, 1)
+
+
 def test_each_address_of_a_name_has_its_copies() -> None:
     made = bind("localhost", 0, 2)
     try:

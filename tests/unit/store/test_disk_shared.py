@@ -151,6 +151,13 @@ def test_mistakes_in_the_configuration_are_named(tmp_path: Path, text: str, said
         load(tmp_path / "edge.yaml")
 
 
+async def test_a_directory_that_cannot_be_made_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    settings = DiskSettings(path=tmp_path / "file" / "tier", capacity_bytes=16 * MIB)
+    with pytest.raises(OSError, match=r"tier cannot be opened: Not a directory$"):
+        await DiskTier(settings).start()
+
+
 def test_the_path_is_relative_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "edge.yaml").write_text("cache:\n  disk: {path: on/disk, bytes: 1GiB, large: 1MiB}\n")
     disk = load(tmp_path / "edge.yaml").cache.disk
