@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import os
 import random
@@ -17,7 +18,13 @@ import pytest
 from edgecache.policy.purging import Purge
 from edgecache.policy.rule import CacheRule
 from edgecache.policy.upstream import BreakerRule, RetryRule, Timeouts, UpstreamRule
+from edgecache.serve.call import Call
+from edgecache.serve.connection import Connection
+from edgecache.serve.errand import Errand
 from edgecache.serve.settings import ServeSettings
+from edgecache.serve.turnstile import Turnstile
+from edgecache.upstream.begun import BegunExchange, Sent
+from edgecache.upstream.collapse import Seat
 from edgecache.upstream.settings import UpstreamSettings
 from tests.integration.proxy_support import Edge, edge_for, raw_origin, read_head, until
 
@@ -165,7 +172,7 @@ class Client:
         for _ in range(self.random.randint(1, 12)):
             wanted = [self._request() for _ in range(self.random.choice((1, 1, 1, 2, 5)))]
             data = b"".join(self._encoded(method, path, extra) for method, path, extra in wanted)
-            leaves = self.random.random()
+            leaves, floor = self.random.random(), self.generations.floor
             if leaves < 0.03:
                 writer.write(data[: self.random.randrange(len(data))])
                 return sent + 1
@@ -174,7 +181,6 @@ class Client:
                 writer.write(data[:cut])
                 await asyncio.sleep(0.002)
                 data = data[cut:]
-            floor = self.generations.floor
             writer.write(data)
             sent += len(wanted)
             if leaves < 0.12:
@@ -253,6 +259,13 @@ def quiet(edge: Edge) -> bool:
     return len(edge.pipeline.flights) == 0 and not any(places) and edge.listener.connections == 0
 
 
+def left_over() -> Counter[str]:
+    """What lives for a request or a connection, and is still there."""
+    gc.collect()
+    kinds = (Errand, Seat, BegunExchange, Sent, Call, Connection, Turnstile)
+    return Counter(type(each).__name__ for each in gc.get_objects() if isinstance(each, kinds))
+
+
 async def meddle(edge: Edge, chance: random.Random, generations: Generations) -> None:
     """What an operator does meanwhile."""
     while True:
@@ -288,6 +301,7 @@ async def test_whatever_goes_wrong_answers_are_their_askers_and_nothing_is_left(
         await asyncio.gather(*(client.run(REQUESTS // CLIENTS) for client in clients))
         meddling.cancel()
         await until(lambda: quiet(edge), ANSWER_SECONDS)
+        await until(lambda: not left_over(), ANSWER_SECONDS)
         statuses = sum((client.statuses for client in clients), Counter[int]())
         assert statuses[200] > REQUESTS // 4, statuses
         assert edge.pipeline.errands.answered > 0
