@@ -341,7 +341,9 @@ class Connection(Sending, Turns):
         if transport is None or transport.is_closing():
             return
         if transport.can_write_eof():
-            transport.write_eof()
+            # A client that has reset the connection is not connected, which is no ConnectionError.
+            with suppress(OSError):
+                transport.write_eof()
         self._gone = self._loop.create_future()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._client_settings.linger_timeout):

@@ -162,6 +162,8 @@ class OriginProtocol(ResponseHandler):
 
     def _completed(self) -> None:
         self.intake.complete = True
+        # A kept connection keeps nothing else: who listens knows a request, and its client's connection.
+        self.on_interim = None
         self._start_idling()
 
     def _start_idling(self) -> None:

@@ -230,3 +230,16 @@ async def test_what_an_origin_says_when_it_gives_up_an_idle_connection_is_no_ans
         await edge.fetch("/first")
         got = await edge.fetch("/a")
         assert (got.status, got.body) == (200, b"first")
+
+
+async def test_who_takes_nothing_of_a_private_answer_holds_up_nobody_on_the_same_connection_to_the_origin() -> None:
+    large = response(b"y" * 3_000_000, "Cache-Control: private")
+    async with scripted(lambda path: large if path == "/large" else response(b"small", "Cache-Control: no-store")) as (edge, _):
+        for _ in range(3):
+            _reader, writer = await edge.connect()
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            writer.write(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+        await asyncio.sleep(0.3)
+        for number in range(10):
+            async with asyncio.timeout(5):
+                assert (await edge.fetch(f"/small{number}")).body == b"small"

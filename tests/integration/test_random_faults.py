@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import os
 import random
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,13 @@ import pytest
 from edgecache.policy.purging import Purge
 from edgecache.policy.rule import CacheRule
 from edgecache.policy.upstream import BreakerRule, RetryRule, Timeouts, UpstreamRule
+from edgecache.serve.call import Call
+from edgecache.serve.connection import Connection
+from edgecache.serve.errand import Errand
 from edgecache.serve.settings import ServeSettings
+from edgecache.serve.turnstile import Turnstile
+from edgecache.upstream.begun import BegunExchange, Sent
+from edgecache.upstream.collapse import Seat
 from edgecache.upstream.settings import UpstreamSettings
 from tests.integration.proxy_support import Edge, edge_for, raw_origin, read_head, until
 
@@ -30,10 +36,14 @@ ANSWER_SECONDS = 10.0
 """Within which a request is answered or its connection closed; far more than the sum of the edge's own limits below."""
 _FAULTS = (
     "plain", "plain", "plain", "plain", "plain", "chunked", "pieces", "chunked pieces", "no length", "private", "no-cache",
-    "varies", "close after", "close before", "close in head", "close in body", "silent", "stalls", "longer", "two",
+    "varies", "selects", "selects", "close after", "close before", "close in head", "close in body", "silent", "stalls",
+    "longer", "two",
     "hints", "continue", "no content", "error", "no http", "two lengths", "both framings", "folded", "large head", "large",
     "204 with body", "unasked 206",
 )  # fmt: skip
+
+_OF_ONE = re.compile(rb"\r\n(?:Authorization: |Cache-Control: no-store)")
+"""What is said in answer to such requests is for nobody else, though its Cache-Control says nothing of it."""
 
 
 def proof(path: str, who: str, generation: int, size: int) -> bytes:
@@ -42,12 +52,25 @@ def proof(path: str, who: str, generation: int, size: int) -> bytes:
     return hashlib.sha256(text).hexdigest().encode() + b" " + text
 
 
-def proven(body: bytes) -> tuple[str, str]:
-    """Path and client of a body. AssertionError: it is broken."""
+def proven(body: bytes) -> tuple[str, str, int]:
+    """Path, client and generation of a body. AssertionError: it is broken."""
     digest, _, text = body.partition(b" ")
     assert hashlib.sha256(text).hexdigest().encode() == digest, body[:200]
-    path, who, *_ = text.split(b" ")
-    return path.decode(), who.decode()
+    path, who, generation, _ = text.split(b" ")
+    return path.decode(), who.decode(), int(generation)
+
+
+@dataclass
+class Generations:
+    """Of all that origins say."""
+
+    made: int = 0
+    floor: int = 0
+    """What was made up to here has been purged."""
+
+    def next(self) -> int:
+        self.made += 1
+        return self.made
 
 
 @dataclass
@@ -55,7 +78,7 @@ class Chaos:
     """An origin."""
 
     random: random.Random
-    generation: count[int] = field(default_factory=lambda: count(1))
+    generations: Generations
     calm: bool = False
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -71,12 +94,14 @@ class Chaos:
         found = re.search(rb"\r\n[Cc]ookie: who=(\w+)", head)
         who = found[1].decode() if found else "-"
         fault = "plain" if self.calm else self.random.choice(_FAULTS)
-        shared = fault not in {"private", "varies"}
-        whose = "-" if shared else who
+        shared = fault not in {"private", "varies"} and not _OF_ONE.search(head)
+        language = re.search(rb"\r\nAccept-Language: (\w+)", head)
+        chosen = language[1].decode() if fault == "selects" and language else "-"
+        whose = chosen if shared else who
         sizes = {"large": 300_000, "plain": self.random.choice((0, 10, 2000, 40_000))}
-        body = proof(path, whose, next(self.generation), sizes.get(fault, 50))
+        body = proof(path, whose, self.generations.next(), sizes.get(fault, 50))
         control = {"private": "private, max-age=60", "no-cache": "no-cache"}.get(fault, "max-age=60")
-        vary = "Vary: Cookie\r\n" if fault == "varies" else ""
+        vary = {"varies": "Vary: Cookie\r\n", "selects": "Vary: Accept-Language\r\n"}.get(fault, "")
         fields = f'Cache-Control: {control}\r\n{vary}ETag: "{hashlib.sha256(body).hexdigest()[:8]}"\r\nX-Path: {path}\r\n'
         length = f"HTTP/1.1 200 OK\r\n{fields}Content-Length: {len(body)}\r\n\r\n".encode()
         chunked = f"HTTP/1.1 200 OK\r\n{fields}Transfer-Encoding: chunked\r\n\r\n".encode()
@@ -125,6 +150,7 @@ class Client:
     edge: Edge
     random: random.Random
     name: str
+    generations: Generations
     complete: Counter[str] = field(default_factory=Counter)
     """Request IDs of answers that came whole."""
     statuses: Counter[int] = field(default_factory=Counter)
@@ -146,7 +172,7 @@ class Client:
         for _ in range(self.random.randint(1, 12)):
             wanted = [self._request() for _ in range(self.random.choice((1, 1, 1, 2, 5)))]
             data = b"".join(self._encoded(method, path, extra) for method, path, extra in wanted)
-            leaves = self.random.random()
+            leaves, floor = self.random.random(), self.generations.floor
             if leaves < 0.03:
                 writer.write(data[: self.random.randrange(len(data))])
                 return sent + 1
@@ -160,11 +186,15 @@ class Client:
             if leaves < 0.12:
                 await asyncio.sleep(self.random.choice((0, 0.001, 0.02)))
                 return sent
-            for method, path, extra in wanted:
+            for method, path, _ in wanted:
                 async with asyncio.timeout(ANSWER_SECONDS):
-                    if not await self._read(reader, method, path, extra):
+                    if not await self._read(reader, method, path, floor):
                         return sent
         return sent
+
+    @property
+    def language(self) -> str:
+        return f"l{int(self.name[1:]) % 3}"
 
     def _request(self) -> tuple[str, str, str]:
         method = self.random.choice(("GET",) * 8 + ("HEAD", "POST"))
@@ -177,10 +207,11 @@ class Client:
 
     def _encoded(self, method: str, path: str, extra: str) -> bytes:
         body = "Content-Length: 3\r\n\r\nabc" if method == "POST" else "\r\n"
-        return f"{method} {path} HTTP/1.1\r\nHost: e\r\nCookie: who={self.name}\r\n{extra}{body}".encode()
+        who = f"Cookie: who={self.name}\r\nAccept-Language: {self.language}\r\n"
+        return f"{method} {path} HTTP/1.1\r\nHost: e\r\n{who}{extra}{body}".encode()
 
-    async def _read(self, reader: asyncio.StreamReader, method: str, path: str, extra: str) -> bool:
-        """One answer. False: the connection is not for another one."""
+    async def _read(self, reader: asyncio.StreamReader, method: str, path: str, floor: int) -> bool:
+        """One answer, made after `floor`. False: the connection is not for another one."""
         status, fields = 100, dict[str, str]()
         while status < 200:
             lines = (await read_head(reader)).decode("latin-1").split("\r\n")
@@ -203,9 +234,10 @@ class Client:
         if status == 200:
             assert fields["x-path"] == path
         if status == 200 and method != "HEAD":
-            of, who = proven(body)
+            of, who, generation = proven(body)
             assert of == path
-            assert who in {"-", self.name}
+            assert generation > floor
+            assert who in {"-", self.name, self.language}
         return fields.get("connection") != "close"
 
 
@@ -227,13 +259,22 @@ def quiet(edge: Edge) -> bool:
     return len(edge.pipeline.flights) == 0 and not any(places) and edge.listener.connections == 0
 
 
-async def meddle(edge: Edge, chance: random.Random) -> None:
+def left_over() -> Counter[str]:
+    """What lives for a request or a connection, and is still there."""
+    gc.collect()
+    kinds = (Errand, Seat, BegunExchange, Sent, Call, Connection, Turnstile)
+    return Counter(type(each).__name__ for each in gc.get_objects() if isinstance(each, kinds))
+
+
+async def meddle(edge: Edge, chance: random.Random, generations: Generations) -> None:
     """What an operator does meanwhile."""
     while True:
         await asyncio.sleep(chance.random() * 0.1)
         match chance.randrange(5):
             case 0:
+                floor = generations.made
                 await edge.pipeline.purge(Purge(everything=True))
+                generations.floor = floor
             case 1:
                 await edge.pipeline.purge(Purge(urls=(f"http://e/p{chance.randrange(PATHS)}",), soft=chance.random() < 0.5))
             case 2:
@@ -247,18 +288,20 @@ async def meddle(edge: Edge, chance: random.Random) -> None:
 @pytest.mark.parametrize("seed", range(int(os.environ.get("EDGECACHE_FAULT_SEEDS", "4"))))
 async def test_whatever_goes_wrong_answers_are_their_askers_and_nothing_is_left(seed: int) -> None:
     chance = random.Random(seed)
-    origins = [Chaos(random.Random(chance.random())) for _ in range(2)]
+    generations = Generations()
+    origins = [Chaos(random.Random(chance.random()), generations) for _ in range(2)]
     settings = ServeSettings(keepalive_timeout=1.0, head_timeout=2.0)
     rule = CacheRule(max_object_bytes=chance.choice((30_000, 1 << 20)))
     async with contextlib.AsyncExitStack() as stack:
         urls = [await stack.enter_async_context(raw_origin(origin.handle)) for origin in origins]
         edge = await stack.enter_async_context(edge_for(*urls, rule=rule, settings=settings, upstream_rule=rule_of(chance)))
         before = descriptors()
-        clients = [Client(edge, random.Random(chance.random()), f"c{number}") for number in range(CLIENTS)]
-        meddling = asyncio.create_task(meddle(edge, chance))
+        clients = [Client(edge, random.Random(chance.random()), f"c{number}", generations) for number in range(CLIENTS)]
+        meddling = asyncio.create_task(meddle(edge, chance, generations))
         await asyncio.gather(*(client.run(REQUESTS // CLIENTS) for client in clients))
         meddling.cancel()
         await until(lambda: quiet(edge), ANSWER_SECONDS)
+        await until(lambda: not left_over(), ANSWER_SECONDS)
         statuses = sum((client.statuses for client in clients), Counter[int]())
         assert statuses[200] > REQUESTS // 4, statuses
         assert edge.pipeline.errands.answered > 0
