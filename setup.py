@@ -26,8 +26,8 @@ COMPILED: Final = {
         call errand fast_lane forwarded guard interim keeping parts purges request_id respond shape turnstile wire
     """,
     "edgecache/upstream": """
-        balancing beginning begun breaker deadlines ejection endpoint intake kept member pool predictor request_head response
-        retrying trailers whole
+        balancing beginning begun breaker deadlines ejection endpoint intake kept member pool predictor request_head reserving
+        response retrying trailers whole
     """,
     "sandbox": """
         bucket call caps claims cpuclock deadlines dispatcher express fairqueue faults frames handle keeper lane ledger memory

@@ -235,7 +235,7 @@ class Pipeline:
         """The answer that an errand could not bring by itself."""
         call = errand.call
         errand.pass_on(on_interim)
-        return await self._guarded(call, self._flyer.land(call, errand.decision, None, errand.seat, errand.since))
+        return await self._guarded(call, self._flyer.land(call, errand.decision, None, errand.seat.seat, errand.since))
 
     async def handle(
         self, request: Request, body: Body | None, client_ip: str, request_id: str, on_interim: Interim | None = None
