@@ -23,7 +23,7 @@ COMPILED: Final = {
     "edgecache/store": "entry eviction frequency groups memory",
     "edgecache/observe": "access_log counting log_writer recorder sampling",
     "edgecache/serve": """
-        call errand fast_lane forwarded guard interim keeping parts purges request_id respond shape turnstile wire
+        call errand fast_lane forwarded guard interim keeping looking parts purges request_id respond shape turnstile wire
     """,
     "edgecache/upstream": """
         balancing beginning begun breaker deadlines ejection endpoint intake kept member pool predictor request_head reserving

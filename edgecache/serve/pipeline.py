@@ -9,13 +9,12 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, NamedTuple, Protocol, assert_never
+from typing import Any, Protocol, assert_never
 
 from edgecache.observe.record import NullObserver, Observer, Record, Renewal
 from edgecache.observe.trace_context import FIELD, TraceParent, parse
 from edgecache.observe.tracing import Parent, Tracer
 from edgecache.policy.access import Refusal, may_purge, retry_after
-from edgecache.policy.esi import is_template
 from edgecache.policy.forwarding import HopsExhausted, Loop
 from edgecache.policy.invalidation import targets
 from edgecache.policy.lookup import (
@@ -31,7 +30,7 @@ from edgecache.policy.lookup import (
 )
 from edgecache.policy.message import Request, Response
 from edgecache.policy.purging import Purge
-from edgecache.policy.upgrading import Upgradable, accepted, asked, by_extended_connect
+from edgecache.policy.upgrading import Upgradable, accepted, by_extended_connect
 from edgecache.serve.answer import Answer, HeldBody
 from edgecache.serve.asking import Asker, coded
 from edgecache.serve.assembling import assemble
@@ -45,6 +44,7 @@ from edgecache.serve.flying import Flyer
 from edgecache.serve.gate import Gate, Refused
 from edgecache.serve.keeping import Keeper
 from edgecache.serve.long_bodies import LongBodies
+from edgecache.serve.looking import Looker, Missed
 from edgecache.serve.purger import Purger
 from edgecache.serve.renewing import Renewer
 from edgecache.serve.respond import Outcome, Responder
@@ -61,23 +61,6 @@ from edgecache.upstream.settings import UpstreamSettings
 _log = logging.getLogger(__name__)
 _UNSUPPORTED = frozenset({"CONNECT", "HEAD"})
 """Methods are case-sensitive (RFC 9110 section 9.1), but the client library upstream expects no body after `head` either."""
-
-
-class Hit(NamedTuple):
-    """A stored response about to answer; seconds."""
-
-    entry: Entry
-    age: float
-    lifetime_left: float
-    now: float
-    route: Route
-
-
-class Missed(NamedTuple):
-    """Nothing is stored for the request."""
-
-    decision: Miss
-    route: Route
 
 
 class Siblings(Protocol):
@@ -165,6 +148,8 @@ class Pipeline:
         )
         self._background = Background(upstream.background_limit)
         self._renewer = Renewer(self._flyer, self._background, self._route, self._renewed)
+        self._looker = Looker(sites=sites, store=store, clock=clock, prefetch=self._renewer.prefetch)
+        self.look, self.hit = self._looker.look, self._looker.hit
         self._purger = Purger(store, self._keeper.purges, self._renewer.refetch)
         self.purge = self._purger.purge
         self.invalidate = self._purger.invalidate
@@ -200,30 +185,6 @@ class Pipeline:
     def fast_hits(self) -> int:
         """Requests that the fast lanes have answered since the start."""
         return self.fast_lane.answered + self.secure_lane.answered
-
-    def hit(self, request: Request) -> Hit | None:
-        """The fresh stored response that answers `request`, if there is one: without waiting for anybody."""
-        found = self.look(request)
-        return found if isinstance(found, Hit) else None
-
-    def look(self, request: Request) -> Hit | Missed | None:
-        """What the store says, where that is plain. None: the request takes the usual way."""
-        route = self._route(request)
-        if route is None or not route.site.access.open or (route.site.upgrade and asked(request, route.site.upgrade)):
-            return None
-        entry = self._stored(route, request)
-        now = self.clock()
-        if entry is None:
-            missed = decide(request, None, route.rule, now)
-            return Missed(missed, route) if isinstance(missed, Miss) else None
-        if route.rule.esi and is_template(entry.timed.response, route.rule):
-            return None
-        decision = decide(request, entry.timed, route.rule, now, known=entry.terms, marked_stale=entry.marked_stale)
-        if not isinstance(decision, Fresh):
-            return None
-        if route.rule.prefetch:
-            self._renewer.prefetch(request, route, entry, decision.lifetime_left)
-        return Hit(entry, decision.age, decision.lifetime_left, now, route)
 
     def begin(self, request: Request, missed: Missed, client_ip: str, tell: Callable[[bytes | None], None]) -> Errand | None:
         """Have a miss answered without a task, if it is plain enough; see `errand`."""
@@ -312,12 +273,10 @@ class Pipeline:
         await self.flights.close(timeout)
 
     def _route(self, request: Request) -> Route | None:
-        return self._sites.snapshot.route(request.authority, request.target.partition("?")[0])
+        return self._looker.route(request)
 
     def _stored(self, route: Route, request: Request) -> Entry | None:
-        """What is stored, unless it belongs to a site that had this host before."""
-        entry = self._store.get(request.uri, request, route.rule)
-        return entry if entry is not None and entry.site == route.site.name else None
+        return self._looker.stored(route, request)
 
     async def _answer(self, call: Call, *, waited: bool = False) -> Answer:
         request, route = call.request, call.route
