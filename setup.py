@@ -23,11 +23,11 @@ COMPILED: Final = {
     "edgecache/store": "entry eviction frequency groups memory",
     "edgecache/observe": "access_log counting log_writer recorder sampling",
     "edgecache/serve": """
-        call errand fast_lane forwarded guard interim keeping parts purges request_id respond shape turnstile wire
+        call errand fast_lane forwarded guard interim keeping looking parts purges request_id respond shape turnstile wire
     """,
     "edgecache/upstream": """
-        balancing beginning begun breaker deadlines ejection endpoint intake kept member pool predictor request_head response
-        retrying trailers whole
+        balancing beginning begun breaker deadlines ejection endpoint intake kept member pool predictor request_head reserving
+        response retrying trailers whole
     """,
     "sandbox": """
         bucket call caps claims cpuclock deadlines dispatcher express fairqueue faults frames handle keeper lane ledger memory

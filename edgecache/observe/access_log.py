@@ -36,6 +36,7 @@ class AccessLog:
         self._encoder = LineEncoder(settings)
         self._addresses: dict[str, bytes] = {}
         self._lines: dict[tuple[bytes, bytes, bytes], RepeatedLine] = {}
+        self._alike: dict[tuple[str, str, int, str, str, str, str | None, bool, bool], tuple[bytes, bytes, bytes]] = {}
         self._millis, self._opening = -1, b""
         """What a line begins with, up to its request ID, in this millisecond."""
         self._writer = LogWriter(settings.access, settings.queue, shared=shared)
@@ -50,12 +51,47 @@ class AccessLog:
         """Queue one line, if the sample has it; drop and count it when too many wait."""
         if not self._sampled:
             if self._writer.takes():
-                self._writer.put(self._encoder.encode(record))
+                self._writer.put(self._line(record))
             return
         chance = self._sampler.chance(record)
         if drawn(record.request_id, threshold(chance)) and self._writer.takes():
             told = UNSET if self._sampler.rate(record.site) >= 1 else chance
             self._writer.put(self._encoder.encode(record, told))
+
+    def _line(self, record: Record) -> bytes:
+        """As the encoder's, from parts of lines before that were like it."""
+        request_id = record.request_id
+        if record.cpu_ns or record.bytes_received or not (request_id.isascii() and request_id.replace("-", "").isalnum()):
+            return self._encoder.encode(record)
+        key = (
+            record.method,
+            record.protocol,
+            record.status,
+            record.cache,
+            record.reason,
+            record.site,
+            record.generator,
+            record.collapsed,
+            record.truncated,
+        )
+        parts = self._alike.get(key)
+        if parts is None:
+            if len(self._alike) >= _SHARED:
+                self._alike.clear()
+            parts = self._alike[key] = self._encoder.likeness(record)
+        before, between, after = parts
+        return b"%b%b%b%b%b%b%d%b%b%b" % (
+            self.opening(record.time),
+            request_id.encode(),
+            self.address(record.client),
+            before,
+            self._encoder.target(record.uri),
+            between,
+            record.bytes_sent,
+            b',"received":0,"duration":',
+            _took(record.duration),
+            after,
+        )
 
     def repeated(self, record: Record) -> RepeatedLine:
         """Writes the lines of requests that differ from `record` in `Repeated`'s fields only."""
@@ -127,6 +163,12 @@ class AccessLog:
         return self._writer.close(wait_seconds)
 
 
+def _took(duration: float) -> bytes:
+    """Seconds, as they stand in lines."""
+    micros = int(duration * 1e6 + 0.5)
+    return _MICROS[micros] if 0 <= micros < _TABLED else b"%.6f" % duration
+
+
 class RepeatedLine:
     """The lines of requests that are alike: encoded once but for what each has of its own."""
 
@@ -169,8 +211,7 @@ class RepeatedLine:
                 after = self._after_slow
             elif not drawn_bytes(request_id, self._below):
                 return
-        micros = int(duration * 1e6 + 0.5)
-        took = _MICROS[micros] if 0 <= micros < _TABLED else b"%.6f" % duration
+        took = _took(duration)
         log = self._log
         log.put([log.opening(seconds), request_id, log.address(client), self._between, target, self._past_target, took, after])
 

@@ -83,6 +83,22 @@ class LineEncoder:
         except UnicodeEncodeError:
             return self._encoder.encode(text.encode("utf-8", "backslashreplace").decode()).decode()
 
+    def target(self, uri: str) -> bytes:
+        """A record's URI as it stands in its line."""
+        try:
+            return self._encoder.encode(self._uri(uri))
+        except UnicodeEncodeError:
+            return self.quoted(self._uri(uri)).encode()
+
+    def likeness(self, record: Record) -> tuple[bytes, bytes, bytes]:
+        """What stands in `record`'s line between client and URI, between URI and bytes, and after the duration, where nothing was
+        received and no CPU time used."""
+        plain = msgspec.structs.replace(record, client="", uri="", bytes_sent=0, bytes_received=0, duration=0.0, cpu_ns=0)
+        # A quotation mark within a value is escaped: these are the keys.
+        before, _, rest = self.encode(plain).partition(b'"uri":""')
+        between, _, after = rest.partition(b'"bytes":0,"received":0,"duration":0.0,')
+        return before.partition(b'"client":""')[2] + b'"uri":', between + b'"bytes":', b"," + after
+
     def stamp(self, seconds: float) -> str:
         """RFC 3339, UTC, with milliseconds."""
         second, millis = divmod(int(seconds * 1000), 1000)

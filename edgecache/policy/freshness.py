@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass
+from typing import Final
 
 from mypy_extensions import mypyc_attr
 
@@ -36,23 +37,32 @@ class LifetimeSource(enum.StrEnum):
 
 
 @mypyc_attr(acyclic=True)
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, init=False, unsafe_hash=True)
 class Lifetime:
     """Freshness lifetime in seconds, and where it comes from."""
 
-    seconds: float
-    source: LifetimeSource
+    seconds: Final[float]
+    source: Final[LifetimeSource]
+
+    def __init__(self, seconds: float, source: LifetimeSource) -> None:
+        self.seconds = seconds
+        self.source = source
 
 
 @mypyc_attr(acyclic=True)
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, init=False, unsafe_hash=True)
 class Terms:
     """All that deciding about a stored response needs, computed once when it is stored."""
 
-    lifetime: Lifetime
-    born: float
+    lifetime: Final[Lifetime]
+    born: Final[float]
     """The instant at which the response had age 0: its current age is `now - born`."""
-    directives: ResponseDirectives
+    directives: Final[ResponseDirectives]
+
+    def __init__(self, lifetime: Lifetime, born: float, directives: ResponseDirectives) -> None:
+        self.lifetime = lifetime
+        self.born = born
+        self.directives = directives
 
     def age(self, now: float) -> float:
         """Current age in seconds (RFC 9111 section 4.2.3); never negative, though the clock may step back."""

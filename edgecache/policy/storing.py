@@ -57,14 +57,19 @@ class NoStoreReason(enum.StrEnum):
     UNUSABLE = "unusable"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, init=False, unsafe_hash=True)
 class Store:
     """The response may be stored, once `strip` has been applied to it."""
 
-    vary: tuple[str, ...]
+    vary: Final[tuple[str, ...]]
     """Lower-case names of the request fields that select it, sorted: those of Vary and of the rule."""
-    terms: Terms
-    tags: frozenset[str]
+    terms: Final[Terms]
+    tags: Final[frozenset[str]]
+
+    def __init__(self, vary: tuple[str, ...], terms: Terms, tags: frozenset[str]) -> None:
+        self.vary = vary
+        self.terms = terms
+        self.tags = tags
 
     @property
     def lifetime(self) -> Lifetime:

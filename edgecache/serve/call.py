@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Final
 
 from edgecache.observe.tracing import Parent
 from edgecache.policy.message import Request, Response
@@ -22,23 +23,48 @@ class Asked:
     """How many purges there had been."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, init=False, unsafe_hash=True)
 class Call:
     """One request on its way through the pipeline."""
 
-    request: Request
-    body: Body | None
-    client_ip: str
-    request_id: str
-    route: Route
-    prepared: bool = True
+    request: Final[Request]
+    body: Final[Body | None]
+    client_ip: Final[str]
+    request_id: Final[str]
+    route: Final[Route]
+    prepared: Final[bool]
     """The answer is for the wire: its head may be given as bytes alone."""
-    meter: Meter = field(default_factory=Meter)
-    trace: Parent | None = None
+    meter: Final[Meter]
+    trace: Final[Parent | None]
     """What steps of it are spans of; None: it is not traced."""
-    on_interim: Interim | None = None
-    asked: Asked | None = None
+    on_interim: Final[Interim | None]
+    asked: Final[Asked | None]
     """The origins have been asked already."""
+
+    def __init__(
+        self,
+        *,
+        request: Request,
+        body: Body | None,
+        client_ip: str,
+        request_id: str,
+        route: Route,
+        prepared: bool = True,
+        meter: Meter | None = None,
+        trace: Parent | None = None,
+        on_interim: Interim | None = None,
+        asked: Asked | None = None,
+    ) -> None:
+        self.request = request
+        self.body = body
+        self.client_ip = client_ip
+        self.request_id = request_id
+        self.route = route
+        self.prepared = prepared
+        self.meter = Meter() if meter is None else meter
+        self.trace = trace
+        self.on_interim = on_interim
+        self.asked = asked
 
 
 FlightKey = tuple[str, str | None, str, str]

@@ -44,7 +44,6 @@ class Connection(Sending, Turns):
 
     __slots__ = (
         "_accepted",
-        "_busy",
         "_client",
         "_client_settings",
         "_done_reading",
@@ -60,6 +59,7 @@ class Connection(Sending, Turns):
         "_payload",
         "_pipeline",
         "_tunnel",
+        "_turn_due",
         "_turnstile",
         "data_received",
         "violation",
@@ -93,7 +93,8 @@ class Connection(Sending, Turns):
         self._held = b""
         self._looked = 0
         """How much of `_held` has been searched for the end of a head."""
-        self._busy = False
+        self._turn_due = False
+        """Of a request that has come, in the connection's own task."""
         self._done_reading = False
         self._draining = False
         self._head_since: float | None = None
@@ -101,7 +102,7 @@ class Connection(Sending, Turns):
         self._gone: asyncio.Future[None] | None = None
         self.violation: Violation | None = None
         lane = pipeline.secure_lane if heads.scheme == "https" else pipeline.fast_lane
-        self._turnstile = Turnstile(pipeline, lane, self._receive, self._accept, self._errand_done)
+        self._turnstile = Turnstile(pipeline, lane, heads, read=self._receive, in_turn=self._accept, done=self._errand_done)
         self._noted = 0
         """Of what the turnstile has written: what was seen of it."""
         self.data_received = self._turnstile.data_received  # type: ignore[method-assign] # transports look it up once
@@ -129,7 +130,7 @@ class Connection(Sending, Turns):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._turnstile.waiter = None
+        self._turnstile.pause()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -176,7 +177,7 @@ class Connection(Sending, Turns):
             self._head_since = None
             if self._idle and self._turnstile.answer_known(raw):
                 continue
-            head = self._heads.read(raw)
+            head = self._turnstile.read_head(raw)
             if head.has_body or not self._take_at_once(head, raw):
                 self._accept(head)
 
@@ -196,7 +197,7 @@ class Connection(Sending, Turns):
 
     def _accept(self, head: Head) -> None:
         """Queue the request, and let aiohttp's parser frame its body where it has one."""
-        self._busy = True
+        self._turn_due = True
         self._accepted.append(head)
         if not head.has_body:
             self._payload = EMPTY_PAYLOAD
@@ -231,6 +232,11 @@ class Connection(Sending, Turns):
     # Answering.
 
     @property
+    def _busy(self) -> bool:
+        """Whether a request is being answered."""
+        return self._turn_due or self._turnstile.errand is not None
+
+    @property
     def _idle(self) -> bool:
         """Whether the next head can be answered without a task."""
         waiter = self._waiter
@@ -238,13 +244,9 @@ class Connection(Sending, Turns):
 
     def _take_at_once(self, head: Head, raw: bytes) -> bool:
         """A request that needs no turn. False: it takes the usual way."""
-        if not self._idle or not self._turnstile.take(head, raw):
-            return False
-        self._busy = self._turnstile.errand is not None
-        return True
+        return self._idle and self._turnstile.take(head, raw)
 
     def _errand_done(self) -> None:
-        self._busy = False
         if self._held:
             held, self._held = self._held, b""
             try:
@@ -286,7 +288,7 @@ class Connection(Sending, Turns):
             if self._framing is not None or self._held or self._done_reading:
                 await self._linger()
             return False
-        self._busy = False
+        self._turn_due = False
         if self._held:
             held, self._held = self._held, b""
             self._read(held)
@@ -378,7 +380,7 @@ class Connection(Sending, Turns):
     def fade(self) -> None:
         """Answer what is asked next, then close."""
         self._draining = True
-        self._turnstile.waiter = None
+        self._turnstile.pause()
         errand = self._turnstile.errand
         if errand is not None:
             errand.in_turn = True

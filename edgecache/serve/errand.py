@@ -27,7 +27,7 @@ from edgecache.serve.forwarded import forwarded
 from edgecache.serve.keeping import Keeper
 from edgecache.serve.long_bodies import LongBodies
 from edgecache.serve.request_id import next_request_id
-from edgecache.serve.respond import Outcome, Responder, suits
+from edgecache.serve.respond import Outcome, Responder, suits_plain
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.wire import KEEP_ALIVE_10, head_block
 from edgecache.sites import Route, Site
@@ -36,6 +36,7 @@ from edgecache.store import Store
 from edgecache.upstream.body import BytesBody
 from edgecache.upstream.collapse import Flights, Seat
 from edgecache.upstream.predictor import Predictor
+from edgecache.upstream.reserving import Reservation
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Errand:
         call: Call,
         decision: Miss,
         key: Hashable | None,
-        seat: Seat,
+        seat: Reservation[Seat],
         sent: Request,
         *,
         since: int,
@@ -143,7 +144,8 @@ class Errands:
     def begin(
         self, request: Request, route: Route, decision: Miss, client_ip: str, tell: Callable[[bytes | None], None]
     ) -> Errand | None:
-        """Ask the source for what is not stored at all. None: it is not so plain, and nothing has been done.
+        """Ask the source for what is not stored at all, for a request that is plain (`shape.is_plain`). None: it is not so
+        simple, and nothing has been done.
 
         `tell` is called once, later: with the answer, or with None where a flight brings it, on which the errand has its seat.
         """
@@ -184,7 +186,7 @@ class Errands:
         begun, seat = errand.begun, errand.seat
         if begun is None:
             # It goes on as a flight, which the client has not come to wait for.
-            seat.leave_soon()
+            seat.seat.leave_soon()
         elif seat.alone:
             errand.begun = None
             begun.drop()
@@ -219,7 +221,7 @@ class Errands:
         if begun is None:
             raise ValueError("the errand is over")
         call = replace(errand.call, on_interim=errand.hint, asked=Asked(begun.rest(), errand.asked, errand.since))
-        errand.seat.launch(partial(self._fetcher.produce, call, errand.sent, None, None, errand.key), begun.drop)
+        errand.seat.seat.launch(partial(self._fetcher.produce, call, errand.sent, None, None, errand.key), begun.drop)
 
     def _answer(self, errand: Errand, begun: Begun, whole: Whole) -> bytes | None:
         """What the client gets; what is to be stored is stored. None: this is not for here, and nothing has been done."""
@@ -237,7 +239,7 @@ class Errands:
             return self._passed(errand, begun, timed, admitted.reason, whole)
         vary = self._keeper.merged_vary(request.uri, admitted.vary)
         entry = self._keeper.entry(call, Timed(strip(response), errand.asked, now), admitted, body, vary)
-        if not suits(call, entry):
+        if not suits_plain(call, entry):
             return None
         age = now - admitted.terms.born
         answer = b"%b%b%b%b\r\n%b" % (

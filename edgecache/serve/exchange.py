@@ -15,7 +15,8 @@ from edgecache.serve.client_body import CLIENT_GONE
 from edgecache.serve.errand import Errand
 from edgecache.serve.guard import Violation
 from edgecache.serve.interim import InterimWriter
-from edgecache.serve.pipeline import Hit, Pipeline
+from edgecache.serve.looking import Hit
+from edgecache.serve.pipeline import Pipeline
 from edgecache.serve.request_id import next_request_id
 from edgecache.serve.respond import Outcome
 from edgecache.serve.writer import Sent

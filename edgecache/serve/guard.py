@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import re
 from dataclasses import dataclass
+from typing import Final
 
 from lru import LRU
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -33,6 +34,7 @@ _MAX_CHUNK_LINE = 512
 _MAX_TRAILER_BYTES = 8 << 10
 _MAX_LEADING_LINES = 4
 _MAX_KNOWN_BYTES = 2 << 10
+_SEEN: Final = 4096
 
 
 class Fault(enum.StrEnum):
@@ -82,18 +84,28 @@ class Violation(Exception):
 
 
 @mypyc_attr(acyclic=True)
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, init=False, unsafe_hash=True)
 class Head:
     """One accepted request head."""
 
-    request: Request
+    request: Final[Request]
     """Target in origin form, or `*`; authority in lower case without default port, empty for HTTP/1.0 without Host."""
-    keep_alive: bool
-    http10: bool
-    content_length: int
+    keep_alive: Final[bool]
+    http10: Final[bool]
+    content_length: Final[int]
     """0 where there is no body."""
-    chunked: bool
-    expect_continue: bool
+    chunked: Final[bool]
+    expect_continue: Final[bool]
+
+    def __init__(  # noqa: PLR0917 - its fields
+        self, request: Request, keep_alive: bool, http10: bool, content_length: int, chunked: bool, expect_continue: bool
+    ) -> None:
+        self.request = request
+        self.keep_alive = keep_alive
+        self.http10 = http10
+        self.content_length = content_length
+        self.chunked = chunked
+        self.expect_continue = expect_continue
 
     @property
     def method(self) -> str:
@@ -130,13 +142,17 @@ def find_head(data: bytes, start: int, settings: ServeSettings, looked: int = 0)
 
 
 class HeadReader:
-    """Reads heads, and remembers short ones: clients say the same again and again. What a head states depends on nothing else."""
+    """Reads heads, and remembers short ones that came twice: clients say the same again and again. What a head states depends on
+    nothing else.
+    """
 
     def __init__(self, settings: ServeSettings, capacity: int = 4096, *, scheme: str = "http") -> None:
         self._settings = settings
         self.scheme = scheme
         """Of the connections whose heads these are; it becomes that of their requests."""
         self._known: LRU[bytes, Head] = LRU(capacity)
+        self._seen = [0] * _SEEN
+        """Hashes of heads that came once. Most never come again, and to keep all would push those out that do."""
 
     def read(self, head: bytes) -> Head:
         """As `parse_head`."""
@@ -145,7 +161,12 @@ class HeadReader:
             return known
         parsed = parse_head(head, self._settings, self.scheme)
         if len(head) <= _MAX_KNOWN_BYTES and not parsed.has_body:
-            self._known[head] = parsed
+            mark = hash(head)
+            place = mark & (_SEEN - 1)
+            if self._seen[place] == mark:
+                self._known[head] = parsed
+            else:
+                self._seen[place] = mark
         return parsed
 
 

@@ -9,13 +9,12 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, NamedTuple, assert_never
+from typing import Any, assert_never
 
 from edgecache.observe.record import NullObserver, Observer, Record, Renewal
 from edgecache.observe.trace_context import FIELD, TraceParent, parse
 from edgecache.observe.tracing import Parent, Tracer
 from edgecache.policy.access import Refusal, retry_after
-from edgecache.policy.esi import is_template
 from edgecache.policy.forwarding import HopsExhausted, Loop
 from edgecache.policy.lookup import (
     Bypass,
@@ -29,7 +28,7 @@ from edgecache.policy.lookup import (
     decide,
 )
 from edgecache.policy.message import Request
-from edgecache.policy.upgrading import Upgradable, asked, by_extended_connect
+from edgecache.policy.upgrading import Upgradable, by_extended_connect
 from edgecache.serve.answer import Answer, HeldBody
 from edgecache.serve.asking import coded
 from edgecache.serve.assembling import assemble
@@ -40,6 +39,7 @@ from edgecache.serve.fast_lane import FastLane
 from edgecache.serve.file_body import sound
 from edgecache.serve.forgetting import Forgetting, Siblings
 from edgecache.serve.gate import Gate, Refused
+from edgecache.serve.looking import Looker, Missed
 from edgecache.serve.purger import Purger
 from edgecache.serve.renewing import Renewer
 from edgecache.serve.respond import Outcome, Responder
@@ -56,23 +56,6 @@ from edgecache.upstream.settings import UpstreamSettings
 _log = logging.getLogger(__name__)
 _UNSUPPORTED = frozenset({"CONNECT", "HEAD"})
 """Methods are case-sensitive (RFC 9110 section 9.1), but the client library upstream expects no body after `head` either."""
-
-
-class Hit(NamedTuple):
-    """A stored response about to answer; seconds."""
-
-    entry: Entry
-    age: float
-    lifetime_left: float
-    now: float
-    route: Route
-
-
-class Missed(NamedTuple):
-    """Nothing is stored for the request."""
-
-    decision: Miss
-    route: Route
 
 
 class Pipeline:
@@ -118,6 +101,8 @@ class Pipeline:
         self.flights, self.errands = self._sourcing.flights, self._sourcing.errands
         self._background = Background(upstream.background_limit)
         self._renewer = Renewer(self._sourcing.flyer, self._background, self._route, self._renewed)
+        self._looker = Looker(sites=sites, store=store, clock=clock, prefetch=self._renewer.prefetch)
+        self.look, self.hit = self._looker.look, self._looker.hit
         self._purger = Purger(store, self._sourcing.keeper.purges, self._renewer.refetch)
         self.purge = self._purger.purge
         self.invalidate = self._purger.invalidate
@@ -152,30 +137,6 @@ class Pipeline:
         """Requests that the fast lanes have answered since the start."""
         return self.fast_lane.answered + self.secure_lane.answered
 
-    def hit(self, request: Request) -> Hit | None:
-        """The fresh stored response that answers `request`, if there is one: without waiting for anybody."""
-        found = self.look(request)
-        return found if isinstance(found, Hit) else None
-
-    def look(self, request: Request) -> Hit | Missed | None:
-        """What the store says, where that is plain. None: the request takes the usual way."""
-        route = self._route(request)
-        if route is None or not route.site.access.open or (route.site.upgrade and asked(request, route.site.upgrade)):
-            return None
-        entry = self._stored(route, request)
-        now = self.clock()
-        if entry is None:
-            missed = decide(request, None, route.rule, now)
-            return Missed(missed, route) if isinstance(missed, Miss) else None
-        if route.rule.esi and is_template(entry.timed.response, route.rule):
-            return None
-        decision = decide(request, entry.timed, route.rule, now, known=entry.terms, marked_stale=entry.marked_stale)
-        if not isinstance(decision, Fresh):
-            return None
-        if route.rule.prefetch:
-            self._renewer.prefetch(request, route, entry, decision.lifetime_left)
-        return Hit(entry, decision.age, decision.lifetime_left, now, route)
-
     def begin(self, request: Request, missed: Missed, client_ip: str, tell: Callable[[bytes | None], None]) -> Errand | None:
         """Have a miss answered without a task, if it is plain enough; see `errand`."""
         if self.tracer is not None:
@@ -186,7 +147,7 @@ class Pipeline:
         """The answer that an errand could not bring by itself."""
         call = errand.call
         errand.pass_on(on_interim)
-        return await self._guarded(call, self._sourcing.flyer.land(call, errand.decision, None, errand.seat, errand.since))
+        return await self._guarded(call, self._sourcing.flyer.land(call, errand.decision, None, errand.seat.seat, errand.since))
 
     async def handle(
         self, request: Request, body: Body | None, client_ip: str, request_id: str, on_interim: Interim | None = None
@@ -245,12 +206,10 @@ class Pipeline:
         await self.flights.close(timeout)
 
     def _route(self, request: Request) -> Route | None:
-        return self._sites.snapshot.route(request.authority, request.target.partition("?")[0])
+        return self._looker.route(request)
 
     def _stored(self, route: Route, request: Request) -> Entry | None:
-        """What is stored, unless it belongs to a site that had this host before."""
-        entry = self._store.get(request.uri, request, route.rule)
-        return entry if entry is not None and entry.site == route.site.name else None
+        return self._looker.stored(route, request)
 
     async def _answer(self, call: Call, *, waited: bool = False) -> Answer:
         request, route = call.request, call.route

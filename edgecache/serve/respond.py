@@ -292,10 +292,17 @@ class Responder:
 
 def suits(call: Call, entry: Entry) -> bool:
     """Whether the request that has brought `entry` may be answered with its prepared head: that of its response lacks nothing."""
+    return is_plain(call.request) and suits_plain(call, entry)
+
+
+def suits_plain(call: Call, entry: Entry) -> bool:
+    """As `suits`, where the request is known to be plain."""
     directives = entry.terms.directives
-    whole = call.prepared and isinstance(entry.body, bytes) and is_plain(call.request)
     stripped = directives.no_cache_fields or directives.private_fields
-    return whole and not stripped and not is_template(entry.timed.response, call.route.rule)
+    if stripped or not call.prepared or not isinstance(entry.body, bytes):
+        return False
+    rule = call.route.rule
+    return not (rule.esi and is_template(entry.timed.response, rule))
 
 
 def _asked(call: Call, response: Response) -> Request:

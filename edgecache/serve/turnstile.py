@@ -14,8 +14,9 @@ from edgecache.observe.record import HTTP_1
 from edgecache.serve.errand import Errand
 from edgecache.serve.exchange import report_hit
 from edgecache.serve.fast_lane import MAX_BODY_BYTES, MAX_HEAD_BYTES, FastLane
-from edgecache.serve.guard import Head
-from edgecache.serve.pipeline import Hit, Pipeline
+from edgecache.serve.guard import Head, HeadReader, Violation, find_head
+from edgecache.serve.looking import Hit
+from edgecache.serve.pipeline import Pipeline
 from edgecache.serve.request_id import next_request_id
 from edgecache.serve.shape import is_plain
 from edgecache.serve.wire import KEEP_ALIVE_10
@@ -30,10 +31,14 @@ class Turnstile:
     __slots__ = (
         "_client",
         "_done",
+        "_head",
+        "_heads",
         "_in_turn",
         "_lane",
         "_pipeline",
         "_read",
+        "_resume",
+        "_settings",
         "_unknown",
         "_write",
         "errand",
@@ -41,10 +46,21 @@ class Turnstile:
         "written",
     )
 
-    def __init__(self, pipeline: Pipeline, lane: FastLane, read: Callable[[bytes], None], in_turn: InTurn, done: Done) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        lane: FastLane,
+        heads: HeadReader,
+        *,
+        read: Callable[[bytes], None],
+        in_turn: InTurn,
+        done: Done,
+    ) -> None:
         """`read` takes what is not answered at once. An errand ends by `done`, or by `in_turn` where a turn has to answer it."""
         self._pipeline = pipeline
+        self._settings = pipeline.settings
         self._lane = lane
+        self._heads = heads
         self._read = read
         self._in_turn = in_turn
         self._done = done
@@ -52,6 +68,10 @@ class Turnstile:
         self._client = ""
         self._unknown = b""
         """What the fast lane has just been asked in vain."""
+        self._head: Head | None = None
+        """That of `_unknown`, where it is one and has been read."""
+        self._resume: Future[None] | None = None
+        """The `waiter` from before the errand, if nothing has happened to the connection since."""
         self.waiter: Future[None] | None = None
         """While it is there and not done, the connection waits for a head, and whole ones may be answered."""
         self.written = 0
@@ -67,11 +87,15 @@ class Turnstile:
     def close(self) -> None:
         """The connection is over. Nothing here refers to it any more."""
         self._read = self._write = _ignore
-        self.waiter = None
+        self.pause()
         errand, self.errand = self.errand, None
         if errand is not None:
             self._pipeline.errands.abandon(errand)
         self._in_turn, self._done = _never, _nothing
+
+    def pause(self) -> None:
+        """Answer nothing until there is a `waiter` again."""
+        self.waiter = self._resume = None
 
     def data_received(self, data: bytes) -> None:
         """As asyncio's."""
@@ -82,11 +106,19 @@ class Turnstile:
                 self.written += len(answer)
                 self._write(answer)
                 return
+            if self._take_alone(data, waiter):
+                return
             self._unknown = data
             self._read(data)
-            self._unknown = b""
+            self._unknown, self._head = b"", None
             return
+        self._resume = None
         self._read(data)
+
+    def read_head(self, raw: bytes) -> Head:
+        """As `HeadReader.read`."""
+        head = self._head
+        return head if head is not None and raw is self._unknown else self._heads.read(raw)
 
     def answer_known(self, raw: bytes) -> bool:
         """Answer a hit of these very bytes again. False: read them."""
@@ -108,9 +140,25 @@ class Turnstile:
             return False
         if isinstance(found, Hit):
             return self._answer_hit(found, head, raw)
+        self._resume = None
         errand = self._pipeline.begin(head.request, found, self._client, partial(self._told, head))
         self.errand = errand
         return errand is not None
+
+    def _take_alone(self, data: bytes, waiter: Future[None]) -> bool:
+        """As `take`, where one whole head is all that has come. False: whatever it is, it is to be read as usual."""
+        try:
+            if find_head(data, 0, self._settings) != (0, len(data)):
+                return False
+            head = self._heads.read(data)
+        except Violation:
+            return False
+        if head.has_body or not self.take(head, data):
+            self._head = head
+            return False
+        if self.errand is not None and self.waiter is not None:
+            self.waiter, self._resume = None, waiter
+        return True
 
     def _told(self, head: Head, answer: bytes | None) -> None:
         """What an errand has brought; None: a turn has to bring it."""
@@ -120,7 +168,10 @@ class Turnstile:
         self.errand = None
         self.written += len(answer)
         self._write(answer)
-        self._done()
+        if self._resume is None:
+            self._done()
+        else:
+            self.waiter, self._resume = self._resume, None
 
     def _answer_hit(self, hit: Hit, head: Head, raw: bytes) -> bool:
         """A fresh stored response. False: it is too long to be written without waiting."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from typing import Final
 
 from mypy_extensions import mypyc_attr
 
@@ -32,33 +33,59 @@ class Standing:
 
 
 @mypyc_attr(acyclic=True)
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, init=False, unsafe_hash=True)
 class Entry:
     """A stored response; `size_bytes` is what it costs in memory, objects included."""
 
-    uri: str
+    uri: Final[str]
     """The primary key (RFC 9111 section 2)."""
-    variant: str
+    variant: Final[str]
     """The secondary key: the normalised request fields that Vary names."""
-    vary: tuple[str, ...]
-    site: str
-    timed: Timed
-    body: bytes | StoredBody
+    vary: Final[tuple[str, ...]]
+    site: Final[str]
+    timed: Final[Timed]
+    body: Final[bytes | StoredBody]
     """In memory, or where it lies on disk."""
-    terms: Terms
+    terms: Final[Terms]
     """What `timed` says about its reuse, read once."""
-    tags: frozenset[str] = frozenset()
-    marked_stale: bool = False
+    tags: Final[frozenset[str]]
+    marked_stale: Final[bool]
     """Purged softly, or to be refreshed: is not fresh."""
-    renewing: bool = False
+    renewing: Final[bool]
     """Only to be refreshed: answers meanwhile, within its lifetime."""
-    head: bytes = b""
+    head: Final[bytes]
     """The prepared header block of its writer's choice; opaque here."""
-    standing: Standing = field(init=False, repr=False, compare=False, default_factory=Standing)
+    standing: Standing = field(init=False, repr=False, compare=False)
     size_bytes: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "size_bytes", self._measure())
+    def __init__(
+        self,
+        *,
+        uri: str,
+        variant: str,
+        vary: tuple[str, ...],
+        site: str,
+        timed: Timed,
+        body: bytes | StoredBody,
+        terms: Terms,
+        tags: frozenset[str] = frozenset(),
+        marked_stale: bool = False,
+        renewing: bool = False,
+        head: bytes = b"",
+    ) -> None:
+        self.uri = uri
+        self.variant = variant
+        self.vary = vary
+        self.site = site
+        self.timed = timed
+        self.body = body
+        self.terms = terms
+        self.tags = tags
+        self.marked_stale = marked_stale
+        self.renewing = renewing
+        self.head = head
+        self.standing = Standing()
+        self.size_bytes = self._measure()
 
     def _measure(self) -> int:
         tags = sum(len(tag) + 80 for tag in self.tags)

@@ -94,6 +94,18 @@ class Shelves:
         elif self.main.pop(key, None) is not None:
             self.used -= entry.size_bytes
 
+    def make_room(self) -> bool:
+        """Do what `overflow` does where nothing has to go. False: something may have to."""
+        while self._window_used > self._window_bytes and self.used <= self._capacity:
+            newcomer = self.window.peek_last_item()
+            if newcomer is None:
+                break
+            key, entry = newcomer
+            self.window.pop(key)
+            self._window_used -= entry.size_bytes
+            self.main[key] = entry
+        return self.used <= self._capacity
+
     def overflow(self) -> Iterator[tuple[_Key, Entry]]:
         """Entries that have to go, until the rest fits; each must have been removed before the next is asked for."""
         while self._window_used > self._window_bytes and (newcomer := self.window.peek_last_item()) is not None:

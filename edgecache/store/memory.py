@@ -303,6 +303,8 @@ class MemoryStore:
             del self._primaries[key[0]]
 
     def _evict(self) -> None:
+        if self._shelves.make_room():
+            return
         for key, entry in self._shelves.overflow():
             living = self._forget(key)
             self._evicted += living

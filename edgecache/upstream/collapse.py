@@ -13,6 +13,7 @@ from typing import Any, assert_never
 from edgecache.policy.message import Response
 from edgecache.source import Body, Culprit, Reply, SourceError
 from edgecache.upstream.background import Background
+from edgecache.upstream.reserving import Reservation
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.upstream.shared_body import BufferBudget, SharedBody, SharedReader, again
 
@@ -199,6 +200,8 @@ class Flights:
     def __init__(self, settings: UpstreamSettings) -> None:
         self._settings = settings
         self._flights: dict[Hashable, _Flight] = {}
+        self._reserved: dict[Hashable, Reservation[Seat]] = {}
+        """Of no flight that is there yet."""
         self._budget = BufferBudget(settings.flight_buffer_bytes)
         self._tasks = Background(limit=2**31)
         self.joined = 0
@@ -214,6 +217,9 @@ class Flights:
 
         SourceError when the edge is shutting down.
         """
+        if (reserved := self._reserved.get(key)) is not None:
+            # Somebody has asked for it already, and is no longer alone.
+            _ = reserved.seat
         flight = self._flights.get(key)
         if flight is not None and flight.boardable():
             self.joined += 1
@@ -227,18 +233,21 @@ class Flights:
         self._flights[key] = flight
         return seat
 
-    def reserve(self, key: Hashable) -> Seat | None:
+    def reserve(self, key: Hashable) -> Reservation[Seat] | None:
         """The first seat on a flight of `key` that waits to be launched; others may board it. None: there is one already.
 
-        The seat's holder launches or vacates it before long.
+        The reservation's holder has its seat launched or vacates it before long.
         """
-        if key in self._flights:
+        if key in self._flights or key in self._reserved:
             return None
+        return Reservation(key, self._reserved, self._occupy)
+
+    def _occupy(self, key: Hashable) -> Seat:
         flight = self._flights[key] = _Flight(key)
         return Seat(self, flight, first=True)
 
     def __len__(self) -> int:
-        return len(self._flights)
+        return len(self._flights) + len(self._reserved)
 
     async def close(self, timeout: float = 0.0) -> None:  # noqa: ASYNC109 - handed to the flights
         await self._tasks.close(timeout)

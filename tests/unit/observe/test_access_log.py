@@ -3,12 +3,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -68,6 +69,46 @@ def test_a_line_holds_what_happened() -> None:
 def test_the_query_can_be_left_out_and_long_uris_are_cut() -> None:
     assert json.loads(LineEncoder(LogSettings(query=False)).encode(RECORD))["uri"] == "http://shop.example/a"
     assert json.loads(LineEncoder(LogSettings(uri_chars=6)).encode(RECORD))["uri"] == "http:/…"
+
+
+_TEXT = st.text(alphabet=st.characters(codec=None), max_size=20)
+_RECORDS = st.builds(
+    Record,
+    time=st.floats(0, 4e9),
+    request_id=st.one_of(st.just("0a1b-2c3"), _TEXT),
+    client=st.one_of(st.just("192.0.2.7"), _TEXT),
+    method=st.one_of(st.just("GET"), _TEXT),
+    uri=st.one_of(st.just('http://a/"b"?c=\\'), _TEXT),
+    protocol=st.sampled_from(["http/1.1", "h2"]),
+    status=st.sampled_from([200, 404]),
+    bytes_sent=st.integers(0, 1 << 40),
+    duration=st.floats(0, 1000),
+    cache=st.sampled_from(["hit", "miss"]),
+    site=st.one_of(st.just("shop"), _TEXT),
+    generator=st.one_of(st.none(), _TEXT),
+    reason=st.one_of(st.just(""), _TEXT),
+    collapsed=st.booleans(),
+    cpu_ns=st.sampled_from([0, 42]),
+    bytes_received=st.sampled_from([0, 42]),
+    truncated=st.booleans(),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(_RECORDS, min_size=1, max_size=8), st.booleans())
+def test_lines_made_of_parts_say_what_whole_ones_say(records: list[Record], query: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "access.log")
+        chosen = LogSettings(access=path, query=query, uri_chars=12)
+        log = AccessLog(chosen)
+        for record in records:
+            log.write(record)
+        assert log.close()
+        encoder = LineEncoder(chosen)
+        written, expected = lines(path), [json.loads(encoder.encode(record)) for record in records]
+    for line in expected:
+        line["duration"] = pytest.approx(line["duration"], abs=1.1e-6)
+    assert written == expected
 
 
 @given(st.text(alphabet=st.characters(codec=None), max_size=80))

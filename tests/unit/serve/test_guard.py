@@ -172,9 +172,10 @@ def test_an_unfinished_head_that_cannot_become_one_is_refused_at_once() -> None:
     assert find_head(b"\r\n\r\nGET / HTTP/1.1\r\n\r\n", 0, SETTINGS) == (4, 22)
 
 
-def test_known_heads_are_read_once_and_those_with_bodies_every_time() -> None:
+def test_heads_that_came_twice_are_known_and_those_with_bodies_read_every_time() -> None:
     reader = HeadReader(SETTINGS, capacity=2)
     plain = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
     sized = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n"
+    assert reader.read(plain) is not reader.read(plain)
     assert reader.read(plain) is reader.read(plain)
     assert reader.read(sized) is not reader.read(sized)
