@@ -7,6 +7,7 @@ makes it in one.
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from typing import assert_never
 
 from sandbox import events, vm, wire
@@ -84,11 +85,12 @@ class Worker:
         finally:
             os.close(fd)
         try:
-            template = vm.load(program, message.limits)
+            limits = _shared(message.limits)
+            template = vm.load(program, limits)
         except (ImageError, MemoryError, OSError) as error:
             self._channel.send(wire.Rejected(message.program, str(error) or "out of memory"))
             return
-        self._programs[message.program] = _Resident(template, message.limits, message.engine)
+        self._programs[message.program] = _Resident(template, limits, message.engine)
         self._channel.send(wire.Loaded(message.program, program.convention is Convention.RESIDENT))
 
     def _boot(self, message: wire.Boot) -> None:
@@ -185,6 +187,12 @@ class Worker:
         for call in [call for call, (whose, _) in self._calls.items() if whose is resident]:
             self._discard(call)
         resident.close()
+
+
+@lru_cache(maxsize=64)
+def _shared(limits: Limits) -> Limits:
+    """The same limits, one object for all programs that have them: it stays in the processor's caches."""
+    return limits
 
 
 def _engine_failed(end: End, error: Exception) -> Outcome:
