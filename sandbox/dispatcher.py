@@ -234,13 +234,13 @@ class Dispatcher:
 
     def _call_slice(self, generator: Generator, call: Job, event: wire.WantsMore | wire.WantsAnswer | wire.Done) -> None:
         if call.outcome is not None:
-            generator.active.discard(call)
+            generator.give_back(call)
             if type(event) is not wire.Done:
                 generator.lane.tell(wire.Abort(call.number))
             return
         match event:
             case wire.Done(outcome=outcome):
-                generator.active.discard(call)
+                generator.give_back(call)
                 if outcome.end is End.FINISHED:
                     generator.warm = min(generator.warm + 1, generator.limits.vms - len(generator.active))
                 if call.held and outcome.end is End.FINISHED:
@@ -282,7 +282,7 @@ class Dispatcher:
         died = Outcome(End.WORKER_DIED, Usage(), why)
         for call in calls:
             generator = call.generator
-            generator.active.discard(call)
+            generator.give_back(call)
             if call.edge_task is not None:
                 call.edge_task.cancel()
                 call.edge_task = None

@@ -5,7 +5,6 @@ Pure; called by `fairqueue` and `scheduler`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 
 from sandbox.sharenode import SCALE, Node
@@ -43,24 +42,30 @@ class Express:
         On each level the node must have credit, or it be its turn: a busy site gains nothing by many generators.
         """
         for leaf in tuple(islice(reversed(self._woken), _LATEST)):
-            way = tuple(_upwards(leaf))
-            if all(node.entry and (self.covers(node) or _is_next(node)) for node in way):
+            if self._may_run(leaf):
                 return leaf
-            if not all(self._may_cover(node) or _is_next(node) for node in way):
+            if not self._may_come_to_run(leaf):
                 self.discard(leaf)
         return None
+
+    # Plain loops: asked of some leaves for every slice that is given.
+
+    def _may_run(self, leaf: Node) -> bool:
+        node: Node = leaf
+        while (parent := node.parent) is not None:
+            if not node.entry or not (self.covers(node) or parent.first() is node):
+                return False
+            node = parent
+        return True
+
+    def _may_come_to_run(self, leaf: Node) -> bool:
+        node: Node = leaf
+        while (parent := node.parent) is not None:
+            if not (self._may_cover(node) or parent.first() is node):
+                return False
+            node = parent
+        return True
 
     def _may_cover(self, node: Node) -> bool:
         """Whether it is enough should the slices that run below the node cost nothing. Nobody gets credit by waiting."""
         return node.start + (self._cost_ns - node.running * self._quantum_ns) * SCALE // node.weight <= node.reached
-
-
-def _is_next(node: Node) -> bool:
-    return node.parent is not None and node.parent.first() is node
-
-
-def _upwards(node: Node | None) -> Iterator[Node]:
-    """The node and those above it, without the root."""
-    while node is not None and node.parent is not None:
-        yield node
-        node = node.parent

@@ -12,6 +12,7 @@ import mmap
 import os
 from array import array
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Final
 
 from sandbox import faults
@@ -322,20 +323,19 @@ class _Undoing:
         window = memory.layout.window_bytes
         copies: list[int] = []
         zeros: list[int] = []
-        self._tables: list[tuple[int, int, bool]] = []
-        """Page tables, and whether the template holds any: to compare before they are copied, for processors forget what they
-        know of changed ones."""
+        tables: list[tuple[int, int, bool]] = []
         for start, end in _split(written, window):
             for first, last, holds in _alike(memory.template.data, start, end):
                 if first >= window:
-                    self._tables.append((first, last, holds))
+                    tables.append((first, last, holds))
                 elif holds:
                     copies += (first, last)
                 else:
                     for at in range(first, last, _ZEROS_BYTES):
                         zeros += (at, min(last, at + _ZEROS_BYTES))
-        self._copies, self._zeros = tuple(copies), tuple(zeros)
-        """Start, end, start, end and so on, offsets."""
+        self._copies, self._zeros, self._tables = _shared(tuple(copies), tuple(zeros), tuple(tables))
+        """Offsets: start, end, start, end and so on. Page tables apart, and whether the template holds any: they are compared
+        before they are copied, for processors forget what they know of changed ones."""
 
     def undo(self) -> bool:
         """Whether a page table was not the template's."""
@@ -355,6 +355,14 @@ class _Undoing:
                 block[start:end] = content
                 changed = True
         return changed
+
+
+@lru_cache(maxsize=256)
+def _shared(
+    copies: tuple[int, ...], zeros: tuple[int, ...], tables: tuple[tuple[int, int, bool], ...]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, int, bool], ...]]:
+    """The same numbers, one object for all memories that write the same pages."""
+    return copies, zeros, tables
 
 
 def _pages(runs: list[tuple[int, int]]) -> int:

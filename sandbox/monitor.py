@@ -250,7 +250,7 @@ class Monitor:
             tenant=generator.path[0],
             weight=generator.weight,
             calls=generator.calls,
-            ends=dict(generator.ends),
+            ends=generator.ends,
             cpu_ns=generator.cpu_ns + generator.lane.running_ns(generator),
             queued=len(generator.queue),
             active=len(generator.active),

@@ -134,6 +134,8 @@ class Pacer:
 
     def _way(self, generator: Generator, flow: Flow) -> Way:
         """The site's gate, and the generator's line through it."""
+        if flow is Flow.OUTPUT and generator.output_way is not None:
+            return generator.output_way  # for every answer
         site = generator.path[0]
         found = generator.ways.get(flow)
         if found is None:
@@ -141,6 +143,8 @@ class Pacer:
             if keeper is None:
                 keeper = self._gates[site, flow] = Keeper(self._rates.get(site, DEFAULT_RATES), flow)
             found = generator.ways[flow] = keeper, Line(bucket(generator.limits.rates, flow, keeper.now_ns()))
+            if flow is Flow.OUTPUT:
+                generator.output_way = found
         return found
 
 

@@ -60,7 +60,7 @@ class Line:
         self.bucket = bucket
         self.queue: OrderedDict[Ticket, None] = OrderedDict()
         self.listed = False
-        """Whether the gate looks after it: once only, however many come and go."""
+        """Whether the gate looks after it: once only, however many come and go. Nobody waits where it does not."""
 
     @property
     def head(self) -> Ticket | None:
@@ -88,7 +88,7 @@ class Gate:
 
     def take(self, line: Line, amount: int, now_ns: int) -> bool:
         """Pass at once if nobody is overtaken by it and both rates allow it; whether that was so."""
-        if line.queue or self._ready or not line.bucket.spend(amount, now_ns):
+        if (line.listed and line.queue) or self._ready or not line.bucket.spend(amount, now_ns):
             return False
         if self.bucket.spend(amount, now_ns):
             return True

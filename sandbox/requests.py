@@ -62,7 +62,7 @@ class Requests:
         elif not generator.room:
             refusal = End.QUEUE_FULL, f"{generator.limits.queue} requests wait"
         if refusal is not None:
-            generator.ends[refusal[0]] += 1
+            generator.count(refusal[0])
             return refused(generator.key, *refusal)
         self._serial += 1
         started = self._loop.time()
@@ -109,7 +109,7 @@ class Requests:
         self.pacer.drop(call)
         self.pacer.own_up(call)
         call.finish(outcome, self._loop.time())
-        generator.ends[outcome.end] += 1
+        generator.count(outcome.end)
         if call.wall_timer is not None:
             call.wall_timer.cancel()
             call.wall_timer = None
@@ -118,7 +118,7 @@ class Requests:
             call.edge_task = None
 
     def _give_up(self, generator: Generator, call: Job) -> None:
-        generator.active.discard(call)
+        generator.give_back(call)
         generator.lane.tell(wire.Abort(call.number))
 
     def _read(self, call: Job) -> None:
@@ -178,7 +178,7 @@ class Requests:
 
     def fail_queue(self, generator: Generator, outcome: Outcome) -> None:
         while generator.queue:
-            self.finish(generator.queue.popleft(), outcome)
+            self.finish(generator.queue.pop(0), outcome)
 
     def ask_edge(self, call: Job, wanted: wire.WantsAnswer) -> None:
         """The guest waits for an edge call."""

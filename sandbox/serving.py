@@ -7,6 +7,7 @@ makes it in one.
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from typing import assert_never
 
 from sandbox import events, vm, wire
@@ -28,10 +29,12 @@ class _Resident:
         self.engine = engine
         self.booting: vm.Vm | None = None
         self.warm: list[vm.Vm] = []
-        self.busy: dict[int, vm.Vm] = {}
+        self.busy = 0
+        """VMs that hold a request."""
 
     def close(self) -> None:
-        for machine in (*self.warm, *self.busy.values()):
+        """Those that hold a request are closed by who knows them."""
+        for machine in self.warm:
             machine.close()
         if self.booting is not None:
             self.booting.close()
@@ -44,7 +47,7 @@ class Worker:
     def __init__(self, channel: BlockingChannel[wire.ToWorker]) -> None:
         self._channel = channel
         self._programs: dict[int, _Resident] = {}
-        self._calls: dict[int, _Resident] = {}
+        self._calls: dict[int, tuple[_Resident, vm.Vm]] = {}
 
     def serve(self) -> None:
         """Serve until the monitor's end. Raises WireError, OSError, KeyError: the monitor's faults, and our end."""
@@ -52,18 +55,15 @@ class Worker:
             self.handle(message)
 
     def close(self) -> None:
-        for resident in self._programs.values():
-            resident.close()
-        self._programs.clear()
-        self._calls.clear()
+        for program in tuple(self._programs):
+            self._unload(program)
 
     def handle(self, message: wire.ToWorker) -> None:
         match message:
             case wire.Start():
                 self._start(message)
             case wire.Continue():
-                resident = self._calls[message.call]
-                machine = resident.busy[message.call]
+                resident, machine = self._calls[message.call]
                 if message.answer is not None:
                     machine.answer(message.answer)
                 self._run(message.call, resident, machine, message.slice_ns)
@@ -74,10 +74,7 @@ class Worker:
             case wire.Load():
                 self._load(message)
             case wire.Unload():
-                resident = self._programs.pop(message.program)
-                for call in resident.busy:
-                    del self._calls[call]
-                resident.close()
+                self._unload(message.program)
             case _:
                 assert_never(message)
 
@@ -88,11 +85,12 @@ class Worker:
         finally:
             os.close(fd)
         try:
-            template = vm.load(program, message.limits)
+            limits = _shared(message.limits)
+            template = vm.load(program, limits)
         except (ImageError, MemoryError, OSError) as error:
             self._channel.send(wire.Rejected(message.program, str(error) or "out of memory"))
             return
-        self._programs[message.program] = _Resident(template, message.limits, message.engine)
+        self._programs[message.program] = _Resident(template, limits, message.engine)
         self._channel.send(wire.Loaded(message.program, program.convention is Convention.RESIDENT))
 
     def _boot(self, message: wire.Boot) -> None:
@@ -131,8 +129,8 @@ class Worker:
         except (EngineUnavailable, MemoryError, OSError) as error:
             self._channel.send(wire.CallSlice(message.call, wire.Done(_engine_failed(End.FAULT, error))))
             return
-        resident.busy[message.call] = machine
-        self._calls[message.call] = resident
+        resident.busy += 1
+        self._calls[message.call] = resident, machine
         machine.begin(message.request, resident.limits)
         self._run(message.call, resident, machine, message.slice_ns)
 
@@ -169,17 +167,32 @@ class Worker:
 
     def _keep(self, call: int, resident: _Resident, machine: vm.Vm) -> None:
         """Reset while the answer is on its way: nobody waits for it."""
-        del resident.busy[call], self._calls[call]
-        if len(resident.warm) + len(resident.busy) < resident.limits.vms:
+        del self._calls[call]
+        resident.busy -= 1
+        if len(resident.warm) + resident.busy < resident.limits.vms:
             machine.reset()
             resident.warm.append(machine)
         else:
             machine.close()
 
     def _discard(self, call: int) -> None:
-        resident = self._calls.pop(call, None)
-        if resident is not None:
-            resident.busy.pop(call).close()
+        found = self._calls.pop(call, None)
+        if found is not None:
+            resident, machine = found
+            resident.busy -= 1
+            machine.close()
+
+    def _unload(self, program: int) -> None:
+        resident = self._programs.pop(program)
+        for call in [call for call, (whose, _) in self._calls.items() if whose is resident]:
+            self._discard(call)
+        resident.close()
+
+
+@lru_cache(maxsize=64)
+def _shared(limits: Limits) -> Limits:
+    """The same limits, one object for all programs that have them: it stays in the processor's caches."""
+    return limits
 
 
 def _engine_failed(end: End, error: Exception) -> Outcome:

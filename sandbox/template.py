@@ -52,7 +52,7 @@ class Template:
         self.cpu = cpu
         self.booted = booted
         """Whether the program stands at its first `next_request`, which `Vm.begin` answers."""
-        self._state = state
+        self._state = state.shared()
 
     def state(self) -> GuestState:
         """A fork's own copy of the monitor's state."""

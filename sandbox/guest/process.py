@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from sandbox.guest.access import GuestAccess
 from sandbox.guest.areas import Areas
@@ -65,6 +65,22 @@ class GuestState:
             self.clock_origin_ns,
             self.request_buffer,
         )
+
+    def shared(self) -> GuestState:
+        """To be copied only: what is as at a program's start is one object for all, and so in the processor's caches."""
+        state = self.copy()
+        if not state.areas.frozen():
+            state.areas = _NO_AREAS
+        if state.files == STANDARD:
+            state.files = _STANDARD
+        if not state.signal_actions:
+            state.signal_actions = _NO_ACTIONS
+        return state
+
+
+_NO_AREAS: Final = Areas()
+_STANDARD: Final = dict(STANDARD)
+_NO_ACTIONS: Final[dict[int, bytes]] = {}
 
 
 class Process:
