@@ -99,7 +99,8 @@ class Member:
         except BaseException as error:
             if turn.done() and not turn.cancelled():
                 self.release()
-            else:
+            elif turn in self._waiting:
+                # Where a place became free meanwhile, it has been passed over.
                 self._waiting.remove(turn)
             if isinstance(error, TimeoutError):
                 raise _overloaded(f"{limit} requests were under way, and none ended in time") from None
