@@ -186,8 +186,6 @@ class OriginProtocol(ResponseHandler):
 
     def _completed(self) -> None:
         self._complete = True
-        # A kept connection keeps nothing else: who listens knows a request, and its client's connection.
-        self.on_interim = None
         self._start_idling()
 
     def _start_idling(self) -> None:
@@ -312,6 +310,12 @@ class OriginConnector(aiohttp.TCPConnector):
     def give_back(self, key: ConnectionKey, protocol: OriginProtocol, *, close: bool = False) -> None:
         """Keep the connection for the next exchange, unless it cannot have one, or `close`."""
         self._release(key, protocol, should_close=close)
+
+    def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        if isinstance(protocol, OriginProtocol):
+            # A kept connection keeps nothing else: who listens knows a request, and its client's connection.
+            protocol.on_interim = None
+        super()._release(key, protocol, should_close=should_close)
 
     @property
     def busy(self) -> bool:
