@@ -59,6 +59,8 @@ class KeptConnections:
         if protocol.should_close:
             connector._release(key, protocol)
             return
+        # A kept connection keeps nothing else: who listens knows a request, and its client's connection.
+        protocol.on_interim = None
         connector._acquired.discard(protocol)
         if connector._limit_per_host:
             acquired = connector._acquired_per_host.get(key)

@@ -97,7 +97,8 @@ class Member:
         """Nobody waits for `turn` any more; a place that it has brought is free again."""
         if turn.done() and not turn.cancelled():
             self.release()
-        else:
+        elif turn in self._waiting:
+            # Where a place became free meanwhile, it has been passed over.
             self._waiting.remove(turn)
 
     def release(self) -> None:

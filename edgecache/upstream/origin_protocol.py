@@ -162,8 +162,6 @@ class OriginProtocol(ResponseHandler):
 
     def _completed(self) -> None:
         self.intake.complete = True
-        # A kept connection keeps nothing else: who listens knows a request, and its client's connection.
-        self.on_interim = None
         self._start_idling()
 
     def _start_idling(self) -> None:
@@ -265,6 +263,11 @@ class OriginConnector(aiohttp.TCPConnector):
             raise
         except OSError as error:
             raise failure(key, error) from error
+
+    def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        if isinstance(protocol, OriginProtocol):
+            protocol.on_interim = None  # as in `kept`
+        super()._release(key, protocol, should_close=should_close)
 
     @property
     def busy(self) -> bool:

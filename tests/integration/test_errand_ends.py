@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ from aiohttp import web
 
 from edgecache.policy.message import Request
 from edgecache.policy.rule import CacheRule
+from edgecache.serve.errand import Errand
 from edgecache.serve.settings import ServeSettings
 from edgecache.sites import ActiveVersion, GeneratorRoutes, OnError
 from edgecache.source import Begun, Body, Culprit, Interim, Reply, SourceError
@@ -243,3 +245,13 @@ async def test_who_takes_nothing_of_a_private_answer_holds_up_nobody_on_the_same
         for number in range(10):
             async with asyncio.timeout(5):
                 assert (await edge.fetch(f"/small{number}")).body == b"small"
+
+
+async def test_a_kept_connection_keeps_no_request() -> None:
+    """Not that either whose answer had all been read before anybody waited for it."""
+    hinted = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + response(b"after")
+    async with scripted(lambda path: response() if path == "/first" else hinted) as (edge, _origin):
+        assert (await edge.fetch("/kept")).body == b"after"
+        await until(lambda: quiet(edge))
+        gc.collect()
+        assert [each for each in gc.get_objects() if isinstance(each, Errand) and each.call.request.target == "/kept"] == []

@@ -61,6 +61,18 @@ async def test_who_waits_too_long_gives_up() -> None:
     assert origin.active == 0
 
 
+async def test_who_gives_up_just_when_a_place_becomes_free_gives_up_and_no_place_is_lost() -> None:
+    one = member()
+    held = await one.lease(10)
+    waiting = asyncio.create_task(one.lease(10))
+    await until(lambda: one.waiting == 1)
+    waiting.cancel()
+    held.release()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert (one.active, one.waiting) == (0, 0)
+
+
 async def test_a_place_that_is_forgotten_is_free_again() -> None:
     origin = member()
     await leased(origin, 60.0)
