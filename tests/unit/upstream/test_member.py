@@ -63,8 +63,8 @@ async def test_who_waits_too_long_gives_up() -> None:
 
 async def test_who_gives_up_just_when_a_place_becomes_free_gives_up_and_no_place_is_lost() -> None:
     one = member()
-    held = await one.lease(10)
-    waiting = asyncio.create_task(one.lease(10))
+    held = await leased(one, 10.0)
+    waiting = asyncio.create_task(leased(one, 10.0))
     await until(lambda: one.waiting == 1)
     waiting.cancel()
     held.release()
