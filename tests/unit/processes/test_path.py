@@ -8,26 +8,13 @@ from pathlib import Path
 import pytest
 
 from edgecache.config import Config
-from edgecache.observe.record import Record
 from edgecache.observe.settings import LogSettings
 from edgecache.processes.path import RequestPath
 from edgecache.processes.settings import PathSettings, whole
 from edgecache.serve.call import Call
 from edgecache.sites import SiteTable
 from edgecache.source import Source
-
-RECORD = Record(
-    time=0.0,
-    request_id="0",
-    client="127.0.0.1",
-    method="GET",
-    uri="http://shop.test/",
-    status=200,
-    bytes_sent=0,
-    duration=0.0,
-    cache="hit",
-    site="shop",
-)
+from tests.unit.observe.values import RECORD
 
 
 def logging_to(file: Path) -> PathSettings:
@@ -51,4 +38,4 @@ async def test_a_log_that_could_not_be_opened_is_tried_again_though_the_settings
     finally:
         await path.drain()
         await path.close()
-    assert (old.read_text() + new.read_text()).count("http://shop.test/") == 1
+    assert (old.read_text() + new.read_text()).count(RECORD.uri) == 1
