@@ -22,7 +22,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = {
     "generator": ("edgecache.cli.generator", "generator", "Write, build, run, push and watch generators."),
     "site": ("edgecache.cli.sites", "site", "Add, list, change and remove sites."),
     "cluster": ("edgecache.cli.clusters", "cluster", "Divide the CPU between groups of sites."),
-    "token": ("edgecache.cli.tokens", "token", "Create, list and revoke tokens."),
+    "token": ("edgecache.cli.tokens", "token", "Create, list and revoke tokens; reset the operator's."),
     "purge": ("edgecache.cli.purge", "purge", "Remove from the cache, or mark stale."),
     "status": ("edgecache.cli.status", "status", "Show what the edge is and does."),
     "top": ("edgecache.cli.top", "top", "Watch the edge, live."),

@@ -80,7 +80,8 @@ def _operator_token(state: Path | None) -> str | None:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise CommandFailed(
             f"cannot read the operator's token from {path}: {reason}",
-            advice="name the directory that `edgecache serve --state` was given, as the same user",
+            advice="name the directory that `edgecache serve --state` was given, as the same user;"
+            " `edgecache token reset` replaces a lost token",
         ) from error
     return text or None
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import click
 
 from edgecache.cli.client import ControlClient, Json
+from edgecache.cli.errors import CommandFailed
 from edgecache.cli.groups import CommandGroup
 from edgecache.cli.options import FILLED, json_option, print_json, with_client
 from edgecache.cli.tables import print_table
@@ -14,7 +18,7 @@ VERBS = ("push", "activate", "purge", "logs", "read")
 
 @click.group(cls=CommandGroup)
 def token() -> None:
-    """Create, list and revoke tokens."""
+    """Create, list and revoke tokens; reset the operator's."""
 
 
 def _verbs(_ctx: click.Context, _param: click.Parameter, value: str | None) -> list[str] | None:
@@ -94,3 +98,28 @@ def revoke(client: ControlClient, token_id: str) -> None:
     """Revoke the token ID (as listed) at once."""
     client.delete("tokens", token_id)
     click.echo(f"revoked token {token_id}")
+
+
+@token.command()
+@click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help="The edge's state directory  [default: .edgecache]")
+def reset(state: Path | None) -> None:
+    """Make a new operator's token where it was lost, and revoke the old ones. The edge must be stopped.
+
+    It is written to operator.token in the state directory, as at the first start. Tokens of sites and those for reading stay.
+    """
+    from edgecache.config import DEFAULT_STATE  # noqa: PLC0415 (slow to import, as all below: `edgecache --help` must not wait)
+    from edgecache.control.resetting import reset_operator  # noqa: PLC0415
+    from edgecache.control.state import Failure, StateError  # noqa: PLC0415
+
+    directory = state or DEFAULT_STATE
+    try:
+        path, revoked = asyncio.run(reset_operator(directory))
+    except StateError as error:
+        if error.failure is Failure.IN_USE:
+            advice = "stop it first; or, with a token that you have, `edgecache token create --operator` makes another"
+            raise CommandFailed(f"the operator's token was not reset: an edge runs with {directory}", advice=advice) from error
+        raise CommandFailed(f"the operator's token was not reset: {error.detail}") from error
+    except OSError as error:
+        what = ": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error)
+        raise CommandFailed(f"the operator's token was not written, do it again: {what}") from error
+    click.echo(f"the operator's token is in {path}; {revoked} of before {'is' if revoked == 1 else 'are'} revoked")

@@ -5,7 +5,8 @@ The default cluster is always there. Where the configuration file declares a clu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Protocol
 
@@ -43,20 +44,27 @@ class Clusters:
                 self._clusters[cluster.name] = cluster
                 self._tell(cluster)
 
-    async def redeclare(self, declared: Iterable[Cluster]) -> frozenset[str]:
-        """Take these for what was declared before; names of clusters that are none any more, for `drop`. Raises StateError."""
-        stored = {cluster.name: cluster for cluster in await self._state.clusters()}
-        self._declared = {cluster.name: replace(cluster, from_config=True) for cluster in declared}
-        before = self._clusters.keys()
-        self._clusters = {DEFAULT_CLUSTER: Cluster(DEFAULT_CLUSTER), **stored, **self._declared}
-        for cluster in self._clusters.values():
-            self._tell(cluster)
-        return frozenset(before - self._clusters.keys())
+    @asynccontextmanager
+    async def redeclared(self, declared: Iterable[Cluster]) -> AsyncIterator[None]:
+        """Take these for what was declared before. Within it sites find both: they are moved there. Raises StateError.
 
-    def drop(self, names: Iterable[str]) -> None:
-        """Have the monitor forget clusters in which no site is left."""
-        for name in names:
-            self._scales.remove_cluster(name)
+        Clusters that are none any more are forgotten in the end; where that is an exception, all are as they were.
+        """
+        stored = {cluster.name: cluster for cluster in await self._state.clusters()}
+        before, before_declared = self._clusters, self._declared
+        self._declared = {cluster.name: replace(cluster, from_config=True) for cluster in declared}
+        self._replace({DEFAULT_CLUSTER: Cluster(DEFAULT_CLUSTER), **stored, **self._declared})
+        gone = before.keys() - self._clusters.keys()
+        try:
+            yield
+        except BaseException:
+            gone = self._clusters.keys() - before.keys()
+            self._declared = before_declared
+            self._replace(before)
+            raise
+        finally:
+            for name in gone:
+                self._scales.remove_cluster(name)
 
     def all(self) -> tuple[Cluster, ...]:
         return tuple(sorted(self._clusters.values(), key=lambda cluster: cluster.name))
@@ -81,6 +89,11 @@ class Clusters:
         else:
             del self._clusters[name]
             self._scales.remove_cluster(name)
+
+    def _replace(self, clusters: dict[str, Cluster]) -> None:
+        self._clusters = clusters
+        for cluster in clusters.values():
+            self._tell(cluster)
 
     def _tell(self, cluster: Cluster) -> None:
         self._scales.set_cluster(cluster.name, ClusterShare(cluster.weight, cluster.cap))

@@ -66,13 +66,13 @@ class Publisher:
             await self._state.declare(declared)
             stored = await self._state.sites()
             before, self._config = self._config, declared
-            sites: dict[str, Site] = {}
             try:
-                for site in (*(site for site in stored if site.name not in declared), *declared.values()):
-                    sites[site.name] = await self._built(self._with_free_hosts(site))
+                wanted = (*(site for site in stored if site.name not in declared), *declared.values())
+                read = [await self._read(self._with_free_hosts(site)) for site in wanted]
             except BaseException:
                 self._config = before
                 raise
+            sites = {site.name: self._wanted(site, versions) for site, versions in read}
             for name in self._sites.keys() - sites.keys():
                 self._registry.want(name, SiteShare(), ())
             self._sites = sites
@@ -124,13 +124,21 @@ class Publisher:
 
     async def _built(self, site: Site) -> Site:
         """The site with its active generators; their versions are wanted from here on."""
+        return self._wanted(*await self._read(site))
+
+    async def _read(self, site: Site) -> tuple[Site, list[Registration]]:
+        """The site with its active generators, and their versions."""
         routes: list[GeneratorRoutes] = []
         wanted: list[Registration] = []
         for generator, versions in await self._state.serving(site.name):
             routes.append(generator_routes(site, generator, versions))
             wanted.extend(registration(site, version) for version in versions)
-        self._registry.want(site.name, SiteShare(site.weight, site.cluster, site.cap, site.ceiling.rates), wanted)
-        return replace(site, generators=tuple(routes))
+        return replace(site, generators=tuple(routes)), wanted
+
+    def _wanted(self, site: Site, versions: list[Registration]) -> Site:
+        """The same site: its share holds, and these versions are wanted, from here on."""
+        self._registry.want(site.name, SiteShare(site.weight, site.cluster, site.cap, site.ceiling.rates), versions)
+        return site
 
     def _with_free_hosts(self, site: Site) -> Site:
         if site.from_config:

@@ -117,4 +117,5 @@ class Version:
 
 
 def version_key(site: str, generator: str, version: int) -> str:
+    """The name under which the monitor knows a version."""
     return f"{site}/{generator}@{version}"

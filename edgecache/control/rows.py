@@ -38,11 +38,13 @@ def changed(cursor: sqlite3.Cursor) -> None:
 
 
 def all_sites(connection: sqlite3.Connection) -> tuple[Site, ...]:
+    """Those that were added through the API; names that the configuration has declared are not."""
     found = connection.execute("SELECT definition FROM sites WHERE definition IS NOT NULL ORDER BY name")
     return tuple(_SITE.decode(definition) for (definition,) in found)
 
 
 def put_site(connection: sqlite3.Connection, name: str, definition: bytes, *, new: bool, limit: int) -> None:
+    """`definition` is a `Site` as JSON. Raises TooMany (of `limit`), Exists; where it is not new, Missing."""
     if not new:
         changed(
             connection.execute("UPDATE sites SET definition = ? WHERE name = ? AND definition IS NOT NULL", (definition, name))
@@ -58,10 +60,12 @@ def put_site(connection: sqlite3.Connection, name: str, definition: bytes, *, ne
 
 
 def all_clusters(connection: sqlite3.Connection) -> tuple[Cluster, ...]:
+    """By name."""
     return tuple(Cluster(*row) for row in connection.execute("SELECT name, weight, cap FROM clusters ORDER BY name"))
 
 
 def put_cluster(connection: sqlite3.Connection, cluster: Cluster, limit: int) -> None:
+    """Add or replace. Raises TooMany."""
     others = "SELECT count(*) FROM clusters WHERE name <> ?"
     _room(connection, others, (cluster.name,), limit, "clusters")
     upsert = """
@@ -71,6 +75,7 @@ def put_cluster(connection: sqlite3.Connection, cluster: Cluster, limit: int) ->
 
 
 def all_tokens(connection: sqlite3.Connection) -> tuple[Token, ...]:
+    """Oldest first, expired ones too."""
     found = connection.execute("SELECT id, sha256, site, verbs, created, expires, note FROM tokens ORDER BY created, id")
     return tuple(
         Token(
@@ -87,6 +92,7 @@ def all_tokens(connection: sqlite3.Connection) -> tuple[Token, ...]:
 
 
 def add_token(connection: sqlite3.Connection, token: Token, limit: int) -> None:
+    """Those that have expired when it was made go. Raises TooMany."""
     connection.execute("DELETE FROM tokens WHERE expires <= ?", (token.created,))
     _room(connection, "SELECT count(*) FROM tokens", (), limit, "tokens")
     values = (token.id, token.sha256, token.site, " ".join(sorted(token.verbs)), token.created, token.expires, token.note)
@@ -94,6 +100,7 @@ def add_token(connection: sqlite3.Connection, token: Token, limit: int) -> None:
 
 
 def generators(connection: sqlite3.Connection, site: str, name: str | None = None) -> tuple[Generator, ...]:
+    """Those of the site by name, or the one called `name`."""
     found = connection.execute(
         "SELECT name, active, latest FROM generators WHERE site = :site AND (:name IS NULL OR name = :name) ORDER BY name",
         {"site": site, "name": name},
@@ -102,6 +109,7 @@ def generators(connection: sqlite3.Connection, site: str, name: str | None = Non
 
 
 def serving(connection: sqlite3.Connection, site: str) -> tuple[tuple[Generator, tuple[Version, ...]], ...]:
+    """Generators that have traffic, each with the versions that have it."""
     return tuple(
         (generator, tuple(versions(connection, site, generator.name, portion.version)[0] for portion in generator.active))
         for generator in generators(connection, site)
@@ -110,6 +118,7 @@ def serving(connection: sqlite3.Connection, site: str) -> tuple[tuple[Generator,
 
 
 def bundle_bytes(connection: sqlite3.Connection, site: str, but: str) -> int:
+    """Of all bundles that versions of the site have, each counted once, except the one with the digest `but`."""
     select = """
         SELECT coalesce(sum(size_bytes), 0) FROM (
             SELECT DISTINCT v.digest, v.size_bytes FROM versions v JOIN generators g ON g.id = v.generator
@@ -121,6 +130,7 @@ def bundle_bytes(connection: sqlite3.Connection, site: str, but: str) -> int:
 
 
 def versions(connection: sqlite3.Connection, site: str, name: str, version: int | None = None) -> tuple[Version, ...]:
+    """Latest first, or the one `version`."""
     found = connection.execute(_VERSIONS, {"site": site, "name": name, "version": version})
     return tuple(
         Version(
@@ -138,6 +148,7 @@ def versions(connection: sqlite3.Connection, site: str, name: str, version: int 
 
 
 def add_version(connection: sqlite3.Connection, draft: Draft, limit: int) -> Version:
+    """The new version, or the one of the same digest that was there. Raises Missing (the site), TooMany."""
     generator = _find(connection, draft.site, draft.generator)
     if generator is None:
         if connection.execute("SELECT 1 FROM sites WHERE name = ?", (draft.site,)).fetchone() is None:
@@ -162,12 +173,14 @@ def add_version(connection: sqlite3.Connection, draft: Draft, limit: int) -> Ver
 
 
 def mark_verified(connection: sqlite3.Connection, version: Version, verified: Verified) -> None:
+    """Raises Missing."""
     update = f"UPDATE versions SET verified = ? WHERE {_THIS_VERSION} AND digest = ?"  # noqa: S608 - a constant
     this = (version.site, version.generator, version.version, version.digest)
     changed(connection.execute(update, (msgspec.json.encode(verified), *this)))
 
 
 def remove_version(connection: sqlite3.Connection, site: str, name: str, version: int) -> None:
+    """The generator goes with its last version. Raises Missing, and Exists where it has traffic or can be rolled back to."""
     generator = _known(connection, site, name)
     if version in _in_splits(connection, generator):
         raise Exists
@@ -178,6 +191,7 @@ def remove_version(connection: sqlite3.Connection, site: str, name: str, version
 
 
 def prune_versions(connection: sqlite3.Connection, site: str, name: str, keep: int) -> tuple[int, ...]:
+    """Remove what is older than the latest `keep`, and not in use; the numbers that went. Raises Missing."""
     generator = _known(connection, site, name)
     found = connection.execute("SELECT version FROM versions WHERE generator = ? ORDER BY version DESC", (generator,))
     used = _in_splits(connection, generator)
@@ -187,6 +201,7 @@ def prune_versions(connection: sqlite3.Connection, site: str, name: str, keep: i
 
 
 def activate(connection: sqlite3.Connection, site: str, name: str, split: Split, depth: int) -> None:
+    """What had the traffic before can be rolled back to, over `depth` such steps. Raises Missing."""
     generator = _known(connection, site, name)
     encoded = msgspec.json.encode(split)
     (before,) = connection.execute("SELECT active FROM generators WHERE id = ?", (generator,)).fetchone()
@@ -203,6 +218,7 @@ def activate(connection: sqlite3.Connection, site: str, name: str, split: Split,
 
 
 def roll_back(connection: sqlite3.Connection, site: str, name: str) -> Split | None:
+    """What has the traffic now; None where there is nothing to go back to. Raises Missing."""
     generator = _known(connection, site, name)
     last = "SELECT id, split FROM splits WHERE generator = ? ORDER BY id DESC LIMIT 1"
     row = connection.execute(last, (generator,)).fetchone()
@@ -215,6 +231,7 @@ def roll_back(connection: sqlite3.Connection, site: str, name: str) -> Split | N
 
 
 def kv_get(connection: sqlite3.Connection, site: str, name: str, key: bytes) -> bytes | None:
+    """None: there is no such key, or no such generator."""
     select = """
         SELECT s.value FROM stored_values s JOIN generators g ON g.id = s.generator WHERE g.site = ? AND g.name = ? AND s.key = ?
     """

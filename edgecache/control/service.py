@@ -175,10 +175,9 @@ class Control:
         return web.TCPSite(runner, settings.host, settings.port) if sock is None else web.SockSite(runner, sock)
 
     async def redeclare(self, sites: Iterable[Site], clusters: Iterable[Cluster]) -> None:
-        """Take these in place of what the configuration declared before. Raises StateError."""
-        gone = await self._clusters.redeclare(clusters)
-        await self._publisher.redeclare(sites)
-        self._clusters.drop(gone)
+        """Take these in place of what the configuration declared before. Raises StateError, and nothing is changed."""
+        async with self._clusters.redeclared(clusters):
+            await self._publisher.redeclare(sites)
 
     async def give_away(self) -> None:
         """Finish the requests at hand, answer no more, and let another edge open the state. Raises StateError."""

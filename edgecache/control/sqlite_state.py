@@ -182,7 +182,7 @@ class SqliteState:
             raise StateError(Failure.BUSY, f"no answer within {self._settings.state_seconds:g} s") from error
         except sqlite3.Error as error:
             raise self._mapped(error) from error
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, ValueError, IndexError) as error:
             raise StateError(Failure.CORRUPT, f"{self._path} holds what was not written by this version: {error}") from error
         except OSError as error:
             raise StateError(Failure.UNAVAILABLE, f"{self._path}: {error.strerror}") from error

@@ -95,12 +95,25 @@ class Tokens:
     async def ensure_operator(self, directory: Path) -> Path | None:
         """At first start write the operator's token to `directory`, mode 0600; its path, or None where there was one.
 
-        The file comes first: a crash between the two leaves a file that the next start replaces. Raises OSError, StateError.
+        Raises OSError, StateError, TooMany.
         """
-        now = self._now()
-        if any(token.operator and not token.expired(now) for token in self._by_id.values()):
+        if any(token.operator and not token.expired(self._now()) for token in self._by_id.values()):
             return None
-        minted = mint(site=None, verbs=frozenset(Verb), now=now, note="written at first start")
+        return await self._write_operator(directory, "written at first start")
+
+    async def reset_operator(self, directory: Path) -> tuple[Path, int]:
+        """Revoke every operator's token and write a new one as `ensure_operator` does; its path, and how many were revoked.
+
+        They go first: what breaks off then leaves no operator, and `ensure_operator` makes one. Raises as that does.
+        """
+        old = [token.id for token in self._by_id.values() if token.operator]
+        for token_id in old:
+            await self.revoke(token_id)
+        return await self._write_operator(directory, "written by a reset"), len(old)
+
+    async def _write_operator(self, directory: Path, note: str) -> Path:
+        """The file comes first: a crash between the two leaves a file that the next start replaces."""
+        minted = mint(site=None, verbs=frozenset(Verb), now=self._now(), note=note)
         path = directory / OPERATOR_FILE
         write_durably(path, [minted.text.encode() + b"\n"], mode=0o600)
         await self._state.add_token(minted.token)

@@ -16,6 +16,7 @@ from edgecache.source import Source, Whole
 from sandbox import End, Outcome, Usage
 
 BODILESS: Final = frozenset({204, 304})
+"""Statuses of responses that have no content (RFC 9110 section 6.4.1)."""
 
 
 class GuestAnswer(Protocol):
@@ -31,11 +32,14 @@ class GuestAnswer(Protocol):
 
     async def __anext__(self) -> bytes: ...
 
-    def whole(self) -> bytes | None: ...
+    def whole(self) -> bytes | None:
+        """All of the output, if the request has ended well and nothing has been taken; it stays to be taken."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End the request if it has not ended. Idempotent."""
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """As `close`."""
 
 
 class Caller(Protocol):

@@ -14,6 +14,8 @@ P = TypeVar("P", bound=Hashable)
 
 MAX_FLIGHTS: Final = 100_000
 """Further ones are not told of."""
+MAX_WAITING: Final = 1_000
+"""For one flight. Who gives up waiting stays listed until it is settled, which may take hours: further ones fly themselves."""
 
 
 @dataclass(slots=True)
@@ -35,9 +37,11 @@ class FlightTable(Generic[P]):
         return len(self._held)
 
     def claim(self, key: bytes, uri: str, asker: tuple[P, int]) -> tuple[P, int] | None:
-        """Who flies already, and `asker` waits for it from here on; None: `asker` may fly, and holds the claim."""
+        """Who flies already, and `asker` waits for it from here on; None: `asker` may fly, and others may wait for it."""
         flight = self._open.get(key)
         if flight is not None and flight.holder[0] != asker[0]:
+            if len(flight.waiting) >= MAX_WAITING:
+                return None
             flight.waiting.append(asker)
             return flight.holder
         if len(self._held) < MAX_FLIGHTS:

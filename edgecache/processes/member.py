@@ -88,32 +88,45 @@ class Member:
 
         `begin` is asked when its channel is open: what is sent before is lost, what is sent after is news.
         """
-        ours, theirs = socket.socketpair()
         try:
-            with theirs:
-                self._process = subprocess.Popen(  # noqa: ASYNC220, S603 - our own interpreter and module; exec is soon
-                    [sys.executable, "-m", "edgecache.processes", str(theirs.fileno())],
-                    pass_fds=[theirs.fileno(), *inherited],
-                    stdin=subprocess.DEVNULL,
-                )
+            ours = self._launch(inherited)
         except OSError as error:
-            ours.close()
             self._gone()
             raise StartFailed(f"a serving process cannot be started: {error}") from error
-        self.pid = self._process.pid
-        self._pidfd = os.pidfd_open(self.pid)
         asyncio.get_running_loop().add_reader(self._pidfd, self._exited)
         try:
             await self._channel.connected(ours)
             self.send(begin())
             async with asyncio.timeout(START_SECONDS):
                 await asyncio.shield(self._ready)
-        except (TimeoutError, StartFailed) as error:
+        except (TimeoutError, OSError, StartFailed) as error:
             await self.kill()
             raise StartFailed(str(error) or f"a serving process was not ready within {START_SECONDS:g} s") from error
         except BaseException:
             await self.kill()
             raise
+
+    def _launch(self, inherited: Sequence[int]) -> socket.socket:
+        """Our end of the channel to a new process. Raises OSError, and there is no process."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                process = subprocess.Popen(  # noqa: S603 - our own interpreter and module; exec is soon
+                    [sys.executable, "-m", "edgecache.processes", str(theirs.fileno())],
+                    pass_fds=[theirs.fileno(), *inherited],
+                    stdin=subprocess.DEVNULL,
+                )
+            try:
+                self._pidfd = os.pidfd_open(process.pid)
+            except OSError:
+                process.kill()
+                process.wait()
+                raise
+        except OSError:
+            ours.close()
+            raise
+        self._process, self.pid = process, process.pid
+        return ours
 
     def serve(self) -> None:
         """It is about to be told to accept connections: from here on it counts among those who must say that they did."""

@@ -63,6 +63,8 @@ class RequestPath:
         """Raises OSError: the access log cannot be opened; PackagesMissing. Keys are read later, by `accept_at`."""
         self.settings = settings
         self.log = AccessLog(settings.log, shared=settings.shared_log) if settings.log.access is not None else None
+        self._logged = settings.log
+        """What `log` goes by."""
         traces = settings.observe.traces
         self.exporter = None if traces is None else Exporter(traces)
         tracer = None if traces is None or self.exporter is None else Tracer(traces, self.exporter, query=settings.log.query)
@@ -125,7 +127,10 @@ class RequestPath:
             self.certificates.reload()
 
     def change(self, settings: PathSettings) -> None:
-        """Go on with these. Raises OSError (the log), CertificateError; what was changed before that stays changed."""
+        """Go on with these. Raises OSError (the log), CertificateError; what was changed before that stays changed.
+
+        What was not is tried again at the next change, also where that brings nothing new.
+        """
         before, self.settings = self.settings, settings
         self.pipeline.change(settings.serve, settings.upstream)
         self.plain.change()
@@ -139,8 +144,9 @@ class RequestPath:
             self._retire(client.retire(_RETIRE_SECONDS))
         if self.certificates is not None and settings.certificates:
             self.certificates.change(settings.certificates)
-        if settings.log != before.log:
+        if settings.log != self._logged:
             self._change_log(settings)
+            self._logged = settings.log
 
     def generator_source(
         self,

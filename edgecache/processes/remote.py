@@ -27,6 +27,7 @@ LEADER_GONE: Final = "leader-gone"
 
 
 def leader_gone() -> SourceError:
+    """Why a serving process whose leader has ended cannot do what only that could."""
     return SourceError(Culprit.EDGE, LEADER_GONE, "the leading process has ended", status=503)
 
 

@@ -37,6 +37,7 @@ def add(total: Figures, report: Report) -> None:
 
 
 def summed(reports: Iterable[Report]) -> Figures:
+    """What all of them have counted."""
     total = Figures()
     for report in reports:
         add(total, report)

@@ -16,9 +16,8 @@ from edgecache.store.entry import Entry
 K = TypeVar("K", bound=Hashable)
 _FREED_AT_ONCE = 100_000
 """Notes whose memory is given back in one go (1 ms)."""
-
-
 _MAX_RENEWALS = 100_000
+"""Keys that wait to be fetched anew; further ones are fetched when they are next asked for."""
 
 
 @dataclass(slots=True)
@@ -58,7 +57,7 @@ class PurgeLog(Generic[K]):
     def __init__(self) -> None:
         self.pending: list[Purging[K]] = []
         self.renewals: deque[K] = deque()
-        """What is to be fetched anew; more than so many are fetched when they are next asked for."""
+        """What is to be fetched anew, in the order in which purges came to it."""
         self.touched = 0
         """Entries that purges have concerned, since the start."""
         self._number = 0
@@ -66,12 +65,14 @@ class PurgeLog(Generic[K]):
         self._spent: list[dict[K, int]] = []
 
     def begin(self, purge: Purge, members: deque[Members[K]], listed: int | None) -> Purging[K]:
+        """Put `purge` in force. `members` are to be visited; `listed`: how many it concerns, where that is known."""
         self._number += 1
         purging = Purging(purge, self._number, listed, members)
         self.pending.append(purging)
         return purging
 
     def finish(self, purging: Purging[K]) -> None:
+        """All its members have been visited."""
         purging.done = True
         self.pending.remove(purging)
         if self.pending:
@@ -88,6 +89,7 @@ class PurgeLog(Generic[K]):
             self._judged[key] = self._number
 
     def forget(self, key: K) -> None:
+        """Nothing is stored under `key`."""
         self._judged.pop(key, None)
 
     def judge(self, key: K, entry: Entry) -> Entry | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -263,16 +264,22 @@ class Origin:
 async def origin_of(answer: Handler) -> AsyncIterator[Origin]:
     """A real aiohttp server around `answer`."""
     origin = Origin(answer)
-    server = web.Server(origin.handle, access_log=None, handler_cancellation=True)
-    listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
-    host, port = listening.sockets[0].getsockname()
-    origin.url = f"http://{host}:{port}"
-    try:
+    async with listening(web.Server(origin.handle, access_log=None, handler_cancellation=True)) as port:
+        origin.url = f"http://127.0.0.1:{port}"
         yield origin
+
+
+@contextlib.asynccontextmanager
+async def listening(server: web.Server, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """Yields the port on loopback where `server` answers."""
+    accepting = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0, ssl=tls)
+    try:
+        port: int = accepting.sockets[0].getsockname()[1]
+        yield port
     finally:
-        listening.close()
+        accepting.close()
         await server.shutdown(0.1)
-        await listening.wait_closed()
+        await accepting.wait_closed()
 
 
 @contextlib.asynccontextmanager

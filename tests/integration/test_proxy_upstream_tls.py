@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import logging
@@ -16,7 +15,7 @@ import trustme
 from aiohttp import web
 
 from edgecache.policy.upstream import HealthRule, TlsRule, UpstreamRule
-from tests.integration.proxy_support import Edge, edge_for, plain, until
+from tests.integration.proxy_support import Edge, edge_for, listening, plain, until
 
 
 @dataclass
@@ -61,15 +60,9 @@ async def secure_origin(directory: Path, *names: str, ask: bool = False) -> Asyn
         found.clients.append(certificate and certificate["subject"])
         return await respond(request)
 
-    server = web.Server(answer, access_log=None)
-    listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0, ssl=context)
-    found.url = f"https://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-    try:
+    async with listening(web.Server(answer, access_log=None), context) as port:
+        found.url = f"https://127.0.0.1:{port}"
         yield found
-    finally:
-        listening.close()
-        await server.shutdown(0.1)
-        await listening.wait_closed()
 
 
 @contextlib.asynccontextmanager

@@ -54,7 +54,7 @@ ASKING = {
     ("generator", "push"): ("bundle", "--site", "shop"),
 }
 """Commands that ask an edge, and what is right to say to each."""
-LOCAL = {("serve",), ("check",), ("generator", "init"), ("generator", "build"), ("generator", "run")}
+LOCAL = {("serve",), ("check",), ("token", "reset"), ("generator", "init"), ("generator", "build"), ("generator", "run")}
 
 
 @pytest.fixture(autouse=True)
@@ -189,6 +189,15 @@ def test_serve_where_it_cannot_write_is_failure(here: Path, arguments: tuple[str
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=here)
     assert done.returncode == 1, done.stderr
     assert "cannot" in done.stderr and "internal error" not in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("state", [None, "absent", "bundle", "bundle/g", ""])
+def test_a_reset_where_no_edge_has_been_is_failure_and_makes_nothing(run: Run, here: Path, state: str | None) -> None:
+    before = sorted(here.rglob("*"))
+    result = run("token", "reset", *(() if state is None else ("--state", state)))
+    assert (result.code, result.out, result.err.count("\n")) == (1, "", 1), result.err
+    assert "state.sqlite" in result.err and "internal error" not in result.err
+    assert sorted(here.rglob("*")) == before
 
 
 @pytest.mark.parametrize("command", [("build",), ("run",), ("push", "--site", "shop", "--token", "x")])

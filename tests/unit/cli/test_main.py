@@ -73,7 +73,7 @@ def test_a_reader_that_leaves_is_no_error_worth_a_word() -> None:
     [
         (("statis",), "no such command 'statis'; did you mean status? there are: serve, check,"),
         (("generator", "versions"), "no such command 'versions'; there are: build, init,"),
-        (("token", "lst"), "no such command 'lst'; did you mean list? there are: create, list, revoke"),
+        (("token", "lst"), "no such command 'lst'; did you mean list? there are: create, list, reset, revoke"),
     ],
 )
 def test_an_unknown_command_is_answered_with_those_that_there_are(run: Run, asked: tuple[str, ...], told: str) -> None:

@@ -272,6 +272,30 @@ async def test_records_that_cannot_be_read_are_corruption(state: SqliteState) ->
     assert error.value.failure is Failure.CORRUPT
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE tokens SET verbs = 'fly'",
+        "DELETE FROM versions",
+        "UPDATE generators SET active = x'5b7b7d5d'",
+        "UPDATE versions SET manifest = x'7b'",
+    ],
+)
+async def test_rows_that_no_version_of_this_program_writes_are_corruption_too(state: SqliteState, damage: str) -> None:
+    """As a newer program, or somebody's hand, may have left them: an edge that meets them serves on, and says so."""
+    (version,) = await versions(state, "a")
+    await state.mark_verified(version, Verified(0))
+    await state.activate("shop", "hello", (Portion(1, 100),))
+    await state.add_token(Token(id="1", sha256=bytes(32), site=None, verbs=frozenset(Verb), created=0.0))
+    assert await state.serving("shop") and await state.tokens()
+    connection = state._connection
+    assert connection is not None
+    await state._run(lambda: connection.execute(damage))
+    with pytest.raises(StateError) as error:
+        _ = await state.tokens(), await state.serving("shop")
+    assert error.value.failure is Failure.CORRUPT
+
+
 async def test_a_locked_database_is_told_within_the_time_allowed(tmp_path: Path) -> None:
     state = SqliteState(ControlSettings(state_dir=tmp_path, state_seconds=0.2))
     await state.open()

@@ -17,18 +17,16 @@ from edgecache.observe.access_log import AccessLog
 from edgecache.observe.log_line import LineEncoder
 from edgecache.observe.record import Record
 from edgecache.observe.settings import LogSettings
+from tests.unit.observe.values import RECORD as A_RECORD
 
-RECORD = Record(
+RECORD = replace(
+    A_RECORD,
     time=1767225600.0125,
     request_id="01ABC",
     client="192.0.2.7",
-    method="GET",
     uri="http://shop.example/a?token=secret",
-    status=200,
     bytes_sent=512,
     duration=0.0123456789,
-    cache="hit",
-    site="shop",
 )
 
 

@@ -3,26 +3,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import msgspec
 import pytest
+from msgspec.structs import replace
 
 from edgecache.observe.access_log import AccessLog
-from edgecache.observe.record import NullObserver, Observer, Record
+from edgecache.observe.record import NullObserver, Observer
 from edgecache.observe.recorder import Recorder
 from edgecache.observe.settings import LogSettings
+from tests.unit.observe.values import RECORD as A_RECORD
 
-RECORD = Record(
-    time=1.5,
-    request_id="7",
-    client="::1",
-    method="GET",
-    uri="http://a/",
-    status=200,
-    bytes_sent=3,
-    duration=0.1,
-    cache="miss",
-    site="",
-)
+RECORD = replace(A_RECORD, time=1.5, request_id="7", bytes_sent=3, duration=0.1, cache="miss", site="")
 
 
 def test_a_request_is_counted_and_logged(tmp_path: Path) -> None:
@@ -56,11 +46,11 @@ def test_repeated_requests_are_counted_and_logged_as_others_are(
     for way in ("usual", "repeated"):
         log = AccessLog(LogSettings(access=tmp_path / way, query=query))
         recorder = Recorder(log)
-        record = msgspec.structs.replace(RECORD, client=client, **changes)
-        like = recorder.repeated(msgspec.structs.replace(record, time=0.0, request_id="", client="", duration=0.0))
+        record = replace(RECORD, client=client, **changes)
+        like = recorder.repeated(replace(record, time=0.0, request_id="", client="", duration=0.0))
         for time, duration in ((1.5, 0.0), (1.9999, 0.0000049), (1700000000.25, 0.00123456), (3.0, 31.0)):
             if way == "usual":
-                changed = msgspec.structs.replace(record, time=time, duration=duration, request_id="ab-1")
+                changed = replace(record, time=time, duration=duration, request_id="ab-1")
                 recorder.on_request(changed)
             else:
                 like.on_request(time, "ab-1", client, duration)
@@ -88,12 +78,12 @@ def test_one_report_serves_for_all_targets_that_are_logged_as_they_are_sent(
 ) -> None:
     log = AccessLog(LogSettings(access=tmp_path / "log", query=False, uri_chars=200))
     recorder = Recorder(log)
-    own = recorder.repeated(msgspec.structs.replace(RECORD, uri=uri))
+    own = recorder.repeated(replace(RECORD, uri=uri))
     report = own.but_for(target)
     assert (report is not None) == shared
     own.on_request(1.5, "ab-1", "::1", 0.000012)
     if report is not None:
-        other = recorder.repeated(msgspec.structs.replace(RECORD, uri="http://a/other")).but_for(b"/other")
+        other = recorder.repeated(replace(RECORD, uri="http://a/other")).but_for(b"/other")
         assert (other is report) == (target == b"/b")
         report.hear(1.5, b"ab-1", "::1", 0.000012, target)
     assert log.close()
@@ -105,7 +95,7 @@ def test_one_report_serves_for_all_targets_that_are_logged_as_they_are_sent(
 
 @pytest.mark.parametrize("changes", [{"reason": "r"}, {"collapsed": True}, {"truncated": True}])
 def test_what_is_out_of_the_ordinary_shares_no_report(changes: dict[str, object]) -> None:
-    assert Recorder().repeated(msgspec.structs.replace(RECORD, uri="http://a/b", **changes)).but_for(b"/b") is None
+    assert Recorder().repeated(replace(RECORD, uri="http://a/b", **changes)).but_for(b"/b") is None
 
 
 def test_a_kind_of_request_that_has_not_come_counts_nothing() -> None:

@@ -11,25 +11,14 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from edgecache.observe.otlp import Exporter, PackagesMissing
-from edgecache.observe.record import Record
 from edgecache.observe.recorder import Recorder
 from edgecache.observe.settings import TraceSettings
 from edgecache.observe.trace_context import TraceParent, parse
 from edgecache.observe.tracing import FinishedSpan, Tracer
+from tests.unit.observe.values import RECORD as A_RECORD
 
 GOOD = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-RECORD = Record(
-    time=10.0,
-    request_id="r-1",
-    client="::1",
-    method="GET",
-    uri="http://a/b?c",
-    status=200,
-    bytes_sent=10,
-    duration=0.002,
-    cache="hit",
-    site="shop",
-)
+RECORD = replace(A_RECORD, time=10.0, request_id="r-1", uri="http://a/b?c")
 
 
 def tracer(sink: list[FinishedSpan], *, sample: float = 1.0, follow: bool = False, query: bool = True) -> Tracer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecache.processes.flights import FlightTable
+from edgecache.processes.flights import MAX_WAITING, FlightTable
 
 KEY, URI = b"key", "http://shop.test/"
 
@@ -40,6 +40,19 @@ def test_nobody_joins_a_flight_that_a_purge_has_sealed() -> None:
     assert table.claim(KEY, URI, ("d", 1)) == ("c", 2)
     table.seal()
     assert table.claim(KEY, URI, ("e", 1)) is None
+
+
+def test_a_flight_that_takes_long_is_not_waited_for_by_any_number() -> None:
+    """Clients that ask and leave again, while another process fetches for hours, must not fill the leader's memory."""
+    table: FlightTable[str] = FlightTable()
+    table.claim(KEY, URI, ("a", 0))
+    answers = [table.claim(KEY, URI, ("b", serial)) for serial in range(MAX_WAITING + 10)]
+    assert answers == [("a", 0)] * MAX_WAITING + [None] * 10
+    assert table.settle(("b", MAX_WAITING)) == [], "who flew besides settles in vain"
+    assert table.claim(KEY, URI, ("c", 0)) is None, "the flight is still under way"
+    assert len(table.settle(("a", 0))) == MAX_WAITING
+    assert table.claim(KEY, URI, ("b", 0)) is None
+    assert table.claim(KEY, URI, ("c", 1)) == ("b", 0)
 
 
 def test_who_waits_for_a_process_that_is_gone_is_named() -> None:
