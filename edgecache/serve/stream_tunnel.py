@@ -17,6 +17,14 @@ _HELD_BYTES: Final = 64 << 10
 """Read ahead from the origin; above that its connection is not read."""
 
 
+def say_end(transport: asyncio.Transport) -> None:
+    """End one direction. A peer that has reset the connection is let go: the transport may not have noticed yet."""
+    try:
+        transport.write_eof()
+    except OSError:
+        transport.abort()
+
+
 class _Losing(Protocol):
     def connection_lost(self, exc: Exception | None) -> None: ...
 
@@ -59,7 +67,7 @@ class _OriginEnd(asyncio.Protocol):
     def write_eof(self) -> None:
         """TLS has no end of its own for each direction."""
         if self._transport.can_write_eof() and not self._transport.is_closing():
-            self._transport.write_eof()
+            say_end(self._transport)
         else:
             self._transport.close()
 
