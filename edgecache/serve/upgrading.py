@@ -110,7 +110,7 @@ class OpenTunnel(Opened):
 
     async def join_stream(
         self, client: AsyncIterator[bytes], send: Callable[[bytes], Awaitable[None]], idle_seconds: float
-    ) -> tuple[int, int]:
+    ) -> tuple[int, int, SourceError | None]:
         try:
             return await join_stream(self._tunnel, client, send, idle_seconds)
         finally:

@@ -1,5 +1,5 @@
-"""Long and short bodies on a disk tier that is small, full, damaged or locked, while clients leave, origins break and purges come:
-no body is another's or half, nobody waits for ever, nothing is left."""
+"""A disk tier that is small, full, damaged or locked, while clients leave, origins break and purges come: no body is another's or
+half, nobody waits for ever, nothing is left."""
 
 from __future__ import annotations
 
@@ -26,7 +26,16 @@ from edgecache.store.disk import DiskSettings
 from edgecache.store.disk.segments import SegmentWriter
 from edgecache.store.disk.spool import Spool
 from tests.integration.proxy_support import Edge, edge_for, raw_origin, read_head, until
-from tests.integration.test_random_faults import ANSWER_SECONDS, Generations, defects, descriptors, left_over, proof, proven, quiet
+from tests.integration.test_random_faults import (
+    ANSWER_SECONDS,
+    Generations,
+    defects,
+    descriptors,
+    left_over,
+    proof,
+    proven,
+    quiet,
+)
 
 REQUESTS = int(os.environ.get("EDGECACHE_FAULT_REQUESTS", "600"))
 """For a longer hunt, more: each seed sends so many."""
