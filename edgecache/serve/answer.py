@@ -43,8 +43,11 @@ class Opened(Protocol):
 
     async def join_stream(
         self, client: AsyncIterator[bytes], send: Callable[[bytes], Awaitable[None]], idle_seconds: float
-    ) -> tuple[int, int]:
-        """As `join`, where the client has one stream of a connection: what comes from it, and what sends to it."""
+    ) -> tuple[int, int, SourceError | None]:
+        """As `join`, where the client has one stream of a connection: what comes from it, and what sends to it.
+
+        With what ended it other than the origin's orderly end.
+        """
         ...
 
 

@@ -10,11 +10,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Final, Protocol, cast
 
-from edgecache.source import SourceError
+from edgecache.source import Culprit, SourceError
 from edgecache.upstream.tunnel import Tunnel
 
 _HELD_BYTES: Final = 64 << 10
 """Read ahead from the origin; above that its connection is not read."""
+
+
+def say_end(transport: asyncio.Transport) -> bool:
+    """End one direction. False: the peer has reset the connection, which the transport had not noticed; it is let go."""
+    try:
+        transport.write_eof()
+    except OSError:
+        transport.abort()
+        return False
+    return True
 
 
 class _Losing(Protocol):
@@ -31,6 +41,8 @@ class _OriginEnd(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._held = bytearray(tunnel.first)
         self._ended = False
+        self.failure: SourceError | None = None
+        """It has not ended, but broken off."""
         self._room = asyncio.Event()
         self._room.set()
         self._more = asyncio.Event()
@@ -59,7 +71,8 @@ class _OriginEnd(asyncio.Protocol):
     def write_eof(self) -> None:
         """TLS has no end of its own for each direction."""
         if self._transport.can_write_eof() and not self._transport.is_closing():
-            self._transport.write_eof()
+            if not say_end(self._transport):
+                self._break_off("reset by the origin")
         else:
             self._transport.close()
 
@@ -81,10 +94,16 @@ class _OriginEnd(asyncio.Protocol):
         self._room.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None:
+            self._break_off(str(exc))
         self._ended = True
         self._more.set()
         self._room.set()
         self._loop.call_soon(self._before.connection_lost, exc)
+
+    def _break_off(self, why: str) -> None:
+        if not self._ended:
+            self.failure = SourceError(Culprit.ORIGIN, "reset", f"the tunnel broke off: {why}")
 
 
 class _Passed:
@@ -101,8 +120,10 @@ class _Passed:
 
 async def join_stream(
     tunnel: Tunnel, client: AsyncIterator[bytes], send: Callable[[bytes], Awaitable[None]], idle_seconds: float
-) -> tuple[int, int]:
-    """Pass bytes both ways until the origin has ended or gone, or nothing moves; how many went to the client, and came from it.
+) -> tuple[int, int, SourceError | None]:
+    """Pass bytes both ways until the origin has ended or gone, or nothing moves.
+
+    How many went to the client, how many came from it, and whether the origin has broken off.
 
     `tunnel` stays to be closed. Raises ConnectionError where the client has gone.
     """
@@ -119,7 +140,7 @@ async def join_stream(
         for task in (up, down):
             task.cancel()
         await asyncio.gather(up, down, return_exceptions=True)
-    return passed.down, passed.up
+    return passed.down, passed.up, origin.failure
 
 
 async def _up(client: AsyncIterator[bytes], origin: _OriginEnd, passed: _Passed) -> None:

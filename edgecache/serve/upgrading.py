@@ -16,7 +16,7 @@ from edgecache.policy.upgrading import Upgradable, accepted, asked, by_extended_
 from edgecache.serve.answer import Opened
 from edgecache.serve.call import Call
 from edgecache.serve.settings import ServeSettings
-from edgecache.serve.stream_tunnel import join_stream
+from edgecache.serve.stream_tunnel import join_stream, say_end
 from edgecache.source import Culprit, Reply, SourceError
 from edgecache.upstream.tunnel import Tunnel, TunnelClient
 
@@ -110,7 +110,7 @@ class OpenTunnel(Opened):
 
     async def join_stream(
         self, client: AsyncIterator[bytes], send: Callable[[bytes], Awaitable[None]], idle_seconds: float
-    ) -> tuple[int, int]:
+    ) -> tuple[int, int, SourceError | None]:
         try:
             return await join_stream(self._tunnel, client, send, idle_seconds)
         finally:
@@ -165,7 +165,7 @@ class _Side(asyncio.Protocol):
         if self.other._ended or not other.can_write_eof():
             other.close()
         elif not other.is_closing():
-            other.write_eof()
+            say_end(other)
         return self.transport.can_write_eof() and not self.other._ended
 
     def pause_writing(self) -> None:

@@ -251,6 +251,10 @@ class Flights:
 
     async def close(self, timeout: float = 0.0) -> None:  # noqa: ASYNC109 - handed to the flights
         await self._tasks.close(timeout)
+        # A task that was cancelled before its first step has told nobody.
+        for flight in [flight for flight in self._flights.values() if flight.task is not None]:
+            self._drop(flight)
+            _fail(flight, SourceError(Culprit.EDGE, "aborted", status=503))
 
     def _launch(self, flight: _Flight, produce: Callable[[], Awaitable[Landing]], ended: Callable[[], None]) -> None:
         flight.task = self._tasks.start(flight, self._fly(flight, produce))

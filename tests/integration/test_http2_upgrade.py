@@ -7,9 +7,12 @@ import base64
 import hashlib
 import os
 import re
+import socket
+import struct
 from pathlib import Path
 
 import pytest
+from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
 from edgecache.policy.upgrading import Upgradable
@@ -140,6 +143,32 @@ async def test_an_origin_that_vanishes_ends_the_stream_and_no_other(tmp_path: Pa
         await client.finish(first)
         await client.send(second, b"still")
         assert await heard(second, 6) == b"xSTILL"
+
+
+async def test_an_origin_that_resets_its_connection_resets_the_stream(tmp_path: Path) -> None:
+    """RFC 8441 section 5: what was said may not be all, so it is no orderly end."""
+    reset = asyncio.Event()
+
+    class Resetting(Echo):
+        async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            saying = asyncio.create_task(super().__call__(reader, writer))
+            await reset.wait()
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+            await asyncio.gather(saying, return_exceptions=True)
+
+    async with raw_origin(Resetting(extra=b"half")) as url, secure_edge(tmp_path, url, upgrade=WEBSOCKET) as serving:
+        client = await serving.connect()
+        exchange = await opened(client)
+        assert await heard(exchange, 4) == b"half"
+        reset.set()
+        await client.finish(exchange)
+        assert (exchange.ended, exchange.reset) == (False, int(ErrorCodes.CANCEL))
+        await until(lambda: len(serving.edge.records) == 1)
+        record = serving.edge.records[0]
+        assert (record.status, record.reason, record.truncated, record.bytes_sent) == (101, "reset", True, 4)
+        reset.clear()
+        assert (await opened(client)).status == 200
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from edgecache.policy.message import Request, Response
 from edgecache.policy.rule import CacheRule
 from edgecache.policy.upgrading import Upgradable
 from edgecache.serve.settings import ServeSettings
+from edgecache.serve.stream_tunnel import say_end
 from edgecache.sites import ActiveVersion, GeneratorRoutes
 from edgecache.source import Body, Interim, Reply
 from edgecache.upstream.body import BytesBody
@@ -327,3 +330,51 @@ def test_the_configuration_allows_it(tmp_path: Path) -> None:
     written.write_text(site % "[h2c]")
     with pytest.raises(FormError, match="websocket"):
         load(written)
+
+
+async def test_a_client_that_reset_its_connection_does_not_cost_the_origin_what_it_had_said() -> None:
+    """The origin ends its side while the edge has not noticed: it holds more than the origin takes, so it does not read."""
+    got, resume = bytearray(), asyncio.Event()
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_head(reader)
+        writer.write(SWITCHED)
+        await writer.drain()
+        await resume.wait()
+        writer.write_eof()
+        await asyncio.sleep(0.1)
+        while data := await reader.read(1 << 16):
+            got.extend(data)
+
+    async with raw_origin(slow) as url, edge_for(url, upgrade=WEBSOCKET) as edge:
+        reader, writer = await edge.connect()
+        writer.write(HEAD)
+        assert (await read_head(reader)).startswith(b"HTTP/1.1 101")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                while True:
+                    writer.write(bytes(1 << 16))
+                    await writer.drain()
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+        await asyncio.sleep(0.05)
+        resume.set()
+        await until(lambda: len(edge.records) == 1 and len(got) == edge.records[0].bytes_received)
+        await until(lambda: edge.listener.connections == 0)
+
+
+async def test_a_stream_that_ends_when_its_origin_has_just_reset_ends_quietly() -> None:
+    here, there = socket.socket(), socket.socket()
+    there.bind(("127.0.0.1", 0))
+    there.listen()
+    here.connect(there.getsockname())
+    origin, _ = there.accept()
+    loop = asyncio.get_running_loop()
+    transport, _protocol = await loop.create_connection(asyncio.Protocol, sock=here)
+    origin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    origin.close()
+    say_end(transport)
+    await asyncio.sleep(0)
+    assert transport.is_closing()
+    there.close()
+    await asyncio.sleep(0)

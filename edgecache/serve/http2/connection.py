@@ -282,7 +282,9 @@ class Http2Connection(asyncio.Protocol):
             _log.error("stream %d of %s failed", stream.stream_id, self._client, exc_info=error)
         if not stream.gone:
             if not stream.ended:
-                code = ErrorCodes.CANCEL if task.cancelled() else ErrorCodes.INTERNAL_ERROR
+                # RFC 8441 section 5: so is told that a tunnel's other end was reset.
+                broken = task.cancelled() or stream.tunnel is not None
+                code = ErrorCodes.CANCEL if broken else ErrorCodes.INTERNAL_ERROR
                 self._out.reset_stream(stream.stream_id, code)
             elif not stream.peer_ended:
                 # RFC 9113 section 8.1: the rest of the request is not wanted.

@@ -115,11 +115,12 @@ class Stream:
             headers = freeze(without(answer.response.headers, _NOT_OVER_HTTP_2))
             self.send_head(response_fields(Response(200, "", headers), length=None, extra=answer.extra), end=False)
             send = partial(self.send_body, end=False)
-            sent, received = await tunnel.join_stream(body, send, self._tunnel_idle_seconds)
-            await self.send_body(b"", end=True)
+            sent, received, failure = await tunnel.join_stream(body, send, self._tunnel_idle_seconds)
+            if failure is None:
+                await self.send_body(b"", end=True)
         finally:
             await answer.close()
-        return Sent(body_bytes=sent, received_bytes=received)
+        return Sent(body_bytes=sent, received_bytes=received, failure=failure)
 
     def abandon(self) -> None:
         """Nobody waits for the answer any more."""

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -31,6 +33,8 @@ class SegmentWriter:
         self.capacity = capacity
         self.size = 0
         self.charged = 0
+        self._writing = threading.Lock()
+        self._closing = False
         # What may be there was written by a process that died before the index heard of it.
         self._fd = os.open(path_of(directory, number), _WRITING, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -44,10 +48,20 @@ class SegmentWriter:
 
         `charge`: bytes that the index takes for it, which count as this segment's.
         """
+        try:
+            with self._writing:
+                return self._append(parts, charge)
+        finally:
+            if self._closing:
+                self.close()
+
+    def _append(self, parts: Iterable[bytes], charge: int) -> int:
         start = position = self.size
         for part in parts:
             view = memoryview(part)
             while view:
+                if self._closing:
+                    raise OSError(errno.EBADF, "the segment was closed meanwhile")
                 done = os.pwrite(self._fd, view, position)
                 position += done
                 view = view[done:]
@@ -56,10 +70,15 @@ class SegmentWriter:
         return start
 
     def close(self) -> None:
-        """Nothing more comes; idempotent."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Nothing more comes; idempotent. A thread that still writes closes it: else its descriptor may be another file's."""
+        self._closing = True
+        if self._writing.acquire(blocking=False):
+            try:
+                if self._fd >= 0:
+                    os.close(self._fd)
+                    self._fd = -1
+            finally:
+                self._writing.release()
 
 
 class SegmentReader:

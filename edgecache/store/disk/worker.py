@@ -109,22 +109,22 @@ class Worker:
                 self._write(orders, told, closing)
             except (lmdb.Error, OSError, CorruptRow) as error:
                 self._failed(error)
-                # Nothing of the batch is in the index. What it was to replace must go all the same.
-                told.clear()
+                # Nothing of the batch is in the index but segments. What it was to replace must go all the same.
+                told = _reserved(told)
                 self._write([_instead(order) for order in orders], told, closing)
         except (lmdb.Error, OSError, CorruptRow) as error:
             self._failed(error)
-            told = dict.fromkeys(orders, error)
+            told = {**dict.fromkeys(orders, error), **_reserved(told)}
         finally:
             for writer in closing:
                 writer.close()
             self._finished([(order, told.get(order)) for order in orders])
 
     def _write(self, orders: list[Order], told: dict[Order, object], closing: list[SegmentWriter]) -> None:
-        """One batch; raises with nothing of it in the index."""
+        """One batch; raises with nothing of it in the index but the segments in `told`."""
         places = {order: self._placed(order, closing) for order in orders if isinstance(order, Put)}
         for order in orders:
-            if isinstance(order, Reserve):
+            if isinstance(order, Reserve) and order not in told:
                 told[order] = self._reserve(order.size, order.writer)
         released: list[int] = []
         bans: list[tuple[Ban, int]] = []
@@ -341,6 +341,11 @@ def _concerns(order: Drop, row: bytes) -> bool:
     except CorruptRow:
         return True
     return order.time in (None, have.time) and order.place in (None, have.place)
+
+
+def _reserved(told: dict[Order, object]) -> dict[Order, object]:
+    """What holds though the rest of a batch does not: whoever asked for a segment has it, to write or to give back."""
+    return {order: outcome for order, outcome in told.items() if isinstance(order, Reserve)}
 
 
 def _instead(order: Order) -> Order:

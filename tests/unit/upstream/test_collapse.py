@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from edgecache.source import SourceError
 from edgecache.upstream.collapse import Flights, Landing, Settled
 from edgecache.upstream.settings import UpstreamSettings
 
@@ -61,3 +62,21 @@ async def test_who_reserved_may_leave_others_on_the_launched_flight() -> None:
     await other.leave()
     assert len(flights) == 0
     await flights.close()
+
+
+async def test_closing_before_a_flight_has_begun_tells_all_who_boarded() -> None:
+    for launched in (False, True):
+        flights = Flights(UpstreamSettings())
+        if launched:
+            reserved = flights.reserve("key")
+            assert reserved is not None
+            first = reserved.seat
+            first.launch(_never, lambda: None)
+        else:
+            first = flights.board("key", _never)
+        waiting = [asyncio.ensure_future(seat.landed()) for seat in (first, flights.board("key", _never))]
+        async with asyncio.timeout(5):
+            await flights.close()
+            ended = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [(type(end), getattr(end, "status", 0)) for end in ended] == [(SourceError, 503)] * 2
+        assert len(flights) == 0
