@@ -11,11 +11,12 @@ import fcntl
 import mmap
 import os
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Final
 
 from sandbox import faults
+from sandbox.common import NO_FILE, SEALS, Common, hold
 from sandbox.pagemap import open_pagemap
 from sandbox.paging import FRAME_MASK, MAPPED, PAGE, Layout, fixed_pages
 
@@ -32,7 +33,7 @@ would burden all later ones. Dropping costs the next writer a fault (3.4 us a pa
 _MADV_DONTNEED: Final = 4
 _ZEROS_BYTES: Final = 64 << 10
 _ZEROS: Final = memoryview(bytes(_ZEROS_BYTES))
-_SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_MAP_FIXED: Final = 0x10
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _mmap = _libc.mmap
@@ -44,8 +45,21 @@ _madvise = _libc.madvise
 _madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
-def _map(fd: int, length: int, protection: int) -> int:
-    address = _mmap(None, length, protection, mmap.MAP_PRIVATE, fd, 0)
+def _map(fd: int, length: int, protection: int, common: Sequence[Common]) -> int:
+    """Map a template privately, what it has in common with others over it. Raises OSError."""
+    address = _mapped(None, length, protection, mmap.MAP_PRIVATE, fd)
+    try:
+        for part in common:
+            if part.fd != NO_FILE:
+                _mapped(address + part.start, part.end - part.start, protection, mmap.MAP_PRIVATE | _MAP_FIXED, part.fd)
+    except OSError:
+        _munmap(address, length)
+        raise
+    return address
+
+
+def _mapped(at: int | None, length: int, protection: int, flags: int, fd: int) -> int:
+    address = _mmap(at, length, protection, flags, fd, 0)
     if address is None or address == ctypes.c_void_p(-1).value:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
@@ -56,11 +70,18 @@ class FrozenMemory:
     """The memory of a template: never written again, shared by every fork."""
 
     def __init__(
-        self, layout: Layout, pieces: Iterable[tuple[int, bytes | memoryview]], text: tuple[tuple[int, int], ...]
+        self,
+        layout: Layout,
+        pieces: Iterable[tuple[int, bytes | memoryview]],
+        text: tuple[tuple[int, int], ...],
+        common: Sequence[Common] = (),
     ) -> None:
-        """`pieces` are (offset, content), later ones over earlier; `text` the offsets [start, end) that the guest may execute."""
+        """`pieces` are (offset, content), later ones over earlier; `text` the offsets [start, end) that the guest may execute;
+        `common` what of the content other programs hold, too, ascending: held for this template by its maker.
+        """
         self.layout = layout
         self.text = text
+        self.common = common
         data = bytearray(layout.total_bytes // PAGE)
         self.fd = os.memfd_create("guest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self._address = 0
@@ -68,11 +89,11 @@ class FrozenMemory:
         try:
             os.ftruncate(self.fd, layout.total_bytes)
             for offset, content in pieces:
-                _write_all(self.fd, content, offset)
+                self._put(offset, memoryview(content))
                 first, last = offset // PAGE, (offset + len(content) + PAGE - 1) // PAGE
                 data[first:last] = b"\1" * (last - first)
-            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
-            self._address = _map(self.fd, layout.total_bytes, mmap.PROT_READ)
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, SEALS)
+            self._address = _map(self.fd, layout.total_bytes, mmap.PROT_READ, common)
         except BaseException:
             os.close(self.fd)
             raise
@@ -90,9 +111,10 @@ class FrozenMemory:
         text: tuple[tuple[int, int], ...],
         *,
         runs: Iterable[tuple[int, int, int]] = (),
+        alike: tuple[int, int] | None = None,
     ) -> FrozenMemory:
         """Lay out tables for a new guest. `pages` gives the flags of each virtual page number that is mapped; `runs` of long rows
-        of pages: first, end, flags.
+        of pages: first, end, flags; `alike` the offsets of whole pages that other guests may well hold, too.
         """
         entries = bytearray(PAGE * layout.tables)
         words = memoryview(entries).cast("Q")
@@ -106,11 +128,17 @@ class FrozenMemory:
             for at in range(0, len(entries), PAGE)
             if entries.count(0, at, at + PAGE) < PAGE
         )
-        return cls(layout, [*fixed_pages(layout), *tables, *contents], text)
+        pieces = [*fixed_pages(layout), *tables, *contents]
+        common = [] if alike is None else [hold(alike[0], _content(pieces, *alike))]
+        try:
+            return cls(layout, pieces, text, common)
+        except BaseException:
+            _release(common)
+            raise
 
     @property
     def resident_bytes(self) -> int:
-        """Memory that the template itself takes: pages it holds, shared by all forks."""
+        """Memory that the template itself takes: pages it holds, shared by all forks, without those that others hold, too."""
         return os.fstat(self.fd).st_blocks * 512
 
     def fork(self) -> GuestMemory:
@@ -118,17 +146,32 @@ class FrozenMemory:
         self._forks += 1
         return fork
 
+    def map(self) -> int:
+        """The address of a private mapping for a fork. Raises OSError."""
+        return _map(self.fd, self.layout.total_bytes, mmap.PROT_READ | mmap.PROT_WRITE, self.common)
+
     def close(self) -> None:
         """Forks live on, and what their resets copy with the last of them. Idempotent."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+            _release(self.common)
             self._unmap()
 
     def release(self) -> None:
         """A fork is closed."""
         self._forks -= 1
         self._unmap()
+
+    def _put(self, offset: int, content: memoryview) -> None:
+        """Into the template's own file, but for what stands in one that others have, too."""
+        at, end = offset, offset + len(content)
+        for part in self.common:
+            if part.fd != NO_FILE and at < part.end and part.start < end:
+                before = max(at, part.start)
+                _write_all(self.fd, content[at - offset : before - offset], at)
+                at = min(end, part.end)
+        _write_all(self.fd, content[at - offset :], at)
 
     def _unmap(self) -> None:
         if self.fd < 0 and not self._forks and self._address:
@@ -156,7 +199,7 @@ class GuestMemory:
         self.template = template
         self.layout = layout = template.layout
         self.text = template.text
-        self.address = _map(template.fd, layout.total_bytes, mmap.PROT_READ | mmap.PROT_WRITE)
+        self.address = template.map()
         block = (ctypes.c_ubyte * layout.total_bytes).from_address(self.address)
         self.block = memoryview(block).cast("B")
         self.window = self.block[: layout.window_bytes]
@@ -298,8 +341,14 @@ class GuestMemory:
             stop = len(full) if stop < 0 else stop
             pieces.append((at * PAGE, block[at * PAGE : stop * PAGE]))
             at = stop
+        common = [part for part in template.common if not _meet(self.written(), part)]
+        for part in common:
+            part.hold()
         try:
-            return FrozenMemory(self.layout, [*pieces, *more], self.text)
+            return FrozenMemory(self.layout, [*pieces, *more], self.text, common)
+        except BaseException:
+            _release(common)
+            raise
         finally:
             for _, piece in pieces:
                 if isinstance(piece, memoryview):
@@ -390,6 +439,26 @@ def _entries(flags: int, offset: int, count: int) -> memoryview:
     """Page-table entries of `count` pages whose frames begin at `offset`, all with the same flags."""
     first = flags | offset
     return memoryview(array("Q", range(first, first + count * PAGE, PAGE)))
+
+
+def _content(pieces: Iterable[tuple[int, bytes]], start: int, end: int) -> bytearray:
+    """What the pieces make of [start, end)."""
+    content = bytearray(end - start)
+    for offset, piece in pieces:
+        first, last = max(start, offset), min(end, offset + len(piece))
+        if first < last:
+            content[first - start : last - start] = piece[first - offset : last - offset]
+    return content
+
+
+def _meet(runs: list[tuple[int, int]], common: Common) -> bool:
+    """Whether any of it has been written."""
+    return any(start < common.end and common.start < end for start, end in runs)
+
+
+def _release(common: Sequence[Common]) -> None:
+    for part in common:
+        part.release()
 
 
 def _write_all(fd: int, content: bytes | memoryview, offset: int) -> None:
