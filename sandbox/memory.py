@@ -11,11 +11,12 @@ import fcntl
 import mmap
 import os
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Final
 
 from sandbox import faults
+from sandbox.common import NO_FILE, SEALS, Common, hold
 from sandbox.pagemap import open_pagemap
 from sandbox.paging import FRAME_MASK, MAPPED, PAGE, Layout, fixed_pages
 
@@ -30,9 +31,14 @@ would burden all later ones. Dropping costs the next writer a fault (3.4 us a pa
 """
 
 _MADV_DONTNEED: Final = 4
+_LINE: Final = 64
+_LITTLE_BYTES: Final = 16 * _LINE
+"""Of a page, what a reset keeps beside the template at most: a quarter of it."""
+_FEW_PAGES: Final = 64
+"""Only of a request that writes no more."""
 _ZEROS_BYTES: Final = 64 << 10
 _ZEROS: Final = memoryview(bytes(_ZEROS_BYTES))
-_SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_MAP_FIXED: Final = 0x10
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _mmap = _libc.mmap
@@ -44,8 +50,21 @@ _madvise = _libc.madvise
 _madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
-def _map(fd: int, length: int, protection: int) -> int:
-    address = _mmap(None, length, protection, mmap.MAP_PRIVATE, fd, 0)
+def _map(fd: int, length: int, protection: int, common: Sequence[Common]) -> int:
+    """Map a template privately, what it has in common with others over it. Raises OSError."""
+    address = _mapped(None, length, protection, mmap.MAP_PRIVATE, fd)
+    try:
+        for part in common:
+            if part.fd != NO_FILE:
+                _mapped(address + part.start, part.end - part.start, protection, mmap.MAP_PRIVATE | _MAP_FIXED, part.fd)
+    except OSError:
+        _munmap(address, length)
+        raise
+    return address
+
+
+def _mapped(at: int | None, length: int, protection: int, flags: int, fd: int) -> int:
+    address = _mmap(at, length, protection, flags, fd, 0)
     if address is None or address == ctypes.c_void_p(-1).value:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
@@ -56,11 +75,18 @@ class FrozenMemory:
     """The memory of a template: never written again, shared by every fork."""
 
     def __init__(
-        self, layout: Layout, pieces: Iterable[tuple[int, bytes | memoryview]], text: tuple[tuple[int, int], ...]
+        self,
+        layout: Layout,
+        pieces: Iterable[tuple[int, bytes | memoryview]],
+        text: tuple[tuple[int, int], ...],
+        common: Sequence[Common] = (),
     ) -> None:
-        """`pieces` are (offset, content), later ones over earlier; `text` the offsets [start, end) that the guest may execute."""
+        """`pieces` are (offset, content), later ones over earlier; `text` the offsets [start, end) that the guest may execute;
+        `common` what of the content other programs hold, too, ascending: held for this template by its maker.
+        """
         self.layout = layout
         self.text = text
+        self.common = common
         data = bytearray(layout.total_bytes // PAGE)
         self.fd = os.memfd_create("guest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self._address = 0
@@ -68,11 +94,11 @@ class FrozenMemory:
         try:
             os.ftruncate(self.fd, layout.total_bytes)
             for offset, content in pieces:
-                _write_all(self.fd, content, offset)
+                self._put(offset, memoryview(content))
                 first, last = offset // PAGE, (offset + len(content) + PAGE - 1) // PAGE
                 data[first:last] = b"\1" * (last - first)
-            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
-            self._address = _map(self.fd, layout.total_bytes, mmap.PROT_READ)
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, SEALS)
+            self._address = _map(self.fd, layout.total_bytes, mmap.PROT_READ, common)
         except BaseException:
             os.close(self.fd)
             raise
@@ -90,9 +116,10 @@ class FrozenMemory:
         text: tuple[tuple[int, int], ...],
         *,
         runs: Iterable[tuple[int, int, int]] = (),
+        alike: tuple[int, int] | None = None,
     ) -> FrozenMemory:
         """Lay out tables for a new guest. `pages` gives the flags of each virtual page number that is mapped; `runs` of long rows
-        of pages: first, end, flags.
+        of pages: first, end, flags; `alike` the offsets of whole pages that other guests may well hold, too.
         """
         entries = bytearray(PAGE * layout.tables)
         words = memoryview(entries).cast("Q")
@@ -106,11 +133,17 @@ class FrozenMemory:
             for at in range(0, len(entries), PAGE)
             if entries.count(0, at, at + PAGE) < PAGE
         )
-        return cls(layout, [*fixed_pages(layout), *tables, *contents], text)
+        pieces = [*fixed_pages(layout), *tables, *contents]
+        common = [] if alike is None else [hold(alike[0], _content(pieces, *alike))]
+        try:
+            return cls(layout, pieces, text, common)
+        except BaseException:
+            _release(common)
+            raise
 
     @property
     def resident_bytes(self) -> int:
-        """Memory that the template itself takes: pages it holds, shared by all forks."""
+        """Memory that the template itself takes: pages it holds, shared by all forks, without those that others hold, too."""
         return os.fstat(self.fd).st_blocks * 512
 
     def fork(self) -> GuestMemory:
@@ -118,17 +151,32 @@ class FrozenMemory:
         self._forks += 1
         return fork
 
+    def map(self) -> int:
+        """The address of a private mapping for a fork. Raises OSError."""
+        return _map(self.fd, self.layout.total_bytes, mmap.PROT_READ | mmap.PROT_WRITE, self.common)
+
     def close(self) -> None:
         """Forks live on, and what their resets copy with the last of them. Idempotent."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+            _release(self.common)
             self._unmap()
 
     def release(self) -> None:
         """A fork is closed."""
         self._forks -= 1
         self._unmap()
+
+    def _put(self, offset: int, content: memoryview) -> None:
+        """Into the template's own file, but for what stands in one that others have, too."""
+        at, end = offset, offset + len(content)
+        for part in self.common:
+            if part.fd != NO_FILE and at < part.end and part.start < end:
+                before = max(at, part.start)
+                _write_all(self.fd, content[at - offset : before - offset], at)
+                at = min(end, part.end)
+        _write_all(self.fd, content[at - offset :], at)
 
     def _unmap(self) -> None:
         if self.fd < 0 and not self._forks and self._address:
@@ -156,7 +204,7 @@ class GuestMemory:
         self.template = template
         self.layout = layout = template.layout
         self.text = template.text
-        self.address = _map(template.fd, layout.total_bytes, mmap.PROT_READ | mmap.PROT_WRITE)
+        self.address = template.map()
         block = (ctypes.c_ubyte * layout.total_bytes).from_address(self.address)
         self.block = memoryview(block).cast("B")
         self.window = self.block[: layout.window_bytes]
@@ -298,8 +346,14 @@ class GuestMemory:
             stop = len(full) if stop < 0 else stop
             pieces.append((at * PAGE, block[at * PAGE : stop * PAGE]))
             at = stop
+        common = [part for part in template.common if not _meet(self.written(), part)]
+        for part in common:
+            part.hold()
         try:
-            return FrozenMemory(self.layout, [*pieces, *more], self.text)
+            return FrozenMemory(self.layout, [*pieces, *more], self.text, common)
+        except BaseException:
+            _release(common)
+            raise
         finally:
             for _, piece in pieces:
                 if isinstance(piece, memoryview):
@@ -311,24 +365,28 @@ class GuestMemory:
 
 
 class _Undoing:
-    """What a reset copies, worked out once for the pages that a request has written, as the next one mostly writes the same.
+    """What a reset writes, worked out once for the pages that a request has written, as the next one mostly writes the same.
 
-    Few and small objects: of a machine that has slept for long, each is out of the processor's caches.
+    Few and small objects: of a machine that has slept for long, each is out of the processor's caches. So is the template, of
+    which only that is read which is no zero, and from here where that is little.
     """
 
-    __slots__ = ("_block", "_copies", "_original", "_tables", "_zeros")
+    __slots__ = ("_block", "_copies", "_original", "_pieces", "_tables", "_zeros")
 
     def __init__(self, memory: GuestMemory, written: list[tuple[int, int]]) -> None:
         self._block, self._original = memory.block, memory.template.view
         window = memory.layout.window_bytes
+        few = _pages(written) <= _FEW_PAGES
         copies: list[int] = []
         zeros: list[int] = []
+        pieces: list[tuple[int, int, bytes]] = []
         tables: list[tuple[int, int, bool]] = []
         for start, end in _split(written, window):
-            for first, last, holds in _alike(memory.template.data, start, end):
-                if first >= window:
-                    tables.append((first, last, holds))
-                elif holds:
+            if start >= window:
+                tables += _alike(memory.template.data, start, end)
+                continue
+            for first, last, sparse in _sparse(memory.template, start, end, pieces if few else None):
+                if not sparse:
                     copies += (first, last)
                 else:
                     for at in range(first, last, _ZEROS_BYTES):
@@ -336,21 +394,27 @@ class _Undoing:
         self._copies, self._zeros, self._tables = _shared(tuple(copies), tuple(zeros), tuple(tables))
         """Offsets: start, end, start, end and so on. Page tables apart, and whether the template holds any: they are compared
         before they are copied, for processors forget what they know of changed ones."""
+        self._pieces = tuple(_piece(*piece) for piece in pieces)
+        """What stands amid zeros: offsets and content."""
 
     def undo(self) -> bool:
         """Whether a page table was not the template's."""
-        block, original, copies, zeros = self._block, self._original, self._copies, self._zeros
-        for index in range(0, len(copies), 2):
-            start, end = copies[index], copies[index + 1]
-            block[start:end] = original[start:end]
+        block, zeros, copies = self._block, self._zeros, self._copies
         for index in range(0, len(zeros), 2):
             start, end = zeros[index], zeros[index + 1]
             length = end - start
             block[start:end] = _ZEROS[:length]
+        for first, last, content in self._pieces:
+            block[first:last] = content
+        if copies:
+            original = self._original
+            for index in range(0, len(copies), 2):
+                start, end = copies[index], copies[index + 1]
+                block[start:end] = original[start:end]
         changed = False
         for start, end, holds in self._tables:
             length = end - start
-            content = bytes(original[start:end]) if holds else bytes(length)
+            content = bytes(self._original[start:end]) if holds else bytes(length)
             if bytes(block[start:end]) != content:
                 block[start:end] = content
                 changed = True
@@ -363,6 +427,50 @@ def _shared(
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, int, bool], ...]]:
     """The same numbers, one object for all memories that write the same pages."""
     return copies, zeros, tables
+
+
+@lru_cache(maxsize=256)
+def _piece(start: int, end: int, content: bytes) -> tuple[int, int, bytes]:
+    """The same content at the same place, one object for all memories that have it."""
+    return start, end, content
+
+
+def _sparse(
+    template: FrozenMemory, start: int, end: int, pieces: list[tuple[int, int, bytes]] | None
+) -> Iterator[tuple[int, int, bool]]:
+    """Parts of [start, end), and whether they are zeros but for some `pieces`, which are added; without, but for none."""
+    if pieces is None:
+        yield from ((first, last, not holds) for first, last, holds in _alike(template.data, start, end))
+        return
+    first, was = start, True
+    for at in range(start, end, PAGE):
+        found = _little(template.view, at) if template.data[at // PAGE] else []
+        sparse = found is not None
+        if sparse != was:
+            if at > first:
+                yield first, at, was
+            first, was = at, sparse
+        pieces += found or ()
+    yield first, end, was
+
+
+def _little(view: memoryview, at: int) -> list[tuple[int, int, bytes]] | None:
+    """What is no zero in the page at `at`, in whole lines of the processor's caches; None where that is more than little."""
+    page = bytes(view[at : at + PAGE])
+    if PAGE - page.count(0) > _LITTLE_BYTES:
+        return None
+    found: list[tuple[int, int, bytes]] = []
+    high = held = 0
+    while rest := page[high:].lstrip(b"\0"):
+        low = (PAGE - len(rest)) // _LINE * _LINE
+        high = low + _LINE
+        while page[high : high + _LINE].strip(b"\0"):
+            high += _LINE
+        held += high - low
+        if held > _LITTLE_BYTES:
+            return None
+        found.append((at + low, at + high, page[low:high]))
+    return found
 
 
 def _pages(runs: list[tuple[int, int]]) -> int:
@@ -390,6 +498,26 @@ def _entries(flags: int, offset: int, count: int) -> memoryview:
     """Page-table entries of `count` pages whose frames begin at `offset`, all with the same flags."""
     first = flags | offset
     return memoryview(array("Q", range(first, first + count * PAGE, PAGE)))
+
+
+def _content(pieces: Iterable[tuple[int, bytes]], start: int, end: int) -> bytearray:
+    """What the pieces make of [start, end)."""
+    content = bytearray(end - start)
+    for offset, piece in pieces:
+        first, last = max(start, offset), min(end, offset + len(piece))
+        if first < last:
+            content[first - start : last - start] = piece[first - offset : last - offset]
+    return content
+
+
+def _meet(runs: list[tuple[int, int]], common: Common) -> bool:
+    """Whether any of it has been written."""
+    return any(start < common.end and common.start < end for start, end in runs)
+
+
+def _release(common: Sequence[Common]) -> None:
+    for part in common:
+        part.release()
 
 
 def _write_all(fd: int, content: bytes | memoryview, offset: int) -> None:

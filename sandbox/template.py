@@ -6,7 +6,9 @@ Owns the memory's file; knows no engine and runs nothing. `load` makes the first
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final
 
 from sandbox.engines.base import CpuState
@@ -17,7 +19,7 @@ from sandbox.guest.stack import initial_stack
 from sandbox.image import Image, parse
 from sandbox.limits import KIB, MIB, Limits
 from sandbox.memory import FrozenMemory
-from sandbox.paging import PAGE, USER_TOP, Layout, page_flags
+from sandbox.paging import PAGE, USER_TOP, WRITABLE, Layout, page_flags
 from sandbox.program import Convention, Program
 
 STACK_SHARE: Final = 8
@@ -98,7 +100,7 @@ def load(program: Program, limits: Limits) -> Template:
     text = tuple((start - layout.base, end - layout.base) for start, end in image.text)
     return Template(
         loaded,
-        FrozenMemory.build(layout, contents, dict(image.pages), text, runs=[stack_pages]),
+        FrozenMemory.build(layout, contents, dict(image.pages), text, runs=[stack_pages], alike=_alike(image, layout)),
         initial_cpu(image, stack_pointer),
         GuestState(brk=space.image_end),
         booted=False,
@@ -125,6 +127,21 @@ def _encode(text: str) -> bytes:
     if b"\0" in encoded:
         raise ImageError(f"its argument or variable {text!r} holds a NUL character")
     return encoded
+
+
+def _alike(image: Image, layout: Layout) -> tuple[int, int] | None:
+    """Offsets of the longest run of pages that are the image's for ever: nobody may write to them."""
+    start, end = max(_read_only(image), key=lambda run: run[1] - run[0], default=(0, 0))
+    first = layout.base // PAGE
+    return ((start - first) * PAGE, (end - first) * PAGE) if end else None
+
+
+def _read_only(image: Image) -> Iterator[tuple[int, int]]:
+    """Runs of virtual page numbers: first, end."""
+    numbers = [page for page, flags in image.pages if not flags & WRITABLE]
+    for _, run in groupby(enumerate(numbers), key=lambda item: item[1] - item[0]):
+        pages = [page for _, page in run]
+        yield pages[0], pages[-1] + 1
 
 
 def _space(image: Image, layout: Layout) -> AddressSpace:

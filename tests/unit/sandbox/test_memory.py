@@ -173,6 +173,28 @@ def test_what_was_written_is_known_whoever_has_turns_between(turns: list[tuple[i
         frozen.close()
 
 
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 12 * PAGE), st.binary(min_size=1, max_size=400), st.integers(1, 8)), max_size=8),
+    st.sets(st.integers(0, 99), min_size=1, max_size=90),
+)
+def test_a_reset_brings_back_whatever_the_template_holds(pieces: list[tuple[int, bytes, int]], pages: set[int]) -> None:
+    """Much or little in a page, at its ends or across them, in many written pages or few."""
+    contents = [(at, piece * times) for at, piece, times in pieces]
+    frozen = FrozenMemory.build(Layout(BASE, 100 * PAGE), contents, {}, ())
+    fork = frozen.fork()
+    before = fork.block.tobytes()
+    try:
+        for _ in range(2):
+            for page in pages:
+                fork.window[page * PAGE : (page + 1) * PAGE] = b"\xff" * PAGE
+            fork.reset(fork.written())
+            assert fork.block.tobytes() == before
+    finally:
+        fork.close()
+        frozen.close()
+
+
 def test_a_fork_is_reset_after_its_template_is_closed(template: FrozenMemory, memory: GuestMemory) -> None:
     memory.window[0] = 1
     template.close()
