@@ -29,8 +29,7 @@ class GuestAccess:
     __slots__ = ("_base", "_end", "_entries", "_first_page", "_window")
 
     def __init__(self, memory: GuestMemory) -> None:
-        # Not its window, which is the same up to its end: one object less that a machine which has slept for long touches.
-        self._window, self._entries = memory.block, memory.entries
+        self._window, self._entries = memory.window, memory.entries
         self._base = memory.layout.base
         self._end = memory.layout.end
         self._first_page = memory.layout.first_page
