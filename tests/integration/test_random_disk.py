@@ -37,7 +37,7 @@ from tests.integration.test_random_faults import (
     quiet,
 )
 
-REQUESTS = int(os.environ.get("EDGECACHE_FAULT_REQUESTS", "600"))
+REQUESTS = int(os.environ.get("EDGECACHE_FAULT_REQUESTS", "500"))
 """For a longer hunt, more: each seed sends so many."""
 CLIENTS = 12
 PATHS = 30
