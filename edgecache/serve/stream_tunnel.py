@@ -113,6 +113,8 @@ class _Passed:
         self._loop = loop
         self.up = self.down = 0
         self.last = loop.time()
+        self.unsent = False
+        """What has come from the origin is not all with the client."""
 
     def moved(self) -> None:
         self.last = self._loop.time()
@@ -123,7 +125,7 @@ async def join_stream(
 ) -> tuple[int, int, SourceError | None]:
     """Pass bytes both ways until the origin has ended or gone, or nothing moves.
 
-    How many went to the client, how many came from it, and whether the origin has broken off.
+    How many went to the client, how many came from it, and what has failed: then the client has not got all that was said.
 
     `tunnel` stays to be closed. Raises ConnectionError where the client has gone.
     """
@@ -140,6 +142,8 @@ async def join_stream(
         for task in (up, down):
             task.cancel()
         await asyncio.gather(up, down, return_exceptions=True)
+    if passed.unsent and origin.failure is None:
+        origin.failure = SourceError(Culprit.CLIENT, "timeout", "the client takes nothing of what waits for it")
     return passed.down, passed.up, origin.failure
 
 
@@ -157,6 +161,8 @@ async def _up(client: AsyncIterator[bytes], origin: _OriginEnd, passed: _Passed)
 
 async def _down(origin: _OriginEnd, send: Callable[[bytes], Awaitable[None]], passed: _Passed) -> None:
     while data := await origin.read():
+        passed.unsent = True
         await send(data)
+        passed.unsent = False
         passed.down += len(data)
         passed.moved()

@@ -171,6 +171,17 @@ async def test_an_origin_that_resets_its_connection_resets_the_stream(tmp_path: 
         assert (await opened(client)).status == 200
 
 
+async def test_what_a_client_does_not_take_in_time_is_no_orderly_end(tmp_path: Path) -> None:
+    settings = ServeSettings(tunnel_idle_timeout=0.3)
+    async with raw_origin(Echo(extra=bytes(5000))) as url, secure_edge(
+        tmp_path, url, upgrade=WEBSOCKET, settings=settings
+    ) as serving:  # fmt: skip
+        client = await serving.connect({int(SettingCodes.INITIAL_WINDOW_SIZE): 100})
+        client.acknowledge = False
+        exchange = await client.finish(await opened(client))
+        assert (len(exchange.body), exchange.ended, exchange.reset) == (100, False, int(ErrorCodes.CANCEL))
+
+
 @pytest.mark.parametrize(
     ("answer", "status"),
     [

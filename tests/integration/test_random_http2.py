@@ -54,7 +54,7 @@ from tests.integration.test_random_faults import (
     rule_of,
 )
 
-REQUESTS = int(os.environ.get("EDGECACHE_FAULT_REQUESTS", "1200"))
+REQUESTS = int(os.environ.get("EDGECACHE_FAULT_REQUESTS", "800"))
 """For a longer hunt, more: each seed sends so many."""
 CLIENTS = 12
 FIELDS = (("sec-websocket-version", "13"),)

@@ -37,7 +37,11 @@ class SegmentWriter:
         self._closing = False
         # What may be there was written by a process that died before the index heard of it.
         self._fd = os.open(path_of(directory, number), _WRITING, 0o600)
-        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.close()
+            raise
 
     @property
     def room(self) -> int:

@@ -308,9 +308,18 @@ class Worker:
 
     def _new_segment(self, size: int, limit: int) -> SegmentWriter | None:
         """Made and locked before other processes hear of it: they would take it for one whose writer has died."""
-        with self._index.writing() as txn:
-            number = self._index.reserve(txn, size, limit)
-            return None if number is None else SegmentWriter(self._settings.path, number, size)
+        writer: SegmentWriter | None = None
+        try:
+            with self._index.writing() as txn:
+                number = self._index.reserve(txn, size, limit)
+                if number is not None:
+                    writer = SegmentWriter(self._settings.path, number, size)
+        except BaseException:
+            # Its number is the next one's, who would find the file locked.
+            if writer is not None:
+                writer.close()
+            raise
+        return writer
 
     def _copy(self, body: bytes, charged: int) -> Place | None:
         """Write what reclaiming keeps, within what is set apart for that; None: there is no room."""
