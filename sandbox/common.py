@@ -36,7 +36,8 @@ class Common:
         """What is mapped stays."""
         self._holders -= 1
         if not self._holders:
-            del _kept[self._key]
+            if _kept.get(self._key) is self:
+                del _kept[self._key]
             if self.fd != NO_FILE:
                 os.close(self.fd)
                 self.fd = NO_FILE
@@ -69,3 +70,6 @@ def _sealed(content: bytes | bytearray) -> int:
         os.close(fd)
         raise
     return fd
+
+
+os.register_at_fork(after_in_child=_kept.clear)  # a process that enters a jail has closed the files of the one it came from

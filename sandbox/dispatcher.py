@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, assert_never
+from typing import Any, assert_never, cast
 
 from sandbox import claims, wire
 from sandbox.fleet import Fleet
 from sandbox.lane import Generator, Job, Lane, Running, Stage, State
 from sandbox.limits import SECOND_NS
-from sandbox.nodes import Path
 from sandbox.outcome import End, Outcome, Usage
 from sandbox.policies import DispatchPolicy
 from sandbox.requests import Requests
 from sandbox.scheduler import Scheduler
+from sandbox.sharenode import Node
 from sandbox.shares import DEFAULT_CLUSTER
 from sandbox.sharetree import ShareTree
 from sandbox.spawner import Spawner
@@ -34,6 +34,11 @@ def scheduler_for(policy: DispatchPolicy) -> Scheduler:
     """An empty tree. A leaf needs a whole slice's credit for an express one: by less the loops' turns let virtual time jump."""
     slice_ns = policy.slice_ns
     return Scheduler(quantum_ns=slice_ns, credit_ns=policy.credit_ns, floor_ns=policy.floor_ns, express_ns=slice_ns)
+
+
+def _of(leaf: Node) -> Generator:
+    """Raises TypeError for a node that `Dispatcher.add` has not made."""
+    return cast("Generator", leaf.holder)
 
 
 class Dispatcher:
@@ -52,7 +57,6 @@ class Dispatcher:
         self.scheduler = scheduler_for(policy)
         self.shares = ShareTree(self.scheduler, policy.slots, policy.express)
         self.requests = Requests(policy, clock, self._tasks, self)
-        self.generators: dict[Path, Generator] = {}
         self._pump_timer: asyncio.TimerHandle | None = None
 
     def add(self, generator: Generator, width: int, cluster: str = DEFAULT_CLUSTER) -> None:
@@ -60,10 +64,10 @@ class Dispatcher:
 
         Raises ValueError for a bad weight, KeyError where there is no such cluster.
         """
-        self.shares.enter(generator.path, generator.weight, width, cluster)
+        generator.leaf = self.shares.enter(generator.path, generator.weight, width, cluster)
+        generator.leaf.holder = generator
         generator.lane.generators[generator.path] = generator
         self.fleet.lanes[generator.lane.name] = generator.lane
-        self.generators[generator.path] = generator
 
     def retire(self, generator: Generator) -> None:
         """Forget a generator as soon as its requests have ended."""
@@ -83,28 +87,32 @@ class Dispatcher:
             return
         if self.shares.leave(generator.path, self.now_ns()):
             self.requests.pacer.forget(generator.path[0])
-        del self.generators[generator.path], lane.generators[generator.path]
+        del lane.generators[generator.path]
+        if generator.leaf is not None:
+            generator.leaf.holder = None
         lane.retired.discard(generator)
         if not lane.generators:
             self.fleet.forget(lane)
-        elif lane.worker is not None and lane.stages.pop(generator.number, None) is not None:
+        elif lane.worker is not None and generator.stage is not None:
+            generator.stage = None
             lane.tell(wire.Unload(generator.number))
 
     # Who runs.
 
     def refresh(self, generator: Generator) -> None:
         """Bring the scheduler's view of a generator up to date, and see to it that there is a worker for it."""
-        if generator.path not in self.scheduler:
+        leaf = generator.leaf
+        if leaf is None or leaf.gone:
             return
         lane = generator.lane
         if lane.worker is None:
-            self.scheduler.sleep(generator.path)
+            self.scheduler.rest(leaf)
             if generator.queue:
                 self.fleet.want(lane)
         elif generator.wants_cpu:
-            self.scheduler.wake(generator.path)
+            self.scheduler.rouse(leaf)
         else:
-            self.scheduler.sleep(generator.path)
+            self.scheduler.rest(leaf)
 
     def now_ns(self) -> int:
         """The event loop's clock, which shares go by."""
@@ -113,18 +121,18 @@ class Dispatcher:
     def pump(self) -> None:
         """Give slices while there are slots and somebody may run."""
         while self._free > 0 and not self._closed:
-            picked = self.scheduler.pick(self.now_ns())
-            if not picked:
+            picked = self.scheduler.first(self.now_ns())
+            if picked is None:
                 self._pump_later()
                 return
             awake = self.scheduler.awake
             slice_ns = self._slice_ns if awake <= self._roomy else self._policy.slice_for(awake)
-            self._give_slice(self.generators[picked[0]], slice_ns)
+            self._give_slice(_of(picked), slice_ns)
         while self._free > -self._express and not self._closed:
-            woken = self.scheduler.pick_express(self.now_ns())
+            woken = self.scheduler.first_express(self.now_ns())
             if woken is None:
                 return
-            self._give_slice(self.generators[woken], self._policy.express_slice_ns)
+            self._give_slice(_of(woken), self._policy.express_slice_ns)
 
     def _pump_later(self) -> None:
         """A worker is free and somebody waits for no more than its cap: look again when that covers a slice."""
@@ -144,7 +152,7 @@ class Dispatcher:
         now = self._loop.time()
         running = lane.running = Running(generator, now, lane.clock(generator), slice_ns)
         lane.last_used = now
-        match lane.stages.get(generator.number):
+        match generator.stage:
             case None:
                 running.slice_ns = SECOND_NS
                 generator.boot_slices_ns = 0
@@ -216,8 +224,9 @@ class Dispatcher:
         """After the generator's wish has been brought up to date: who sleeps is charged in half the time."""
         if generator.owed_ns:
             used_ns, generator.owed_ns = max(used_ns, self._floor_ns) + generator.owed_ns, 0
-        if generator.path in self.scheduler:
-            self.shares.charge(generator.path, used_ns, self.now_ns(), yielded=yielded)
+        leaf = generator.leaf
+        if leaf is not None and not leaf.gone:
+            self.shares.charge(leaf, used_ns, self.now_ns(), yielded=yielded)
 
     def _program_slice(self, generator: Generator, message: wire.BootSlice | wire.Loaded | wire.Rejected) -> None:
         match message:
@@ -256,7 +265,7 @@ class Dispatcher:
                 assert_never(event)
 
     def _loaded(self, generator: Generator, stage: Stage) -> None:
-        generator.lane.stages[generator.number] = stage
+        generator.stage = stage
         if stage is Stage.SERVING and generator.boot is None:
             generator.boot = Outcome(End.FINISHED, Usage())
 
@@ -332,8 +341,8 @@ class Dispatcher:
         self._closed = True
         if self._pump_timer is not None:
             self._pump_timer.cancel()
-        for generator in self.generators.values():
-            closing = Outcome(End.CANCELLED, Usage(), "the monitor is closing")
+        closing = Outcome(End.CANCELLED, Usage(), "the monitor is closing")
+        for generator in [generator for lane in self.fleet.lanes.values() for generator in lane.generators.values()]:
             self.requests.fail_queue(generator, closing)
             for call in tuple(generator.active):
                 self.requests.finish(call, closing)

@@ -25,6 +25,7 @@ from sandbox.pacing import Flow, Ticket
 from sandbox.program import Program
 from sandbox.quarantine import Record
 from sandbox.request import GuestRequest
+from sandbox.sharenode import Node
 from sandbox.tab import Tab
 
 _log = logging.getLogger(__name__)
@@ -201,11 +202,15 @@ class Generator:
         self.record = record
         self.path = path
         """Of its share: tenant, and a name that is never used again."""
+        self.leaf: Node | None = None
+        """That share, once it is in the tree, for who asks at each slice."""
         # Lists, which are empty mostly: of one that has not been called for long, a deque is six memory accesses more.
         self.queue: list[Job] = []
         self.ready: list[Job] = []
         self.active: list[Job] = []
         """Requests that hold a VM, whatever their state; at most `limits.vms`."""
+        self.stage: Stage | None = None
+        """In the lane's worker; None while that does not know it."""
         self.boot: Outcome | None = None
         """How its last boot ended."""
         self.boot_slices_ns = 0
@@ -294,7 +299,6 @@ class Lane:
         """Starts no further requests: another lane waits for the worker's place."""
         self.short_of_memory = False
         """Waits for a worker because the memory budget has no room."""
-        self.stages: dict[int, Stage] = {}
         self.running: Running | None = None
         self.last: Generator | None = None
         """Who had the last slice, if the worker has done nothing since but to reset its VM: that, too, is for its account."""
@@ -376,12 +380,11 @@ class Lane:
         """Forget the worker and everything that was in it."""
         self.settle_tab()
         worker, self.worker = self.worker, None
-        self.stages.clear()
         self.running = self.last = None
         self.draining = False
         self.hot_bytes = 0
         for generator in self.generators.values():
-            generator.warm = 0
+            generator.warm, generator.stage = 0, None
         return worker
 
     def active_calls(self) -> Iterator[Job]:

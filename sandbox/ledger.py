@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from sandbox.nodes import Path
 from sandbox.promise import promises
 from sandbox.scheduler import Scheduler
+from sandbox.sharenode import Node
 
 WINDOW_NS = 10_000_000_000
 _PARTS = 20
@@ -52,13 +53,13 @@ class Ledger:
         self._scheduler = scheduler
         self._slots = slots
         self._parts: deque[_Part] = deque()
-        self._pending: dict[Path, int] = {}
+        self._pending: dict[Node, int] = {}
         self._booked_ns: int | None = None
         self._due_ns = 0
 
-    def charge(self, path: Path, cpu_ns: int, now_ns: int) -> None:
+    def charge(self, leaf: Node, cpu_ns: int, now_ns: int) -> None:
         """A leaf has used so much. Call it while the leaf's wish for more is known to the scheduler."""
-        self._pending[path] = self._pending.get(path, 0) + cpu_ns
+        self._pending[leaf] = self._pending.get(leaf, 0) + cpu_ns
         if now_ns >= self._due_ns:
             self.book(now_ns)
 
@@ -69,7 +70,7 @@ class Ledger:
         since_ns, self._booked_ns = self._booked_ns, now_ns
         if not given_ns:
             return
-        claims = self._scheduler.claims({path: used / given_ns for path, used in pending.items()})
+        claims = self._scheduler.claims({leaf: used / given_ns for leaf, used in pending.items()})
         cpus = given_ns / max(1, now_ns - since_ns) if since_ns is not None else 0.0
         part = self._part(now_ns)
         part.given_ns += given_ns

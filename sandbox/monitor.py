@@ -226,7 +226,7 @@ class Monitor:
                     pid=lane.worker.pid,
                     lane=lane.name.lstrip("\0"),
                     jail=lane.worker.report,
-                    generators=len(lane.stages),
+                    generators=sum(generator.stage is not None for generator in lane.generators.values()),
                     calls=sum(1 for _ in lane.active_calls()),
                     cpu_ns=lane.worker.cpu_ns(),
                 )

@@ -38,7 +38,7 @@ class Scheduler:
         self._queue = FairQueue(quantum_ns, credit_ns, express_ns)
         self._root = Node(ROOT, None, 1, 1 << 62)
         self._nodes: dict[Path, Node] = {ROOT: self._root}
-        self._running: set[Path] = set()
+        self._running: set[Node] = set()
         self._awake: set[Node] = set()
 
     def add(self, path: Path, weight: int, *, parent: Path = ROOT, width: int = 1) -> None:
@@ -64,10 +64,10 @@ class Scheduler:
         for child in list(node.children):
             self.remove(child, now_ns)
         self.sleep(path)
-        if path in self._running:
-            self._running.discard(path)
+        if node in self._running:
+            self._running.discard(node)
             self._queue.release(node, self._quantum_ns, now_ns)
-        node.throttled = False
+        node.throttled, node.gone = False, True
         del parent.children[path], self._nodes[path]
 
     def move(self, path: Path, parent: Path, now_ns: int = 0) -> None:
@@ -100,16 +100,22 @@ class Scheduler:
 
     def wake(self, path: Path) -> None:
         """The leaf wants CPU. Harmless when it is awake."""
-        leaf = self._nodes[path]
+        self.rouse(self._nodes[path])
+
+    def rouse(self, leaf: Node) -> None:
+        """`wake`, by the node."""
         if leaf.children:
-            raise ValueError(f"{path} is not a leaf")
+            raise ValueError(f"{leaf.path} is not a leaf")
         if not leaf.ready:
             self._awake.add(leaf)
             self._queue.rouse(leaf)
 
     def sleep(self, path: Path) -> None:
         """The leaf wants no CPU for now. Harmless when it sleeps."""
-        leaf = self._nodes[path]
+        self.rest(self._nodes[path])
+
+    def rest(self, leaf: Node) -> None:
+        """`sleep`, by the node."""
         if not leaf.children and leaf.ready:
             self._awake.discard(leaf)
             self._queue.express.discard(leaf)
@@ -117,18 +123,22 @@ class Scheduler:
 
     def pick(self, now_ns: int = 0, count: int = 1) -> list[Path]:
         """Up to `count` leaves to run now, best first, each held as running until `charge`. O(depth · log children) each."""
-        self._queue.unthrottle(now_ns)
         picked: list[Path] = []
-        while len(picked) < count:
-            node = self._root
-            while (child := node.first()) is not None:
-                node = child
-            if node is self._root:
-                break
-            picked.append(node.path)
-            self._running.add(node.path)
-            self._queue.hold(node, now_ns)
+        while len(picked) < count and (leaf := self.first(now_ns)) is not None:
+            picked.append(leaf.path)
         return picked
+
+    def first(self, now_ns: int) -> Node | None:
+        """`pick` of one leaf, by its node."""
+        self._queue.unthrottle(now_ns)
+        node = self._root
+        while (child := node.first()) is not None:
+            node = child
+        if node is self._root:
+            return None
+        self._running.add(node)
+        self._queue.hold(node, now_ns)
+        return node
 
     def pick_express(self, now_ns: int = 0) -> Path | None:
         """A leaf that has woken with credit for an express slice and not used up a slice since: it is worth a CPU more.
@@ -136,13 +146,17 @@ class Scheduler:
         Held as running until `charge`, like one that was picked, and charged like it: it only does not wait for a CPU. Who uses
         up its slice, or has used up its credit, waits like everybody.
         """
+        leaf = self.first_express(now_ns)
+        return None if leaf is None else leaf.path
+
+    def first_express(self, now_ns: int) -> Node | None:
+        """`pick_express`, by the node."""
         self._queue.unthrottle(now_ns)
         leaf = self._queue.express.first()
-        if leaf is None:
-            return None
-        self._running.add(leaf.path)
-        self._queue.hold(leaf, now_ns)
-        return leaf.path
+        if leaf is not None:
+            self._running.add(leaf)
+            self._queue.hold(leaf, now_ns)
+        return leaf
 
     def charge(self, path: Path, cpu_ns: int, now_ns: int = 0, *, yielded: bool = False) -> int:
         """The leaf gave its CPU back after `cpu_ns`. It stays awake until `sleep`. Raises KeyError when it was not running.
@@ -150,8 +164,11 @@ class Scheduler:
         `yielded`: not because its slice was over. Who has more to do then is to `pick_express` as if it had just woken.
         What it was charged is returned: `floor_ns` at least.
         """
-        self._running.remove(path)
-        leaf = self._nodes[path]
+        return self.release(self._nodes[path], cpu_ns, now_ns, yielded=yielded)
+
+    def release(self, leaf: Node, cpu_ns: int, now_ns: int, *, yielded: bool) -> int:
+        """`charge`, by the node."""
+        self._running.remove(leaf)
         charged_ns = max(self._floor_ns, cpu_ns)
         self._queue.release(leaf, charged_ns, now_ns)
         if yielded and leaf.ready and self._queue.express.covers(leaf):
@@ -179,11 +196,11 @@ class Scheduler:
         """Leaves that want CPU."""
         return len(self._awake)
 
-    def claims(self, used: Mapping[Path, float]) -> list[Claim]:
+    def claims(self, used: Mapping[Node, float]) -> list[Claim]:
         """Everybody who competes, parents first: leaves that are awake or run, and of those in `used` the others, which got what
         they asked for: that part of the CPU time given out.
         """
-        busy = self._awake | {self._nodes[path] for path in self._running}
+        busy = self._awake | self._running
         found: dict[Node, Claim] = {}
 
         def claim(node: Node, wants: float | None) -> None:
@@ -195,14 +212,18 @@ class Scheduler:
 
         for node in busy:
             claim(node, None)
-        for path, part in used.items():
-            if path in self._nodes:
-                claim(self._nodes[path], part)
+        for node, part in used.items():
+            if not node.gone:
+                claim(node, part)
         return list(found.values())
 
-    def lineage(self, path: Path) -> Iterator[Path]:
-        """The node, its parent and so on, without the root. Of an unknown node: nothing."""
-        node: Node | None = self._nodes.get(path)
+    def node(self, path: Path) -> Node:
+        """For who asks often: good until it is `gone`, and changed by the scheduler alone. Raises KeyError."""
+        return self._nodes[path]
+
+    def lineage(self, leaf: Node) -> Iterator[Path]:
+        """The node, its parent and so on, without the root. Of one that is gone: nothing."""
+        node: Node | None = None if leaf.gone else leaf
         while node is not None and node.parent is not None:
             yield node.path
             node = node.parent
@@ -218,7 +239,7 @@ class Scheduler:
 
     def _parent(self, path: Path) -> Node:
         parent = self._nodes[path]
-        if path in self._running or (parent is not self._root and not parent.children and parent.ready):
+        if parent in self._running or (parent is not self._root and not parent.children and parent.ready):
             raise ValueError(f"{path} is a leaf in use")
         return parent
 

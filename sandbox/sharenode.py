@@ -27,7 +27,9 @@ class Node:
         "cpu_ns",
         "entry",
         "finish",
+        "gone",
         "heap",
+        "holder",
         "now",
         "paid",
         "parent",
@@ -69,6 +71,10 @@ class Node:
         """Serial number of the one valid entry in the parent's heap; 0 when there is none."""
         self.running = 0
         self.cpu_ns = 0
+        self.gone = False
+        """It has left the tree."""
+        self.holder: object = None
+        """Of a leaf: whose it is, for who picks."""
 
     def first(self) -> Node | None:
         """The child with the least start tag that may be picked; drops outdated entries on the way."""
@@ -84,6 +90,6 @@ class Node:
         """Give `child` its one valid entry; `serial` is greater than any before it."""
         child.entry = serial
         heapq.heappush(self.heap, (child.start, serial, child))
-        if len(self.heap) > 2 * len(self.children) + _SLACK:
+        if len(self.heap) > 2 * self.ready + _SLACK:  # small where few of many are awake, and so in the processor's caches
             self.heap = [entry for entry in self.heap if entry[2].entry == entry[1]]
             heapq.heapify(self.heap)

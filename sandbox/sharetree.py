@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from sandbox.ledger import Ledger, Standing
 from sandbox.nodes import Path, Share
 from sandbox.scheduler import Scheduler
+from sandbox.sharenode import Node
 from sandbox.shares import DEFAULT_CLUSTER, ClusterShare, SiteShare, cluster_path
 
 
@@ -24,11 +25,11 @@ class ShareTree:
         self._clusters: dict[str, Path] = {}
         self.set_cluster(DEFAULT_CLUSTER, ClusterShare(), 0)
 
-    def enter(self, path: Path, weight: int, width: int, cluster: str = DEFAULT_CLUSTER) -> None:
+    def enter(self, path: Path, weight: int, width: int, cluster: str = DEFAULT_CLUSTER) -> Node:
         """Take a generator in, asleep; its site, the first part of `path`, goes into `cluster` when it is not there yet.
 
-        `width`: how many of the site's generators may run at once. Raises ValueError for a bad weight, KeyError where there is
-        no such cluster.
+        `width`: how many of the site's generators may run at once. Returns its leaf. Raises ValueError for
+        a bad weight, KeyError where there is no such cluster.
         """
         site = path[:1]
         new = site not in self.scheduler
@@ -40,6 +41,7 @@ class ShareTree:
             if new:
                 self.scheduler.remove(site)
             raise
+        return self.scheduler.node(path)
 
     def leave(self, path: Path, now_ns: int) -> bool:
         """Forget a generator; whether its site went with it, for it was the last. Raises KeyError."""
@@ -80,9 +82,9 @@ class ShareTree:
         """Raises KeyError, ValueError for a bad number."""
         self._set(path, weight, cap, now_ns)
 
-    def charge(self, path: Path, cpu_ns: int, now_ns: int, *, yielded: bool = False) -> None:
+    def charge(self, leaf: Node, cpu_ns: int, now_ns: int, *, yielded: bool = False) -> None:
         """A generator gave its CPU back after so much; `yielded`: before its slice was over. Raises KeyError."""
-        self._ledger.charge(path, self.scheduler.charge(path, cpu_ns, now_ns, yielded=yielded), now_ns)
+        self._ledger.charge(leaf, self.scheduler.release(leaf, cpu_ns, now_ns, yielded=yielded), now_ns)
 
     def standings(self, now_ns: int) -> Mapping[Path, Standing]:
         """What everybody who competed in the last ten seconds was promised, and what it received."""

@@ -18,6 +18,7 @@ from sandbox.limits import MIB, MILLISECOND_NS
 from sandbox.outcome import End
 from sandbox.program import Convention, Program
 from sandbox.scheduler import Path as SharePath
+from sandbox.sharenode import Node
 from tests.hostile.corpus import loop
 from tests.hostile.test_corpus import LIMITS, NEIGHBOUR, PAGE, NoAnswers, available, ended
 from tests.unit.sandbox.machine_code import RAX, RCX, RSI, SYSCALL, call, image, mov
@@ -61,9 +62,9 @@ def watched(monitor: Monitor) -> Accounts:
     shares, accounts = monitor._dispatcher.shares, Accounts()
     charge = shares.charge
 
-    def noted(path: SharePath, used_ns: int, now_ns: int, *, yielded: bool) -> object:
-        accounts.note(path, used_ns)
-        return charge(path, used_ns, now_ns, yielded=yielded)
+    def noted(leaf: Node, used_ns: int, now_ns: int, *, yielded: bool) -> object:
+        accounts.note(leaf.path, used_ns)
+        return charge(leaf, used_ns, now_ns, yielded=yielded)
 
     shares.charge = noted  # type: ignore[method-assign]
     return accounts

@@ -119,7 +119,7 @@ class TestLedger:
             (path,) = scheduler.pick()
             now_ns += 5 * MS
             scheduler.charge(path, 5 * MS)
-            ledger.charge(path, 5 * MS, now_ns)
+            ledger.charge(scheduler.node(path), 5 * MS, now_ns)
         return now_ns
 
     def test_what_was_received_follows_what_was_promised(self) -> None:
@@ -150,7 +150,7 @@ class TestLedger:
             now_ns += 5 * MS
             scheduler.sleep(("light", "g"))
             scheduler.charge(("light", "g"), 5 * MS)
-            ledger.charge(("light", "g"), 5 * MS, now_ns)
+            ledger.charge(scheduler.node(("light", "g")), 5 * MS, now_ns)
         found = ledger.standings(now_ns)
         assert found["light",].promised == pytest.approx(0.05, abs=0.03)
         assert found["busy",].promised == pytest.approx(0.95, abs=0.03)

@@ -104,3 +104,37 @@ def test_a_live_weight_holds_from_the_moment_it_is_set(before: list[int], after:
         for i, first in enumerate(after):
             for j, second in enumerate(after):
                 assert abs(used[i] / first - used[j] / second) <= 2 * (QUANTUM / first + QUANTUM / second) + 1e-6
+
+
+def test_a_node_says_that_it_has_left_and_the_next_of_its_name_is_another() -> None:
+    scheduler = Scheduler(quantum_ns=5)
+    scheduler.add(("site",), 1)
+    scheduler.add(("site", "g"), 1, parent=("site",))
+    leaf = scheduler.node(("site", "g"))
+    scheduler.rouse(leaf)
+    assert scheduler.first(0) is leaf
+    scheduler.remove(("site",))
+    assert leaf.gone
+    with pytest.raises(KeyError):
+        scheduler.release(leaf, 5, 0, yielded=False)
+    scheduler.add(("site",), 1)
+    scheduler.add(("site", "g"), 1, parent=("site",))
+    again = scheduler.node(("site", "g"))
+    assert again is not leaf
+    assert not again.gone
+    scheduler.wake(("site", "g"))
+    assert scheduler.first(0) is again
+
+
+def test_who_sleeps_takes_no_room_in_a_heap_of_few_who_are_awake() -> None:
+    scheduler = Scheduler(quantum_ns=5)
+    scheduler.add(("site",), 1)
+    for number in range(1000):
+        scheduler.add(("site", f"{number}"), 1, parent=("site",))
+    for number in range(1000):
+        leaf = scheduler.node(("site", f"{number}"))
+        scheduler.rouse(leaf)
+        assert scheduler.first(0) is leaf
+        scheduler.rest(leaf)
+        scheduler.release(leaf, 5, 0, yielded=True)
+    assert len(scheduler.node(("site",)).heap) < 100
