@@ -1,4 +1,4 @@
-"""What the worker makes of a disk that fails in the middle of a batch. Real index and files; only the failure is arranged."""
+"""What the tier's worker makes of a disk that fails in the middle of a batch. Index and files are real, the failure arranged."""
 
 from __future__ import annotations
 
