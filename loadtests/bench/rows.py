@@ -78,4 +78,5 @@ ROWS: Final = (
 """The disk row's memory is `DISK_ROW_MEMORY_BYTES`."""
 
 DISK_ROW_MEMORY_BYTES: Final = 16 * MIB
-STORE_BYTES: Final = 512 * MIB
+STORE_BYTES: Final = 2048 * MIB
+"""All misses of a row fit in it, so that each can be shown to have been stored."""
