@@ -31,7 +31,7 @@ COMPILED: Final = {
     """,
     "sandbox": """
         bucket call caps claims cpuclock deadlines dispatcher express fairqueue faults frames handle keeper lane ledger memory
-        pacer pacing polling promise quarantine requests scheduler serving sharenode tab vm
+        pacer pacing polling promise quarantine requests scheduler serving sharenode tab undoing vm
     """,
     "sandbox/engines": "base kvm sliced watchdog",
     "sandbox/guest": "access actions calls exchange process",

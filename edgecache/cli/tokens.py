@@ -122,4 +122,4 @@ def reset(state: Path | None) -> None:
     except OSError as error:
         what = ": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error)
         raise CommandFailed(f"the operator's token was not written, do it again: {what}") from error
-    click.echo(f"the operator's token is in {path}; {revoked} of before {'is' if revoked == 1 else 'are'} revoked")
+    click.echo(f"the operator's token is in {path}; {revoked} earlier {'one is' if revoked == 1 else 'ones are'} revoked")

@@ -38,7 +38,7 @@ def test_a_lost_token_is_replaced_and_opens_nothing_any_more(tmp_path: Path) -> 
 
     done = run("token", "reset", "--state", str(state))
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"the operator's token is in {file}; 2 of before are revoked\n"
+    assert done.stdout == f"the operator's token is in {file}; 2 earlier ones are revoked\n"
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.read_text().strip() != lost
 
