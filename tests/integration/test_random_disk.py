@@ -182,11 +182,11 @@ async def meddle(edge: Edge, chance: random.Random, generations: Generations, ca
             case 2:
                 await edge.pipeline.purge(Purge(tags=(f"t{chance.randrange(3)}",)))
             case 3 if segments:
-                # Not one that is being written, which would grow again: what was read before is not compared anew. At a page's
-                # end: of a page that is cut, what sendfile(2) has given to a socket is zeroed there too.
+                # Not one that is being written, which would grow again: what was read before is not compared anew. To nothing: where
+                # one is cut elsewhere, Linux zeroes the rest of the folio (up to 2 MiB), in what sendfile(2) gave to sockets too.
                 with contextlib.suppress(OSError), sealed(cache, number := int(chance.choice(segments).stem, 16)) as size:
                     if size:
-                        os.truncate(path_of(cache, number), chance.randrange(size) & ~4095)
+                        os.truncate(path_of(cache, number), 0)
             case 4 if segments:
                 chance.choice(segments).unlink(missing_ok=True)
             case 5:
