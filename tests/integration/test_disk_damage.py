@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from edgecache.policy.purging import Purge
 from tests.integration.disk_support import RULE, answer, content, settings, written
-from tests.integration.proxy_support import edge_for, origin_of, until
+from tests.integration.proxy_support import Edge, Got, edge_for, origin_of, until
 
 HOST = {"Host": "a.test"}
 
@@ -149,3 +150,32 @@ async def test_links_in_the_directory_are_not_followed(tmp_path: Path) -> None:
             assert (await edge.fetch(path, headers=HOST)).body == content(path, int(path.split("/")[1]))
         await asyncio.sleep(0.2)
     assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("emptied", [True, False])
+async def test_a_segment_that_is_emptied_or_deleted_is_written_no_further(tmp_path: Path, emptied: bool) -> None:
+    first, second, third = "/100000/a", "/100000/b", "/100000/c"
+
+    async def from_disk(edge: Edge, path: str) -> Got:
+        edge.store.forget(f"http://a.test{path}", "")
+        return await edge.fetch(path, headers=HOST)
+
+    async with origin_of(answer) as origin:
+        async with edge_for(origin.url, disk=settings(tmp_path), rule=RULE) as edge:
+            await edge.fetch(first, headers=HOST)
+            await written(edge, 1)
+            assert "hit" in (await from_disk(edge, first)).cache
+            (segment,) = (tmp_path / "cache").glob("*.seg")
+            if emptied:
+                os.truncate(segment, 0)
+            else:
+                segment.unlink()
+            await edge.fetch(second, headers=HOST)
+            await until(lambda: edge.tier is not None and edge.tier.stats().failures == 1)
+            assert (await from_disk(edge, first)).body == content(first, 100_000)
+            await edge.fetch(third, headers=HOST)
+            await until(lambda: edge.tier is not None and edge.tier.stats().waiting_bytes == 0)
+            assert "hit" in (await from_disk(edge, third)).cache
+        async with edge_for(origin.url, disk=settings(tmp_path), rule=RULE) as edge:
+            again = await edge.fetch(third, headers=HOST)
+            assert ("hit" in again.cache, again.body) == (True, content(third, 100_000))

@@ -23,7 +23,7 @@ from edgecache.policy.upstream import Timeouts, UpstreamRule
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.spooling import SpoolingBody
 from edgecache.store.disk import DiskSettings
-from edgecache.store.disk.segments import SegmentWriter, path_of, sealed
+from edgecache.store.disk.segments import SegmentWriter
 from edgecache.store.disk.spool import Spool
 from tests.integration.proxy_support import Edge, edge_for, raw_origin, read_head, until
 from tests.integration.test_random_faults import (
@@ -182,11 +182,10 @@ async def meddle(edge: Edge, chance: random.Random, generations: Generations, ca
             case 2:
                 await edge.pipeline.purge(Purge(tags=(f"t{chance.randrange(3)}",)))
             case 3 if segments:
-                # Not one that is being written, which would grow again: what was read before is not compared anew. To nothing: where
-                # one is cut elsewhere, Linux zeroes the rest of the folio (up to 2 MiB), in what sendfile(2) gave to sockets too.
-                with contextlib.suppress(OSError), sealed(cache, number := int(chance.choice(segments).stem, 16)) as size:
-                    if size:
-                        os.truncate(path_of(cache, number), 0)
+                # To nothing: of one that is cut elsewhere, Linux zeroes the rest of the folio (up to 2 MiB), and with it what
+                # sendfile(2) has given to a socket.
+                with contextlib.suppress(OSError):
+                    os.truncate(chance.choice(segments), 0)
             case 4 if segments:
                 chance.choice(segments).unlink(missing_ok=True)
             case 5:

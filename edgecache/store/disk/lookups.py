@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -171,12 +172,15 @@ class Lookups:
         return entry
 
     def _body(self, key: bytes, place: Place, time: float) -> StoredBody:
-        """Raises OSError."""
+        """Raises OSError, CorruptBody."""
         where = (place.segment, place.offset)
         verified = self._verified.get(where)
         if verified is None or len(verified) != blocks(place.length):
             verified = self._verified[where] = bytearray(blocks(place.length))
         file = self._files.open(place.segment)
+        if os.fstat(file.fd).st_size < place.offset + place.length:
+            # What was verified before somebody shortened the file would fail only after the head has been sent.
+            raise CorruptBody(f"segment {place.segment:016x} ends early")
         condemn = partial(self._order, Drop(key, time, place, corrupt=True))
         extent = Extent(file, place.offset, place.length, place.checksum)
         return StoredBody(extent, verified, condemn)

@@ -24,6 +24,10 @@ _WRITING: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NO
 """A link that somebody has put there must not lead to a file that is not ours."""
 
 
+class SegmentLost(OSError):
+    """Somebody else has shortened or deleted a segment that is being written."""
+
+
 class SegmentWriter:
     """One segment being written."""
 
@@ -50,6 +54,7 @@ class SegmentWriter:
     def append(self, *parts: bytes, charge: int = 0) -> int:
         """Write, and return the offset. Raises OSError; what was written in vain is then overwritten by the next.
 
+        SegmentLost: there must be no next: it would make zeros of what was cut off, and readers have verified that once.
         `charge`: bytes that the index takes for it, which count as this segment's.
         """
         try:
@@ -61,17 +66,24 @@ class SegmentWriter:
 
     def _append(self, parts: Iterable[bytes], charge: int) -> int:
         start = position = self.size
+        self._must_be_open()
+        found = os.fstat(self._fd)
+        if found.st_size < start or not found.st_nlink:
+            raise SegmentLost(errno.ESTALE, f"segment {self.number:016x} was shortened or deleted while it was written")
         for part in parts:
             view = memoryview(part)
             while view:
-                if self._closing:
-                    raise OSError(errno.EBADF, "the segment was closed meanwhile")
+                self._must_be_open()
                 done = os.pwrite(self._fd, view, position)
                 position += done
                 view = view[done:]
         self.size = position
         self.charged += charge
         return start
+
+    def _must_be_open(self) -> None:
+        if self._closing:
+            raise OSError(errno.EBADF, "the segment was closed meanwhile")
 
     def close(self) -> None:
         """Nothing more comes; idempotent. A thread that still writes closes it: else its descriptor may be another file's."""

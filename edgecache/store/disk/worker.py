@@ -19,7 +19,7 @@ from edgecache.store.disk.judging import Marks, judge
 from edgecache.store.disk.orders import Ban, Drop, Line, Order, Put, Release, Reserve
 from edgecache.store.disk.reclaiming import Reclaimer
 from edgecache.store.disk.row import CorruptRow, Place, Unstorable
-from edgecache.store.disk.segments import SegmentWriter, unlink
+from edgecache.store.disk.segments import SegmentLost, SegmentWriter, unlink
 from edgecache.store.disk.settings import DiskSettings
 from edgecache.store.disk.stats import Counts
 from edgecache.store.entry import Entry
@@ -263,11 +263,21 @@ class Worker:
         try:
             writer = self._writer(size, closing)
             return (
-                None if writer is None else Place(writer.number, writer.append(body, table, charge=charged), len(body), checksum)
+                None if writer is None else Place(writer.number, self._append(writer, body, table, charged), len(body), checksum)
             )
         except OSError as error:
             self._failed(error)
             return None
+
+    def _append(self, writer: SegmentWriter, body: bytes, table: bytes, charged: int) -> int:
+        """Its offset. Raises OSError, lmdb.Error; a segment that is lost is the shared one no longer."""
+        try:
+            return writer.append(body, table, charge=charged)
+        except SegmentLost:
+            if writer is self._shared:
+                self._shared = None
+                self._seal(writer)
+            raise
 
     def _writer(self, size: int, closing: list[SegmentWriter]) -> SegmentWriter | None:
         """Where `size` bytes can be written: the shared segment, or one of their own for what is long."""
@@ -333,7 +343,7 @@ class Worker:
             self._shared = self._new_segment(capacity, self._settings.capacity_bytes)
             if self._shared is None:
                 return None
-        return Place(self._shared.number, self._shared.append(body, table, charge=charged), len(body), checksum)
+        return Place(self._shared.number, self._append(self._shared, body, table, charged), len(body), checksum)
 
     def _note_used(self) -> None:
         if not self._used:
