@@ -17,7 +17,8 @@ from typing import Final
 
 from edgecache.policy.purging import Purge
 from edgecache.processes import messages
-from edgecache.processes.flights import FlightTable
+from edgecache.processes.flight_board import MAX_NUMBER, FlightBoard
+from edgecache.processes.flights import Ask, Awaited, FlightTable, Fly
 from edgecache.processes.guests import GuestHost
 from edgecache.processes.member import COUNT_SECONDS, Asks, Member, MemberState, StartFailed
 from edgecache.processes.messages import Report
@@ -28,6 +29,8 @@ from edgecache.processes.sockets import divide
 from edgecache.sites import Site, SiteTable
 
 _log: Final = logging.getLogger(__name__)
+_LEADERS_NUMBER: Final = 0
+"""On the board: it fetches nothing."""
 _REPORT_SECONDS: Final = 2.0
 """For a report; without it the last one stands."""
 _LOOK_SECONDS: Final = 5.0
@@ -74,8 +77,10 @@ class Fleet:
         """As they were sent last."""
         self._asks = Asks(purge=self._purge_asked, invalidate=self._invalidate_asked, flight=self._flight_told)
         self._flights: FlightTable[Member] = FlightTable()
+        self._board: FlightBoard | None = None
         self._serials = itertools.count(1)
-        self._members = [Member(slot, self._asks, host) for slot in range(count)]
+        self._numbers = itertools.cycle(range(1, MAX_NUMBER + 1))
+        self._members = [Member(slot, next(self._numbers), self._asks, host) for slot in range(count)]
         self._accepting: dict[Member, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         self._restarts = [0] * count
         self._sharing = asyncio.Lock()
@@ -86,7 +91,7 @@ class Fleet:
         """Returns when all of them accept connections at these. Raises StartFailed; close it also then."""
         self._plain, self._secure = tuple(plain), tuple(secure)
         self._sites = {site.name: site for site in self._table.snapshot.sites}
-        starting = [member.start(self._begin, self._descriptors) for member in self._members]
+        starting = [self._start(member) for member in self._members]
         failures = [result for result in await asyncio.gather(*starting, return_exceptions=True) if result is not None]
         if failures:
             raise failures[0]
@@ -174,6 +179,9 @@ class Fleet:
         await self._end_keeping()
         within = self._settings.serve.drain_timeout + _DRAIN_EXTRA_SECONDS
         await asyncio.gather(*(member.drain(within) for member in self._members if member.pid))
+        board, self._board = self._board, None
+        if board is not None:
+            board.close()
 
     async def _end_keeping(self) -> None:
         """Start nobody again from here on."""
@@ -183,13 +191,20 @@ class Fleet:
         starting = self._in(MemberState.STARTING)
         await asyncio.gather(*(member.kill() for member in starting))
 
-    @property
-    def _descriptors(self) -> tuple[int, ...]:
-        return tuple(sock.fileno() for sock in (*self._plain, *self._secure))
+    async def _start(self, member: Member) -> None:
+        """Raises StartFailed."""
+        try:
+            if self._board is None:
+                self._board = FlightBoard(_LEADERS_NUMBER)
+            board = self._board.descriptor
+        except OSError as error:
+            raise StartFailed(f"there is no memory for processes to share: {error}") from error
+        sockets = [sock.fileno() for sock in (*self._plain, *self._secure)]
+        await member.start(lambda: self._begin(member.number, board), sockets if board is None else [*sockets, board])
 
-    def _begin(self) -> messages.Begin:
+    def _begin(self, number: int, board: int | None) -> messages.Begin:
         plain, secure = ([sock.fileno() for sock in socks] for socks in (self._plain, self._secure))
-        return messages.Begin(self._settings, tuple(self._sites.values()), tuple(plain), tuple(secure))
+        return messages.Begin(self._settings, tuple(self._sites.values()), tuple(plain), tuple(secure), number, board)
 
     def _in(self, *states: MemberState) -> list[Member]:
         return [member for member in self._members if member.state in states]
@@ -216,15 +231,29 @@ class Fleet:
         await self._everywhere(lambda serial: messages.Invalidate(serial, message.uris), asker)
         return 0
 
-    def _flight_told(self, teller: Member, message: messages.ClaimFlight | messages.Settle) -> None:
-        if isinstance(message, messages.Settle):
-            self._landed(self._flights.settle((teller, message.serial)), message.brought)
-            return
-        holder = self._flights.claim(message.key, message.uri, (teller, message.serial))
-        if holder is None:
-            teller.send(messages.Claimed(message.serial, granted=True))
-        else:
-            holder[0].send(messages.Awaited(holder[1]))
+    def _flight_told(self, teller: Member, message: messages.ClaimFlight | messages.Held | messages.Settle) -> None:
+        match message:
+            case messages.ClaimFlight(serial=serial, key=key, uri=uri, holder=holder):
+                step = self._flights.claim(key, uri, (teller, serial), self._numbered(holder))
+                self._say(() if step is None else (step,))
+            case messages.Held(key=key, serial=serial):
+                self._say(self._flights.answered(teller, key, serial))
+            case messages.Settle(serial=serial, brought=brought):
+                self._landed(self._flights.settle((teller, serial)), brought)
+
+    def _numbered(self, number: int) -> Member | None:
+        """Who lives and has this number on the board."""
+        return next((member for member in self._members if member.number == number and not member.ended.is_set()), None)
+
+    def _say(self, steps: Sequence[Fly[Member] | Awaited[Member] | Ask[Member]]) -> None:
+        for step in steps:
+            match step:
+                case Fly(claim=(member, serial)):
+                    member.send(messages.Claimed(serial, granted=True))
+                case Awaited(claim=(member, serial)):
+                    member.send(messages.Awaited(serial))
+                case Ask(process=member, key=key):
+                    member.send(messages.Whose(key))
 
     def _landed(self, waiting: list[tuple[Member, int]], brought: messages.BroughtOver | None) -> None:
         for member, serial in waiting:
@@ -250,7 +279,11 @@ class Fleet:
             member = self._members[slot]
             await member.ended.wait()
             lived = time.time() - member.since
-            self._landed(self._flights.lose(member), None)
+            if self._board is not None:
+                self._board.clear(member.number)
+            waiting, steps = self._flights.lose(member)
+            self._landed(waiting, None)
+            self._say(steps)
             if member.report is not None:
                 self.reports.bury(member.report)
             await asyncio.gather(self._share_out(), member.kill())
@@ -258,9 +291,9 @@ class Fleet:
             self._restarts[slot] += 1
             _log.error("serving process %d (pid %d) has ended; another is started in %g s", slot + 1, member.pid, wait)
             await asyncio.sleep(wait)
-            member = self._members[slot] = Member(slot, self._asks, self._host)
+            member = self._members[slot] = Member(slot, next(self._numbers), self._asks, self._host)
             try:
-                await member.start(self._begin, self._descriptors)
+                await self._start(member)
             except StartFailed as error:
                 _log.error("serving process %d does not start: %s", slot + 1, error)
                 continue

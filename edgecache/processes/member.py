@@ -53,14 +53,16 @@ class Asks:
 
     purge: Callable[[Member, messages.AskPurge], Awaitable[int]]
     invalidate: Callable[[Member, messages.AskInvalidate], Awaitable[int]]
-    flight: Callable[[Member, messages.ClaimFlight | messages.Settle], None]
+    flight: Callable[[Member, messages.ClaimFlight | messages.Held | messages.Settle], None]
 
 
 class Member:
     """One serving process in the place `slot`. Everything happens on the loop that made it."""
 
-    def __init__(self, slot: int, asks: Asks, host: GuestHost) -> None:
+    def __init__(self, slot: int, number: int, asks: Asks, host: GuestHost) -> None:
+        """`number`: on the board of flights, nobody else's."""
         self.slot = slot
+        self.number = number
         self.state = MemberState.STARTING
         self.pid = 0
         self.since = time.time()
@@ -210,7 +212,7 @@ class Member:
         match message:
             case messages.Call() | messages.Credit() | messages.Cancel() | messages.Fetched() | messages.Noted():
                 self._guests.receive(message)
-            case messages.ClaimFlight() | messages.Settle():
+            case messages.ClaimFlight() | messages.Held() | messages.Settle():
                 self._asks.flight(self, message)
             case messages.Done(serial=serial, failure=failure):
                 _resolve(self._waiting.get(serial), failure)

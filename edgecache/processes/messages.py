@@ -62,6 +62,10 @@ class Begin(_Message, frozen=True):
     sites: tuple[Site, ...]
     plain: tuple[int, ...]
     secure: tuple[int, ...]
+    number: int
+    """This process's on the board where all say what they fetch (`flight_board`)."""
+    board: int | None
+    """Its descriptor."""
 
 
 class Accept(_Message, frozen=True):
@@ -182,6 +186,12 @@ class Awaited(_Message, frozen=True):
     serial: int
 
 
+class Whose(_Message, frozen=True):
+    """Is this process fetching under this digest, as the board says? Others wait for it then. A `Held` answers."""
+
+    key: bytes
+
+
 ToServing = (
     Begin
     | Accept
@@ -199,6 +209,7 @@ ToServing = (
     | Answered
     | Claimed
     | Awaited
+    | Whose
 )
 
 
@@ -286,15 +297,23 @@ class AskInvalidate(_Message, frozen=True):
 
 
 class ClaimFlight(_Message, frozen=True):
-    """About to fetch `uri` under `key`, a digest."""
+    """About to fetch `uri` under `key`, a digest, which the process with the number `holder` fetches, as the board says."""
 
     serial: int
     key: bytes
     uri: str
+    holder: int
+
+
+class Held(_Message, frozen=True):
+    """The answer to `Whose`. `serial`: of the claim that is held, which a `Settle` ends; 0: none is."""
+
+    key: bytes
+    serial: int
 
 
 class Settle(_Message, frozen=True):
-    """The end of a claim that was granted."""
+    """The end of a claim of which the leader knows."""
 
     serial: int
     brought: BroughtOver | None = None
@@ -314,6 +333,7 @@ ToLeader = (
     | AskPurge
     | AskInvalidate
     | ClaimFlight
+    | Held
     | Settle
 )
 

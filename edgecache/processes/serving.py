@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import signal
 import socket
 from collections.abc import Coroutine
@@ -22,6 +23,7 @@ from edgecache.policy.purging import Purge
 from edgecache.processes import messages
 from edgecache.processes.channel import Channel
 from edgecache.processes.claims import Claims
+from edgecache.processes.flight_board import FlightBoard
 from edgecache.processes.path import RequestPath
 from edgecache.processes.remote import RemoteGuests, leader_gone
 from edgecache.processes.sockets import close_all, inherited
@@ -88,6 +90,7 @@ class Serving:
         return await self._ask(serial, messages.AskPurge(serial, purge))
 
     async def invalidate(self, uris: tuple[str, ...]) -> None:
+        self._claims.seal(uris)
         serial = next(self._serials)
         try:
             await self._ask(serial, messages.AskInvalidate(serial, uris))
@@ -117,9 +120,10 @@ class Serving:
         match message:
             case messages.Output() | messages.Ended() | messages.Fetch():
                 self._guests.receive(message)
-            case messages.Claimed() | messages.Awaited():
+            case messages.Claimed() | messages.Awaited() | messages.Whose():
                 self._claims.receive(message)
             case messages.PurgeStored():
+                self._claims.seal()
                 self._start(self._purge(message))
             case messages.Accept():
                 self._start(self._accept(message))
@@ -151,6 +155,7 @@ class Serving:
             case messages.Publish():
                 self._publish(message)
             case messages.Invalidate():
+                self._claims.seal(message.uris)
                 for uri in message.uris:
                     self._built.pipeline.invalidate(uri)
             case messages.Reopen():
@@ -175,6 +180,9 @@ class Serving:
         self._table.replace(self._sites.values())
         self._sockets = (dict(enumerate(inherited(message.plain))), dict(enumerate(inherited(message.secure))))
         try:
+            if message.board is not None:
+                self._claims.board = FlightBoard(message.number, message.board)
+                os.close(message.board)
             self._path = RequestPath(message.settings, self._table, self._generator, self, self._claims)
             self._path.read_keys()
         except (OSError, CertificateError, PackagesMissing) as error:

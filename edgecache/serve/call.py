@@ -9,6 +9,7 @@ from edgecache.observe.tracing import Parent
 from edgecache.policy.message import Request, Response
 from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Meter
+from edgecache.serve.elsewhere import Claim
 from edgecache.sites import Route
 from edgecache.source import Body, Interim, Source
 
@@ -21,6 +22,8 @@ class Asked:
     at: float
     since: int
     """How many purges there had been."""
+    claim: Claim | None
+    """Held for it, where other processes may want the same."""
 
 
 @dataclass(slots=True, init=False, unsafe_hash=True)

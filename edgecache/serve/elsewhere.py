@@ -33,12 +33,19 @@ class Claim(Protocol):
     def brought(self) -> Brought | None:
         """None: fetch, then `settle`."""
 
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for it elsewhere."""
+
     def settle(self, brought: Brought | None) -> None:
         """Let those who wait have it; None: let them fetch for themselves. Only the first call counts."""
 
 
 class Elsewhere(Protocol):
     """All other processes."""
+
+    def hold(self, key: Hashable, uri: str) -> Claim | None:
+        """As `claim`, at once: with nothing brought. None: another process fetches under `key`, or this one does."""
 
     async def claim(self, key: Hashable, uri: str) -> Claim:
         """Wait, for a bounded time, for whoever fetches under `key`. Raises nothing: when in doubt, fetch."""

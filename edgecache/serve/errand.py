@@ -22,6 +22,7 @@ from edgecache.policy.storing import NoStore, NoStoreReason, admit, strip
 from edgecache.policy.trailing import wants_trailers
 from edgecache.serve.call import Asked, Call, flight_key
 from edgecache.serve.client_body import CLIENT_GONE
+from edgecache.serve.elsewhere import Claim, Elsewhere
 from edgecache.serve.fetching import Fetcher
 from edgecache.serve.forwarded import forwarded
 from edgecache.serve.keeping import Keeper
@@ -50,6 +51,7 @@ class Errand:
         "asked",
         "begun",
         "call",
+        "claim",
         "decision",
         "in_turn",
         "key",
@@ -67,15 +69,18 @@ class Errand:
         seat: Reservation[Seat],
         sent: Request,
         *,
+        claim: Claim | None,
         since: int,
         asked: float,
         tell: Callable[[bytes | None], None],
     ) -> None:
-        """`key`: what the predictor learns about; `since`: purges before it was asked, at the time `asked`."""
+        """`key`: what the predictor learns about; `claim`: held for it where other processes may want the same; `since`: purges
+        before it was asked, at the time `asked`."""
         self.call = call
         self.decision = decision
         self.key = key
         self.seat = seat
+        self.claim = claim
         self.sent = sent
         self.since = since
         self.asked = asked
@@ -85,6 +90,11 @@ class Errand:
         """The answer must not be for `tell`, whatever it is: its connection has more to say than that."""
         self._hints: list[Response] = []
         self._on_interim: Interim | None = None
+
+    @property
+    def alone(self) -> bool:
+        """Whether nobody else waits for what it brings, here or in another process."""
+        return self.seat.alone and not (self.claim is not None and self.claim.awaited)
 
     def hint(self, response: Response) -> None:
         """An interim response, of which a source lets pass a few: for the client, once somebody passes it on."""
@@ -120,9 +130,8 @@ class Errands:
         clock: Callable[[], float],
         settings: ServeSettings,
         respond: Responder,
-        elsewhere: bool,
+        elsewhere: Elsewhere | None,
     ) -> None:
-        """`elsewhere`: other processes may be asking for the same, and what can be shared is for one of them to ask for."""
         self._origins = origins
         self._generators = generators
         self._flights = flights
@@ -156,28 +165,32 @@ class Errands:
         now = self._clock()
         key = flight_key(request, route, self._store.vary(request.uri))
         shared = not self._predictor.uncacheable(key, now)
-        if shared and self._elsewhere:
-            return None
         seat = self._flights.reserve(key if shared else object())
         if seat is None:
             return None
+        claim = None
+        if shared and self._elsewhere is not None:
+            claim = self._elsewhere.hold(key, request.uri)
+            if claim is None:
+                seat.vacate()
+                return None
         call = Call(request=request, body=None, client_ip=client_ip, request_id=next_request_id(), route=route)
         learnt = key if shared else None
         try:
             sent = forwarded(call, self.settings, whole=shared)
-            errand = Errand(call, decision, learnt, seat, sent, since=self._purges.count, asked=now, tell=tell)
+            errand = Errand(call, decision, learnt, seat, sent, claim=claim, since=self._purges.count, asked=now, tell=tell)
             source = self._origins(route.site) if route.generator is None else self._generators(call)
             errand.begun = source.begin(sent, call.request_id, partial(self._arrived, errand), errand.hint)
         except (NotForwardable, SourceError):
-            seat.vacate()
+            _give_back(seat, claim)
             return None
         except Exception:
             # The flight would be reserved for ever, and whoever asks for the same would wait for it.
             _log.exception("%s could not be asked for at once", request.uri)
-            seat.vacate()
+            _give_back(seat, claim)
             return None
         if errand.begun is None:
-            seat.vacate()
+            _give_back(seat, claim)
             return None
         return errand
 
@@ -190,7 +203,7 @@ class Errands:
         elif seat.alone:
             errand.begun = None
             begun.drop()
-            seat.vacate()
+            _give_back(seat, errand.claim)
         else:
             self._go_on(errand)
             seat.vacate()
@@ -201,7 +214,7 @@ class Errands:
         if begun is None:
             return
         try:
-            whole = begun.whole() if errand.seat.alone and not errand.in_turn else None
+            whole = begun.whole() if errand.alone and not errand.in_turn else None
             answer = None if whole is None else self._answer(errand, begun, whole)
         except Exception:
             # Nobody up the stack could answer the client.
@@ -211,7 +224,7 @@ class Errands:
             self._go_on(errand)
         else:
             errand.begun = None
-            errand.seat.vacate()
+            _give_back(errand.seat, errand.claim)
             self.answered += 1
         errand.tell(answer)
 
@@ -220,8 +233,16 @@ class Errands:
         begun, errand.begun = errand.begun, None
         if begun is None:
             raise ValueError("the errand is over")
-        call = replace(errand.call, on_interim=errand.hint, asked=Asked(begun.rest(), errand.asked, errand.since))
-        errand.seat.seat.launch(partial(self._fetcher.produce, call, errand.sent, None, None, errand.key), begun.drop)
+        claim = errand.claim
+        call = replace(errand.call, on_interim=errand.hint, asked=Asked(begun.rest(), errand.asked, errand.since, claim))
+
+        def ended() -> None:
+            begun.drop()
+            if claim is not None:
+                # It may never have flown.
+                claim.settle(None)
+
+        errand.seat.seat.launch(partial(self._fetcher.produce, call, errand.sent, None, None, errand.key), ended)
 
     def _answer(self, errand: Errand, begun: Begun, whole: Whole) -> bytes | None:
         """What the client gets; what is to be stored is stored. None: this is not for here, and nothing has been done."""
@@ -290,3 +311,10 @@ class Errands:
                 truncated=truncated,
             )
         )
+
+
+def _give_back(seat: Reservation[Seat], claim: Claim | None) -> None:
+    """It has brought nothing that others wait for."""
+    seat.vacate()
+    if claim is not None:
+        claim.settle(None)

@@ -63,7 +63,11 @@ class Fetcher:
         """One exchange with the source, judged. `key`: what the predictor learns about, if anything. Raises SourceError."""
         if self._elsewhere is None or decision is not None or key is None or "Range" in sent.headers:
             return await self._produced(call, sent, entry, decision, key)
-        return await self._produce_once(self._elsewhere, call, sent, entry, key)
+        since = self.purges.count
+        claim = call.asked.claim if call.asked is not None else None
+        if claim is None:
+            claim = await self._elsewhere.claim(key, call.request.uri)
+        return await self._produce_once(claim, call, sent, entry, key=key, since=since)
 
     async def _produced(
         self, call: Call, sent: Request, entry: Entry | None, decision: Validate | None, key: Hashable | None
@@ -110,10 +114,10 @@ class Fetcher:
     def _wants_less(self, call: Call, response: Response) -> bool:
         return wants_less(call.request, response, content_length(response), call.route.rule, self._asker.settings.max_ranges)
 
-    async def _produce_once(self, elsewhere: Elsewhere, call: Call, sent: Request, entry: Entry | None, key: Hashable) -> Landing:
+    async def _produce_once(
+        self, claim: Claim, call: Call, sent: Request, entry: Entry | None, *, key: Hashable, since: int
+    ) -> Landing:
         """A miss that other processes may have, too: one of them asks the source. Raises SourceError."""
-        since = self.purges.count
-        claim = await elsewhere.claim(key, call.request.uri)
         landing = None if claim.brought is None else self._brought(call, claim.brought, key, since)
         if landing is not None:
             return landing

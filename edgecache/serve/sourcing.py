@@ -80,7 +80,7 @@ class Sourcing:
             clock=clock,
             settings=settings,
             respond=respond,
-            elsewhere=elsewhere is not None,
+            elsewhere=elsewhere,
         )
 
     def change(self, settings: ServeSettings, upstream: UpstreamSettings, respond: Responder) -> None:

@@ -32,7 +32,7 @@ class Nothing:
 def member() -> Member:
     nothing = Nothing()
     host = GuestHost(nothing, nothing, nothing, nothing.asked)  # type: ignore[arg-type]
-    return Member(0, Asks(purge=nothing.asked, invalidate=nothing.asked, flight=nothing.told), host)
+    return Member(0, 1, Asks(purge=nothing.asked, invalidate=nothing.asked, flight=nothing.told), host)
 
 
 def descriptors() -> set[int]:
