@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from edgecache.policy.message import Request
-from edgecache.policy.upstream import NO_TLS_RULE
 from edgecache.source import Interim, Source
 from edgecache.upstream.begun import BegunExchange, Sent
 from edgecache.upstream.deadlines import Deadlines
@@ -82,7 +81,7 @@ class Beginner:
     def _send(self, member: Member, request: Request, told: Callable[[], None], on_interim: Interim) -> Sent | None:
         """Send a GET without a body, where there is a kept connection."""
         endpoint = member.endpoint
-        if endpoint.tls is not NO_TLS_RULE or endpoint.proxy_protocol or not is_bodiless(request):
+        if endpoint.own_tls or endpoint.proxy_protocol or not is_bodiless(request):
             return None
         line, way = self._line, self._way(member)
         key = way.connection_key

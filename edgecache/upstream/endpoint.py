@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from edgecache.policy.upstream import NO_TLS_RULE, Timeouts, TlsRule
@@ -16,6 +16,11 @@ class Endpoint:
     url: str
     tls: TlsRule = NO_TLS_RULE
     proxy_protocol: int = 0
+    own_tls: bool = field(init=False, compare=False)
+    """Whether the rule says anything. By its value: what has come from a file or another process is another object."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "own_tls", self.tls != NO_TLS_RULE)
 
 
 @dataclass(frozen=True, slots=True)

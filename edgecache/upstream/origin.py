@@ -25,7 +25,7 @@ from yarl import URL
 from edgecache.policy.fields import freeze
 from edgecache.policy.message import Request
 from edgecache.policy.trailing import following
-from edgecache.policy.upstream import NO_TLS_RULE, HealthRule
+from edgecache.policy.upstream import HealthRule
 from edgecache.source import Body, Culprit, Interim, SourceError, TrailedBody, Trailers
 from edgecache.upstream.beginning import Line
 from edgecache.upstream.begun import REQUEST_TIMEOUT, Sent
@@ -211,7 +211,7 @@ class OriginClient:
         begun: Sent | None = None,
     ) -> OriginResponse | WholeResponse:
         try:
-            context = True if endpoint.tls is NO_TLS_RULE else await self.trust.context(endpoint.tls)
+            context = await self.trust.context(endpoint.tls) if endpoint.own_tls else True
             if body is None and not (probing or endpoint.proxy_protocol) and is_bodiless(request):
                 way = self._way(endpoint, context)
                 # Another origin may have been asked before, by the same task.

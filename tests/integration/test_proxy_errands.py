@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from edgecache.policy.purging import Purge
 from edgecache.policy.upstream import BreakerRule, Origin, RetryRule, Timeouts, UpstreamRule
+from edgecache.processes import messages
+from edgecache.sites import Site
 from tests.integration.proxy_support import Edge, edge_for, raw_origin, read_head, until
 
 _STORED = "Cache-Control: max-age=60\r\n"
@@ -69,6 +71,15 @@ async def scripted(say: Callable[[str], bytes | None], **options: Any) -> AsyncI
 
 def always(said: bytes) -> Callable[[str], bytes | None]:
     return lambda path: response() if path == "/first" else said
+
+
+async def test_a_site_that_was_told_by_another_process_has_its_misses_answered_so_too() -> None:
+    told = messages.Publish(1, (Site(name="a", hosts=(), origins=(), upstream=UpstreamRule()),), ())
+    rule = messages.TO_SERVING.decode(messages.ENCODER.encode(told)).changed[0].upstream
+    async with scripted(always(response(b"body", "Cache-Control: max-age=60")), upstream_rule=rule) as (edge, _):
+        before = edge.pipeline.errands.answered
+        assert (await edge.fetch("/a")).body == b"body"
+        assert edge.pipeline.errands.answered == before + 1
 
 
 async def test_a_plain_miss_is_answered_stored_and_reported_without_a_task() -> None:
