@@ -122,7 +122,7 @@ class GeneratorSource(Generic[Calls]):
 
 
 class _GoingOn(Generic[Calls]):
-    """Where it is asked again, it runs the program again."""
+    """See `GeneratorSource.going_on`. If it is asked again, it runs the program again."""
 
     def __init__(self, source: GeneratorSource[Calls], begun: BegunCall) -> None:
         self._source = source
