@@ -120,7 +120,7 @@ class Deployer:
             await self._publisher.refresh(site.name)
 
     async def remove(self, admitted: Admitted, name: str) -> Site:
-        """Whose it was. Raises Problem, StateError."""
+        """Remove it with its versions and values. Returns the site that it was of. Raises Problem, StateError."""
         async with self._locked(admitted().name, name):
             site = admitted()
             try:

@@ -20,7 +20,7 @@ from edgecache.processes import messages
 from edgecache.serve.elsewhere import Brought
 
 WAIT_SECONDS: Final = 20.0
-"""For what another process fetches; then this one fetches too."""
+"""How long to wait for what another process fetches; then this one fetches too."""
 
 
 class Claims:

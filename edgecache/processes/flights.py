@@ -13,7 +13,7 @@ P = TypeVar("P", bound=Hashable)
 """A process."""
 
 MAX_FLIGHTS: Final = 100_000
-"""Further ones are not told of."""
+"""Of further ones other processes do not hear."""
 MAX_WAITING: Final = 1_000
 """For one flight. Who gives up waiting stays listed until it is settled, which may take hours: further ones fly themselves."""
 
@@ -37,7 +37,7 @@ class FlightTable(Generic[P]):
         return len(self._held)
 
     def claim(self, key: bytes, uri: str, asker: tuple[P, int]) -> tuple[P, int] | None:
-        """Who flies already, and `asker` waits for it from here on; None: `asker` may fly, and others may wait for it."""
+        """Who fetches `key` already, for whom `asker` waits from here on; None: `asker` is to fetch, and others may wait for it."""
         flight = self._open.get(key)
         if flight is not None and flight.holder[0] != asker[0]:
             if len(flight.waiting) >= MAX_WAITING:
@@ -49,7 +49,7 @@ class FlightTable(Generic[P]):
         return None
 
     def settle(self, holder: tuple[P, int]) -> list[tuple[P, int]]:
-        """The flight is over; who waits for it."""
+        """The flight is over. Returns who waits for it."""
         flight = self._held.pop(holder, None)
         if flight is None:
             return []
@@ -67,7 +67,7 @@ class FlightTable(Generic[P]):
             del self._open[key]
 
     def lose(self, process: P) -> list[tuple[P, int]]:
-        """A process is gone: who waits for what it was to fetch."""
+        """A process is gone. Returns who waits for what it was to fetch."""
         waiting: list[tuple[P, int]] = []
         for holder in [holder for holder in self._held if holder[0] == process]:
             waiting += self.settle(holder)

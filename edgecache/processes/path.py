@@ -47,9 +47,9 @@ Calls = TypeVar("Calls")
 
 _log: Final = logging.getLogger(__name__)
 _RETIRE_SECONDS: Final = 600.0
-"""For exchanges with origins that began under settings before."""
+"""How long exchanges with origins that began under earlier settings may go on."""
 _BACKGROUND_SECONDS: Final = 5.0
-"""For background revalidations and flights without clients, once all connections are closed."""
+"""What background revalidations and flights without clients get, once all connections are closed."""
 
 
 class RequestPath:
@@ -67,7 +67,7 @@ class RequestPath:
         self.settings = settings
         self.log = AccessLog(settings.log, shared=settings.shared_log) if settings.log.access is not None else None
         self._logged = settings.log
-        """What `log` goes by."""
+        """The settings that `log` was last given."""
         traces = settings.observe.traces
         self.exporter = None if traces is None else Exporter(traces)
         tracer = None if traces is None or self.exporter is None else Tracer(traces, self.exporter, query=settings.log.query)

@@ -157,7 +157,8 @@ class RemoteCall:
         return chunk
 
     def whole(self) -> bytes | None:
-        """All of the output, if the request has ended well and nothing has been taken; it stays to be taken."""
+        """All of the output, if the request has ended well and nothing has been read of it. It can be read afterwards all the
+        same."""
         return b"".join(self._chunks) if self.outcome is not None and self.outcome.ok else None
 
     async def aclose(self) -> None:

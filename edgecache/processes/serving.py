@@ -147,7 +147,7 @@ class Serving:
             waiting.set_result(message.count)
 
     def _do(self, message: Any) -> str:
-        """What is done at once; why it could not be, or nothing."""
+        """Do what can be done at once. Returns why it could not be, or an empty text."""
         match message:
             case messages.Publish():
                 self._publish(message)
