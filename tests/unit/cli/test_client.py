@@ -90,7 +90,7 @@ def test_a_problem_document_is_told_with_place_and_advice(run: Run, api: PlayedA
     )
     result = run("site", "add", "shop", "--host", "a.test", *api.arguments)
     assert result.code == 1
-    assert result.err == "edgecache: the host a.test belongs to another site ($.hosts[0])\n  What to do: choose another host\n"
+    assert result.err == "edgecache: the host a.test belongs to another site (hosts[0])\n  What to do: choose another host\n"
 
 
 @pytest.mark.parametrize(
