@@ -37,7 +37,7 @@ class FlightTable(Generic[P]):
         return len(self._held)
 
     def claim(self, key: bytes, uri: str, asker: tuple[P, int]) -> tuple[P, int] | None:
-        """Who fetches `key` already, for whom `asker` waits from here on; None: `asker` is to fetch, and others may wait for it."""
+        """Who fetches `key` already, for whom `asker` waits from here on; None: `asker` fetches, and others may wait for it."""
         flight = self._open.get(key)
         if flight is not None and flight.holder[0] != asker[0]:
             if len(flight.waiting) >= MAX_WAITING:

@@ -18,7 +18,7 @@ from edgecache.sites import Site
 from edgecache.store.disk import DiskStats
 from edgecache.store.stats import StoreStats
 from edgecache.upstream.figures import OriginFigures
-from sandbox.outcome import Outcome
+from sandbox import Outcome
 
 TO_SERVING_BYTES: Final = 256 << 20
 """Largest frame to a serving process: all sites at once."""
