@@ -40,6 +40,8 @@ class Stage(enum.Enum):
 
 
 class State(enum.Enum):
+    """Where a request stands."""
+
     QUEUED = "queued"
     READY = "ready"
     """Holds a VM and wants its next slice."""

@@ -223,6 +223,8 @@ class Done(_Message, frozen=True):
 
 
 class Counted(_Message, frozen=True):
+    """How many entries a purge concerned; follows the Done of a PurgeStored."""
+
     serial: int
     count: int
 
@@ -252,6 +254,8 @@ class Credit(_Message, frozen=True):
 
 
 class Cancel(_Message, frozen=True):
+    """Nobody wants the answer of this call any more."""
+
     call: int
 
 
