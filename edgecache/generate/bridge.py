@@ -16,7 +16,7 @@ from edgecache.generate.telling import failure_line, retry_after
 from edgecache.policy.forwarding import dated
 from edgecache.policy.message import Request
 from edgecache.sites import ActiveVersion, GeneratorRoutes
-from edgecache.source import Body, Culprit, Interim, Reply, Source, SourceError
+from edgecache.source import Body, Culprit, Interim, Reply, Resumed, Source, SourceError
 from sandbox import End, GuestFailed, GuestRequest, Usage
 
 MAX_REQUEST_BODY: Final = 1 << 20
@@ -112,31 +112,18 @@ class GeneratorSource(Generic[Calls]):
         return Reply(response, output, detail=version.key)
 
     def going_on(self, begun: BegunCall) -> Source:
-        """The source whose first answer is what comes of `begun`."""
-        return _GoingOn(self, begun)
+        """The source whose first answer is what comes of `begun`; if it is asked again, it runs the program again."""
+
+        async def first(request: Request, request_id: str, _on_interim: Interim | None) -> Reply:
+            call, version = begun.taken()
+            return await self.answer(call, version, request, request_id)
+
+        return Resumed(self, first)
 
     def _tell(self, version: ActiveVersion, request: Request, request_id: str, end: End, detail: str) -> None:
         line = failure_line(request.method, request.target, end, detail)
         if line is not None:
             self.log.write(version.version, request_id, line)
-
-
-class _GoingOn(Generic[Calls]):
-    """See `GeneratorSource.going_on`. If it is asked again, it runs the program again."""
-
-    def __init__(self, source: GeneratorSource[Calls], begun: BegunCall) -> None:
-        self._source = source
-        self._begun: BegunCall | None = begun
-
-    async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply:
-        begun, self._begun = self._begun, None
-        if begun is None:
-            return await self._source.fetch(request, body, request_id, on_interim)
-        call, version = begun.taken()
-        return await self._source.answer(call, version, request, request_id)
-
-    def begin(self, request: Request, request_id: str, told: Callable[[], None], on_interim: Interim) -> BegunCall | None:
-        return self._source.begin(request, request_id, told, on_interim)
 
 
 class _Output:

@@ -273,6 +273,12 @@ def test_logs_are_shown_with_control_characters_made_visible(run: Run, api: Play
     assert api.asked[0][1] == "/v1/sites/shop/generators/hello/logs?lines=5"
 
 
+def test_a_log_without_lines_is_told_beside_the_output(run: Run, api: PlayedApi) -> None:
+    api.will_answer(200, {"lines": [], "dropped": 0, "next": 0})
+    result = run("generator", "logs", "hello", "--site", "shop", *api.arguments)
+    assert (result.out, result.err) == ("", "hello of shop has logged nothing since the edge started\n")
+
+
 STATUS = {
     "version": "0.1.0",
     "started": "2026-01-01T00:00:00Z",
