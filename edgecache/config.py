@@ -29,7 +29,7 @@ from edgecache.store.disk.settings import MIN_BYTES, DiskSettings
 from edgecache.upstream import trust
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.yamlform import Node, Problems, load_file
-from sandbox.monitor import MonitorPolicy
+from sandbox import MonitorPolicy
 
 S = TypeVar("S")
 

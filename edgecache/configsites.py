@@ -30,8 +30,7 @@ from edgecache.siteform import (
 )
 from edgecache.sites import DEFAULT_MAX_GENERATORS, Cluster, Site
 from edgecache.yamlform import FormError, Node, Problem, Problems
-from sandbox.limits import DEFAULT_LIMITS, Limits
-from sandbox.shares import DEFAULT_CLUSTER
+from sandbox import DEFAULT_CLUSTER, DEFAULT_LIMITS, Limits
 
 MAX_SITES: Final = 10_000
 MAX_CLUSTERS: Final = 1_000

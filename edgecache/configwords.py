@@ -15,8 +15,7 @@ from edgecache.configpage import read_error_page
 from edgecache.store import AdmissionPolicy
 from edgecache.store.disk.settings import MIN_BYTES
 from edgecache.yamlform import FormError, Node, Problems
-from sandbox.jail import Layer
-from sandbox.policies import Isolation
+from sandbox import Isolation, Layer
 
 S = TypeVar("S")
 Reader = Callable[[Node], Any]

@@ -21,6 +21,7 @@ from edgecache.control.bundles import BundleError
 from edgecache.control.listener import check_bind
 from edgecache.control.service import Control
 from edgecache.control.state import StateError
+from edgecache.generate.edge_calls import FetchThrough, GeneratorEdgeCalls
 from edgecache.observe.metrics import Metrics, Sources
 from edgecache.observe.status import StatusBoard
 from edgecache.policy.purging import Purge
@@ -259,10 +260,21 @@ class Edge:
         return self._path.generator_source(
             call,
             runner=self._monitor,
-            values=control.values,
+            edge_calls=self._edge_calls,
             log_of=control.logs.of,
             ready=self._ready,
             known=control.knows,
+        )
+
+    def _edge_calls(self, call: Call, fetch_through: FetchThrough) -> GeneratorEdgeCalls:
+        request, route = call.request, call.route
+        return GeneratorEdgeCalls(
+            scheme=request.scheme,
+            authority=request.authority,
+            fetch_through=fetch_through,
+            site=route.site.name,
+            generator=route.generator.name if route.generator else "",
+            store=self._control.values,
         )
 
     async def _ready(self, key: str) -> None:

@@ -19,8 +19,7 @@ from edgecache.policy.paths import normal
 from edgecache.policy.rule import DEFAULT_RULE, CacheRule
 from edgecache.policy.upgrading import Upgradable
 from edgecache.policy.upstream import DEFAULT_UPSTREAM, UpstreamRule
-from sandbox.limits import DEFAULT_LIMITS, Limits
-from sandbox.shares import DEFAULT_CLUSTER
+from sandbox import DEFAULT_CLUSTER, DEFAULT_LIMITS, Limits
 
 ANY_HOST = "*"
 DEFAULT_MAX_GENERATORS = 1_000

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -127,3 +127,24 @@ class Source(Protocol):
 
         `told` is called once, later, when the answer is there as a whole, or has to be waited for in a task.
         """
+
+
+First = Callable[[Request, str, Interim | None], Awaitable[Reply]]
+"""As `Source.fetch` of a request without a body."""
+
+
+class Resumed:
+    """`source`, but its first answer is what `first` gives: that to a request which has begun. All others are `source`'s own."""
+
+    def __init__(self, source: Source, first: First) -> None:
+        self._source = source
+        self._first: First | None = first
+
+    async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply:
+        first, self._first = self._first, None
+        if first is None:
+            return await self._source.fetch(request, body, request_id, on_interim)
+        return await first(request, request_id, on_interim)
+
+    def begin(self, request: Request, request_id: str, told: Callable[[], None], on_interim: Interim) -> Begun | None:
+        return self._source.begin(request, request_id, told, on_interim)

@@ -183,7 +183,8 @@ class Node:
         problems = [self._unknown(key, known) for key in entries if key not in known]
         missing = [key for key in required if key not in entries]
         if missing:
-            problems.append(Problem(self.source, self.line, self.column, self.key, f"needs the key {', '.join(missing)}"))
+            keys = "key" if len(missing) == 1 else "keys"
+            problems.append(Problem(self.source, self.line, self.column, self.key, f"needs the {keys} {', '.join(missing)}"))
         if problems:
             raise FormError(problems)
         return entries
@@ -217,7 +218,7 @@ class Node:
         try:
             value = parse(self.value)
         except ValueError as error:
-            raise self.error(f"must be {allowed}: {error}") from error
+            raise self.error(str(error)) from error
         if not low <= value <= high:
             shown = units.format_duration if parse is units.parse_duration else units.format_size
             raise self.error(f"must be from {shown(low)} to {shown(high)}, not {_shown(self.value)}")

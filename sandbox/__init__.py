@@ -14,7 +14,7 @@ from sandbox.program import Convention, Program
 from sandbox.quarantine import QuarantinePolicy
 from sandbox.request import GuestRequest
 from sandbox.shares import DEFAULT_CLUSTER, ClusterShare, SiteShare
-from sandbox.status import GeneratorStatus, MonitorStatus, Verification, WorkerStatus
+from sandbox.status import GeneratorStatus, MonitorStatus, ShareStatus, Verification, WorkerStatus
 
 __all__ = [
     "DEFAULT_CLUSTER",
@@ -47,6 +47,7 @@ __all__ = [
     "Program",
     "QuarantinePolicy",
     "SandboxError",
+    "ShareStatus",
     "SiteShare",
     "Usage",
     "Verification",

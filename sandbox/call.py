@@ -82,7 +82,8 @@ class GuestCall:
         return chunk
 
     def whole(self) -> bytes | None:
-        """All of the output, if the request has ended well and nothing has been taken; it stays to be taken."""
+        """All of the output, if the request has ended well and nothing has been read of it. It can be read afterwards all the
+        same."""
         return b"".join(self._chunks) if self.outcome is not None and self.outcome.ok else None
 
     def more(self) -> asyncio.Future[None]:
@@ -91,13 +92,13 @@ class GuestCall:
         return waiter
 
     def deliver(self, output: bytes) -> None:
-        """The dispatcher's: for the reader."""
+        """Called by the dispatcher: output for the reader."""
         self.undelivered += len(output)
         self._chunks.append(output)
         self._notify()
 
     def end(self, outcome: Outcome) -> None:
-        """The dispatcher's: nothing more comes."""
+        """Called by the dispatcher: nothing more comes."""
         self.outcome = outcome
         self._notify()
 

@@ -42,6 +42,8 @@ def _of(leaf: Node) -> Generator:
 
 
 class Dispatcher:
+    """Gives slices, and acts on what workers report. On one event loop; `close` before it ends."""
+
     def __init__(self, spawner: Spawner, policy: DispatchPolicy, engine: str, clock: Callable[[], float]) -> None:
         self._policy = policy
         self._slice_ns, self._express, self._floor_ns = policy.slice_ns, policy.express, policy.floor_ns

@@ -33,13 +33,13 @@ class Express:
         self._woken.pop(leaf, None)
 
     def covers(self, node: Node) -> bool:
-        """Whether what the node had when it woke is enough."""
+        """Whether what is left of the node's credit since it woke covers an express slice."""
         return node.start + self._cost_ns * SCALE // node.weight <= node.reached
 
     def first(self) -> Node | None:
-        """Who woke last of those who may run: the longer one waits, the nearer is its turn.
+        """The leaf that woke last of those that may run: who has waited longer is nearer to its own turn. None: nobody may.
 
-        On each level the node must have credit, or it be its turn: a busy site gains nothing by many generators.
+        On each level the node must have credit, or be next: a busy site gains nothing by many generators.
         """
         for leaf in tuple(islice(reversed(self._woken), _LATEST)):
             if self._may_run(leaf):
@@ -67,5 +67,5 @@ class Express:
         return True
 
     def _may_cover(self, node: Node) -> bool:
-        """Whether it is enough should the slices that run below the node cost nothing. Nobody gets credit by waiting."""
+        """As `covers`, should the slices that run below the node cost nothing. Nobody gets credit by waiting."""
         return node.start + (self._cost_ns - node.running * self._quantum_ns) * SCALE // node.weight <= node.reached

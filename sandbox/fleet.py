@@ -45,6 +45,8 @@ class Crew(Protocol):
 
 
 class Fleet:
+    """The workers of all lanes: started where requests wait, parked and ended to keep to the budget of memory."""
+
     def __init__(self, spawner: Spawner, policy: FleetPolicy, tasks: Tasks, crew: Crew) -> None:
         self._spawner = spawner
         self._policy = policy

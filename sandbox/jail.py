@@ -115,6 +115,8 @@ class JailPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
+    """A layer that is not in force, and why."""
+
     layer: Layer
     reason: str
 

@@ -40,6 +40,8 @@ class Stage(enum.Enum):
 
 
 class State(enum.Enum):
+    """Where a request stands."""
+
     QUEUED = "queued"
     READY = "ready"
     """Holds a VM and wants its next slice."""
@@ -166,7 +168,7 @@ class Job(GuestCall):
             self.on_output(self, output)
 
     def tell(self, log: bytes) -> None:
-        """To whoever takes the log."""
+        """Hand a piece of log to whoever takes it."""
         try:
             self.log(log)
         except Exception:
@@ -201,9 +203,9 @@ class Generator:
         self.lane = lane
         self.record = record
         self.path = path
-        """Of its share: tenant, and a name that is never used again."""
+        """Its share's place in the tree: tenant, and a name that is never used again."""
         self.leaf: Node | None = None
-        """That share, once it is in the tree, for who asks at each slice."""
+        """That share's node, once it is in the tree: it is asked for at each slice."""
         # Lists, which are empty mostly: of one that has not been called for long, a deque is six memory accesses more.
         self.queue: list[Job] = []
         self.ready: list[Job] = []
@@ -337,13 +339,14 @@ class Lane:
         return max(0, self.worker.cpu_ns() - self.running.cpu_ns)
 
     def clock(self, generator: Generator) -> int:
-        """From where on the worker's CPU time is for the account of the generator, which gets the next slice, and of the tab."""
+        """The reading of the worker's CPU clock from which on time is charged to the generator, which gets the next slice, and to
+        the tab."""
         if self.last is not generator and self._tab.empty and self.worker is not None:
             self.clock_ns = self.worker.cpu_ns()
         return self.clock_ns
 
     def slice_over(self) -> int:
-        """The worker is free again. Nanoseconds of its CPU time to charge to who had the slice; 0 while it is on the tab."""
+        """The worker is free again. Returns nanoseconds of CPU time to charge to who had the slice; 0 while it is on the tab."""
         running, self.running = self.running, None
         if running is None or self.worker is None:
             return 0
@@ -354,7 +357,7 @@ class Lane:
     def settle_tab(self, now: Generator | None = None) -> int:
         """Read the worker's CPU clock for all who are on the tab: they owe what they have not been charged yet.
 
-        Nanoseconds to charge to `now`, which has not been charged for its last slice at all.
+        Returns nanoseconds to charge to `now`, which has not been charged for its last slice at all.
         """
         if self.worker is None or self._tab.empty:
             return 0
@@ -369,7 +372,7 @@ class Lane:
         return charge_ns
 
     def tell(self, message: wire.Abort | wire.Unload) -> None:
-        """Something that the worker does beside slices: nobody pays for it."""
+        """Tell the worker to do something beside slices, which nobody pays for."""
         if self.worker is not None:
             if self.running is None:
                 self.settle_tab()
@@ -393,7 +396,7 @@ class Lane:
 
 
 def _completed(usage: Usage, wall_ns: int, dropped: int) -> Usage:
-    """With its time, and without the log dropped here."""
+    """`usage` with its wall time, and with the log that was dropped here counted as dropped."""
     if not dropped:
         return replace(usage, wall_ns=wall_ns)
     log_bytes, log_dropped_bytes = max(0, usage.log_bytes - dropped), usage.log_dropped_bytes + dropped

@@ -21,6 +21,8 @@ STRIKES: dict[End, int] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantinePolicy:
+    """When a generator is quarantined, and for how long, in seconds: doubled each time, from the first to the longest."""
+
     threshold: int = 20
     """Two dead workers, three failed boots or ten faults with no good answer between them."""
     first_s: float = 1.0

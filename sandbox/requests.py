@@ -41,6 +41,8 @@ class Mover(Protocol):
 
 
 class Requests:
+    """All requests of one monitor. What it changes in a generator, `mover` is told."""
+
     def __init__(self, policy: DispatchPolicy, clock: Callable[[], float], tasks: Tasks, mover: Mover) -> None:
         self._policy = policy
         self._clock = clock
@@ -54,6 +56,7 @@ class Requests:
         self._on_output, self._on_log = self.pacer.output, self.pacer.log
 
     def call(self, generator: Generator, request: GuestRequest, edge: EdgeCalls, log: Callable[[bytes], None]) -> GuestCall:
+        """Take a request in; one that is refused has ended already. `log` is handed what the guest logs."""
         now = self._clock()
         generator.calls += 1
         refusal = None

@@ -1,7 +1,7 @@
 """What a worker may still ask of the kernel: a table with a reason for each row, and its assembler to classic BPF.
 
 Data and a pure function, and the one call that installs the result. Everything absent from the table kills the worker.
-Called by `jail.py`; printed by `python -m sandbox.seccomp`.
+Called by `jail.py`; printed by `python -m sandbox jail`.
 """
 
 from __future__ import annotations
@@ -196,8 +196,3 @@ def install(program: bytes) -> None:
     if result:
         reason = errno.errorcode.get(ctypes.get_errno(), "?") if result < 0 else f"thread {result} has another filter"
         raise JailError(f"seccomp: {reason}")
-
-
-if __name__ == "__main__":
-    for row in RULES:
-        print(f"{row.name:18} {row.verdict.value:7} {'checked' if row.any_of else '':8} {row.reason}")

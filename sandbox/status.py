@@ -12,6 +12,8 @@ from sandbox.outcome import End, Outcome
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
+    """One living worker."""
+
     pid: int
     lane: str
     """Whose it is: a tenant, or with isolation by generator a tenant and a key."""
@@ -25,6 +27,8 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True)
 class GeneratorStatus:
+    """One registered program, with counts since its registration."""
+
     key: str
     tenant: str
     weight: int
@@ -64,6 +68,8 @@ class ShareStatus:
 
 @dataclass(frozen=True, slots=True)
 class MonitorStatus:
+    """Everything, as of one moment."""
+
     workers: tuple[WorkerStatus, ...]
     generators: tuple[GeneratorStatus, ...]
     workers_started: int

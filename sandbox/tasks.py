@@ -11,6 +11,8 @@ _log = logging.getLogger(__name__)
 
 
 class Tasks:
+    """See the module."""
+
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 

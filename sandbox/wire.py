@@ -102,11 +102,15 @@ class Refused(_Message, frozen=True):
 
 
 class Loaded(_Message, frozen=True):
+    """The answer to a Load."""
+
     program: int
     needs_boot: bool
 
 
 class Rejected(_Message, frozen=True):
+    """The answer to a Load of what is no program for this machine."""
+
     program: int
     detail: str
 
@@ -132,6 +136,8 @@ class WantsAnswer(_Message, frozen=True):
 
 
 class Done(_Message, frozen=True):
+    """The request has ended."""
+
     outcome: Outcome
 
 
@@ -165,11 +171,15 @@ class Spawn(_Message, frozen=True):
 
 
 class Spawned(_Message, frozen=True):
+    """A worker was forked."""
+
     serial: int
     pid: int
 
 
 class SpawnFailed(_Message, frozen=True):
+    """No worker could be forked, and why."""
+
     serial: int
     detail: str
 

@@ -171,11 +171,13 @@ _IN_COMMANDS: Final = (
     ),
 )
 """What the API advises, as one who types commands does it."""
+_BODY: Final = re.compile(r"^\$(?:\.|: |$)")
+"""The beginning of a JSON path: who types commands sees no body that it could be in."""
 
 
 def _refused(status: int, problem: Json) -> CommandFailed:
     """A problem document (RFC 9457), or whatever came in its place."""
-    what = str(problem.get("detail") or problem.get("title") or f"refused with status {status}")
+    what = _BODY.sub("", str(problem.get("detail") or problem.get("title") or f"refused with status {status}"))
     advice = str(problem.get("advice", ""))
     if status == 401:
         advice = advice or _TOKEN_ADVICE
@@ -185,7 +187,7 @@ def _refused(status: int, problem: Json) -> CommandFailed:
     lines = tuple(_mistake(entry) for entry in mistakes if isinstance(entry, dict)) if isinstance(mistakes, list) else ()
     # What is sent but for bundles, which have an answer of their own (422), was typed.
     kind = WrongUse if status == 400 else CommandFailed
-    return kind(what, where=str(problem.get("where", "")), advice=advice, lines=lines)
+    return kind(what, where=_BODY.sub("", str(problem.get("where", ""))), advice=advice, lines=lines)
 
 
 def _mistake(entry: Json) -> str:

@@ -143,6 +143,8 @@ def logs(client: ControlClient, *, name: str, site: str, lines: int, follow: boo
         else:
             _print_lines(found, as_json)
         if not follow:
+            if not (as_json or found["lines"]):
+                click.echo(f"{name} of {site} has logged nothing since the edge started", err=True)
             return
         query = {"after": found["next"], "lines": 10_000}
         try:

@@ -9,7 +9,7 @@ import click
 
 
 class CommandGroup(click.Group):
-    """As its base, but for these two."""
+    """A group that names its commands where an unknown one is asked for, and lists them with whole sentences."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-"):

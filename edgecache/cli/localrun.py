@@ -151,7 +151,7 @@ async def _call(packed: Packed, asked: tuple[Request, bytes], origin: str | None
     request, body = asked
     logging.getLogger("sandbox").setLevel(logging.ERROR)  # what the jail lacks on this machine is no news to an author
     guest = GuestRequest(cgi.environ(request, body, client_ip="127.0.0.1", request_id="local"), body)
-    edge = GeneratorEdgeCalls("local", packed.manifest.name, "http", _AUTHORITY, _Values(), _Fetcher(origin).fetch)
+    edge = GeneratorEdgeCalls("http", _AUTHORITY, _Fetcher(origin).fetch, "local", packed.manifest.name, _Values())
     answer = bytearray()
     try:
         async with Monitor(MonitorPolicy(engine=engine)) as monitor:

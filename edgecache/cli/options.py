@@ -32,7 +32,7 @@ class Filled(click.types.StringParamType):
 
 
 class WholeNumber(click.IntRange):
-    """As its base, told of in words."""
+    """A range of integers that usage and errors call a whole number."""
 
     name = "whole number"
 

@@ -19,7 +19,7 @@ from edgecache.control.manifest import FILE_NAME, Manifest, matches, read_manife
 from edgecache.control.settings import BundleLimits
 from edgecache.control.words import LIMIT_WORDS
 from edgecache.yamlform import load_file
-from sandbox.limits import Limits
+from sandbox import Limits
 
 _BOUNDS: Final = BundleLimits()
 _ANY_LIMITS: Final = Limits(**{word.field: word.high for word in LIMIT_WORDS.values()})

@@ -122,7 +122,7 @@ def _run(settings: Config, read: Callable[[], Config] | None, pidfile: Path | No
     from edgecache.processes.member import StartFailed  # noqa: PLC0415
     from edgecache.processes.takeover import TakeoverFailed  # noqa: PLC0415
     from edgecache.serve.certificates import CertificateError  # noqa: PLC0415
-    from sandbox.errors import SandboxError  # noqa: PLC0415
+    from sandbox import SandboxError  # noqa: PLC0415
 
     try:
         return run_loop(run(settings, read, pidfile))

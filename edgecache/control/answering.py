@@ -20,7 +20,7 @@ _log: Final = logging.getLogger(__name__)
 
 
 class ControlRunner(web.AppRunner):
-    """As its base, with connections of this kind."""
+    """aiohttp's runner, whose connections are this module's."""
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()

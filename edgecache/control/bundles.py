@@ -75,7 +75,7 @@ class BundleStore:
             leftover.unlink(missing_ok=True)
 
     def put(self, bundle: Bundle) -> None:
-        """Store durably: when this returns, the bundle survives a power cut. Again is free."""
+        """Store durably: when this returns, the bundle survives a power cut. One that is there already is not written again."""
         target = self._path(bundle.digest)
         if target.exists():
             return
@@ -104,7 +104,7 @@ class BundleStore:
                 path.unlink(missing_ok=True)
 
     def collect(self, referred: Collection[str]) -> int:
-        """Remove every bundle that is not `referred` to; how many were."""
+        """Remove every bundle that is not `referred` to. Returns how many were removed."""
         removed = 0
         for path in self._directory.iterdir():
             if _DIGEST.fullmatch(path.name) and path.name not in referred:

@@ -46,9 +46,10 @@ class Clusters:
 
     @asynccontextmanager
     async def redeclared(self, declared: Iterable[Cluster]) -> AsyncIterator[None]:
-        """Take these for what was declared before. Within it sites find both: they are moved there. Raises StateError.
+        """A context in which these take the place of the clusters declared before. Raises StateError.
 
-        Clusters that are none any more are forgotten in the end; where that is an exception, all are as they were.
+        Inside it the old ones are there too, so that sites can be moved. At its end those that are no more are forgotten; if it
+        ends by an exception, all are as they were.
         """
         stored = {cluster.name: cluster for cluster in await self._state.clusters()}
         before, before_declared = self._clusters, self._declared

@@ -120,7 +120,7 @@ class Deployer:
             await self._publisher.refresh(site.name)
 
     async def remove(self, admitted: Admitted, name: str) -> Site:
-        """Whose it was. Raises Problem, StateError."""
+        """Remove it with its versions and values. Returns the site that it was of. Raises Problem, StateError."""
         async with self._locked(admitted().name, name):
             site = admitted()
             try:
@@ -249,10 +249,16 @@ class Deployer:
         await self.collect()
         path = version.manifest.sample.path
         said = f"{end}: {detail}" if detail else str(end)
+        if end is End.REJECTED:
+            refused = "the program cannot be loaded"
+            advice = "build it with `edgecache generator build`, or link it statically for x86-64 Linux"
+        else:
+            refused = f"the program did not pass a sample request for {path}"
+            advice = "mend the program, or set `sample` in the manifest to a request that it can answer"
         return Problem(
             Code.VERIFICATION_FAILED,
-            f"the program did not pass a sample request for {path}: {said}",
-            "mend the program, or set `sample` in the manifest to a request that it can answer",
+            f"{refused}: {said}",
+            advice,
             where=version.manifest.program,
             outcome=str(end),
         )

@@ -16,8 +16,7 @@ from edgecache.control.bundles import Bundle
 from edgecache.policy.rule import CacheRule
 from edgecache.sites import OnError
 from edgecache.yamlform import FormError, Node, Problem, Problems, load
-from sandbox.limits import DEFAULT_LIMITS, Limits
-from sandbox.program import Convention, Program
+from sandbox import DEFAULT_LIMITS, Convention, Limits, Program
 
 T = TypeVar("T")
 _NONE: Final[tuple[str, ...]] = ()

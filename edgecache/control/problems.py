@@ -143,3 +143,8 @@ def _mistake(mistake: Mistake) -> dict[str, object]:
 def not_found(what: str) -> Problem:
     """Also the answer for what exists and belongs to somebody else: the two must not be told apart."""
     return Problem(Code.NOT_FOUND, f"there is no {what}", "check the name; list what the token may see")
+
+
+def no_site(name: str) -> Problem:
+    """`not_found` for a site; `name` is as the client wrote it."""
+    return not_found(f"site {name[:64]!r}")

@@ -16,9 +16,7 @@ from edgecache.control.bundles import BundleStore
 from edgecache.control.records import Version
 from edgecache.control.words import within
 from edgecache.sites import Site
-from sandbox.limits import Limits
-from sandbox.program import Program
-from sandbox.shares import SiteShare
+from sandbox import Limits, Program, SiteShare
 
 _GRACE_SECONDS: Final = 10.0
 """A version that lost its traffic stays registered this long: requests that were routed to it may still be on their way."""

@@ -92,7 +92,7 @@ def all_tokens(connection: sqlite3.Connection) -> tuple[Token, ...]:
 
 
 def add_token(connection: sqlite3.Connection, token: Token, limit: int) -> None:
-    """Those that have expired when it was made go. Raises TooMany."""
+    """Add it; tokens that had expired when it was made are removed. Raises TooMany."""
     connection.execute("DELETE FROM tokens WHERE expires <= ?", (token.created,))
     _room(connection, "SELECT count(*) FROM tokens", (), limit, "tokens")
     values = (token.id, token.sha256, token.site, " ".join(sorted(token.verbs)), token.created, token.expires, token.note)
@@ -191,7 +191,7 @@ def remove_version(connection: sqlite3.Connection, site: str, name: str, version
 
 
 def prune_versions(connection: sqlite3.Connection, site: str, name: str, keep: int) -> tuple[int, ...]:
-    """Remove what is older than the latest `keep`, and not in use; the numbers that went. Raises Missing."""
+    """Remove what is older than the latest `keep`, and not in use. Returns the numbers that were removed. Raises Missing."""
     generator = _known(connection, site, name)
     found = connection.execute("SELECT version FROM versions WHERE generator = ? ORDER BY version DESC", (generator,))
     used = _in_splits(connection, generator)

@@ -133,7 +133,7 @@ class Control:
         except (StateError, OSError) as error:
             if isinstance(error, StateError) and error.failure is Failure.IN_USE:
                 raise
-            _log.error("the control API refuses changes until the edge is restarted with usable state: %s", error)
+            _log.error("the control API refuses changes until a restart with usable state (`state:`, --state): %s", error)
             return
         if written is not None:
             _log.warning("first start: the operator's token is in %s", written)

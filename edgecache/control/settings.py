@@ -5,22 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sandbox.limits import GIB, KIB, MIB
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleLimits:
     """Bounds of one pushed bundle."""
 
-    upload_bytes: int = 32 * MIB
+    upload_bytes: int = 32 << 20
     """Of the archive as sent."""
-    uncompressed_bytes: int = 64 * MIB
+    uncompressed_bytes: int = 64 << 20
     """Of the archive once unpacked, and of all files together."""
     files: int = 1_000
     path_bytes: int = 255
     depth: int = 16
     """Directories above a file, and one."""
-    site_bytes: int = 2 * GIB
+    site_bytes: int = 2 << 30
     """Of all files of all versions that one site keeps: those that have traffic are in memory."""
 
 
@@ -29,8 +27,8 @@ class LogLimits:
     """Bounds of what is kept of one generator's log, and of how many generators' logs are kept."""
 
     lines: int = 2_000
-    bytes: int = 256 * KIB
-    line_bytes: int = 4 * KIB
+    bytes: int = 256 << 10
+    line_bytes: int = 4 << 10
     generators: int = 1_000
     """The log of the generator that was quiet longest goes first."""
 
@@ -40,8 +38,8 @@ class StoredValueLimits:
     """Bounds of the values that one generator keeps with kv_put."""
 
     key_bytes: int = 512
-    value_bytes: int = 64 * KIB
-    total_bytes: int = 4 * MIB
+    value_bytes: int = 64 << 10
+    total_bytes: int = 4 << 20
     """Keys and values together."""
     entries: int = 10_000
 
@@ -60,7 +58,7 @@ class ControlSettings:
     """Whether /metrics needs no token also elsewhere than on loopback."""
     config_file: Path | None = None
     """Where the sites with `from_config` are declared; named in errors."""
-    body_bytes: int = 256 * KIB
+    body_bytes: int = 256 << 10
     """Of a JSON request body."""
     body_seconds: float = 60.0
     """Within which a request body must have arrived."""

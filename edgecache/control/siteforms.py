@@ -29,7 +29,7 @@ from edgecache.siteform import (
     network_problem,
 )
 from edgecache.sites import Site
-from sandbox.limits import Limits
+from sandbox import Limits
 
 Given = str | UnsetType
 T = TypeVar("T", bound=str)

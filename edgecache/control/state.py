@@ -79,7 +79,7 @@ class State(Protocol):
     async def tokens(self) -> tuple[Token, ...]: ...
 
     async def add_token(self, token: Token) -> None:
-        """Those that had expired by its making go. Raises Missing where there is no such site, TooMany."""
+        """Add it; tokens that have expired by then are removed. Raises Missing where there is no such site, TooMany."""
 
     async def remove_token(self, token_id: str) -> None:
         """Raises Missing."""
@@ -107,7 +107,8 @@ class State(Protocol):
         """The generator goes with its last version. Raises Missing; Exists while it is in a split, now or in its history."""
 
     async def prune_versions(self, site: str, generator: str, keep: int) -> tuple[int, ...]:
-        """Remove all but the newest `keep` versions and those in a split, now or in its history; which were."""
+        """Remove all but the newest `keep` versions and those in a split, now or in its history. Returns the numbers that were
+        removed."""
 
     async def activate(self, site: str, generator: str, split: Split) -> None:
         """Replace the split and remember the one before. Raises Missing."""

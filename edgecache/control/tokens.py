@@ -68,7 +68,7 @@ class Tokens:
         return token if token is not None and same and not token.expired(self._now()) else None
 
     async def create(self, *, site: str | None, verbs: frozenset[Verb], lifetime: float | None, note: str) -> Minted:
-        """`lifetime` in seconds. Tokens that have expired go: those with short lives must not fill the room for good.
+        """`lifetime` in seconds. Tokens that have expired are removed: those with short lives must not fill the room for good.
 
         Raises Missing where there is no such site, TooMany, StateError.
         """

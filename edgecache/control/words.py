@@ -13,7 +13,7 @@ from typing import Final, Literal
 from edgecache import units
 from edgecache.policy.rule import CacheRule
 from edgecache.yamlform import Node, Problems
-from sandbox.limits import Limits
+from sandbox import Limits
 
 FIELD_NAME: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,100}"
 """A header field's name (RFC 9110 section 5.6.2)."""

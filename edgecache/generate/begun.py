@@ -33,7 +33,8 @@ class GuestAnswer(Protocol):
     async def __anext__(self) -> bytes: ...
 
     def whole(self) -> bytes | None:
-        """All of the output, if the request has ended well and nothing has been taken; it stays to be taken."""
+        """All of the output, if the request has ended well and nothing has been read of it. It can be read afterwards all the
+        same."""
 
     def close(self) -> None:
         """End the request if it has not ended. Idempotent."""
@@ -86,7 +87,7 @@ class BegunCall:
             told()
 
     def whole(self) -> Whole | None:
-        """Not what is no answer, or one without a body."""
+        """As `Begun.whole`; None also for what is no answer, or one without a body."""
         output = self._call.whole()
         if output is None:
             return None
@@ -117,7 +118,7 @@ class BegunCall:
         return self._caller.going_on(self)
 
     def taken(self) -> tuple[GuestAnswer, ActiveVersion]:
-        """The call and the version that answers it, whose end is the caller's from now on."""
+        """Hand the call, and with it the duty to end it, over to the caller, with the version that answers it."""
         self._over = True
         self._told = self._call.heard = None
         return self._call, self._version

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 from edgecache.generate import cgi
 from edgecache.generate.begun import BODILESS, BegunCall, GuestAnswer
@@ -16,8 +16,8 @@ from edgecache.generate.telling import failure_line, retry_after
 from edgecache.policy.forwarding import dated
 from edgecache.policy.message import Request
 from edgecache.sites import ActiveVersion, GeneratorRoutes
-from edgecache.source import Body, Culprit, Interim, Reply, Source, SourceError
-from sandbox import EdgeCalls, End, GuestFailed, GuestRequest, Usage
+from edgecache.source import Body, Culprit, Interim, Reply, Resumed, Source, SourceError
+from sandbox import End, GuestFailed, GuestRequest, Usage
 
 MAX_REQUEST_BODY: Final = 1 << 20
 """A generator's request body is placed in guest memory whole."""
@@ -34,10 +34,15 @@ _STATUS_OF: Final = {
 """What a client gets when no fallback answers; everything else is 502: the program, not the edge, is at fault."""
 
 
-class GuestRunner(Protocol):
+Calls = TypeVar("Calls")
+"""The edge calls that a runner asks for: `sandbox.EdgeCalls`, or a part of them where the rest is answered elsewhere."""
+Calls_contra = TypeVar("Calls_contra", contravariant=True)
+
+
+class GuestRunner(Protocol[Calls_contra]):
     """The one method of `sandbox.Monitor` that is used here."""
 
-    def call(self, key: str, request: GuestRequest, *, edge: EdgeCalls, log: Callable[[bytes], None]) -> GuestAnswer: ...
+    def call(self, key: str, request: GuestRequest, *, edge: Calls_contra, log: Callable[[bytes], None]) -> GuestAnswer: ...
 
 
 class GuestLog(Protocol):
@@ -47,12 +52,12 @@ class GuestLog(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class GeneratorSource:
+class GeneratorSource(Generic[Calls]):
     """One generator's active versions, for one request."""
 
-    runner: GuestRunner
+    runner: GuestRunner[Calls]
     generator: GeneratorRoutes
-    edge_calls: EdgeCalls
+    edge_calls: Calls
     log: GuestLog
     client_ip: str
     point: float
@@ -107,31 +112,18 @@ class GeneratorSource:
         return Reply(response, output, detail=version.key)
 
     def going_on(self, begun: BegunCall) -> Source:
-        """The source whose first answer is what comes of `begun`."""
-        return _GoingOn(self, begun)
+        """The source whose first answer is what comes of `begun`; if it is asked again, it runs the program again."""
+
+        async def first(request: Request, request_id: str, _on_interim: Interim | None) -> Reply:
+            call, version = begun.taken()
+            return await self.answer(call, version, request, request_id)
+
+        return Resumed(self, first)
 
     def _tell(self, version: ActiveVersion, request: Request, request_id: str, end: End, detail: str) -> None:
         line = failure_line(request.method, request.target, end, detail)
         if line is not None:
             self.log.write(version.version, request_id, line)
-
-
-class _GoingOn:
-    """Where it is asked again, it runs the program again."""
-
-    def __init__(self, source: GeneratorSource, begun: BegunCall) -> None:
-        self._source = source
-        self._begun: BegunCall | None = begun
-
-    async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply:
-        begun, self._begun = self._begun, None
-        if begun is None:
-            return await self._source.fetch(request, body, request_id, on_interim)
-        call, version = begun.taken()
-        return await self._source.answer(call, version, request, request_id)
-
-    def begin(self, request: Request, request_id: str, told: Callable[[], None], on_interim: Interim) -> BegunCall | None:
-        return self._source.begin(request, request_id, told, on_interim)
 
 
 class _Output:

@@ -41,14 +41,11 @@ FetchThrough = Callable[[Request, bytes], Awaitable[tuple[Response, bytes]]]
 
 
 @dataclass(frozen=True, slots=True)
-class GeneratorEdgeCalls:
-    """Edge calls of one generator during one request. Implements `sandbox.monitor.EdgeCalls`."""
+class SubRequests:
+    """Sub-requests of a guest during one request, which go to its site's own `authority`."""
 
-    site: str
-    generator: str
     scheme: str
     authority: str
-    store: KeyValue
     fetch_through: FetchThrough
 
     async def fetch(self, data: bytes) -> bytes:
@@ -59,6 +56,15 @@ class GeneratorEdgeCalls:
         except SourceError as error:
             return _answer(error.status, error.reason, CIMultiDictProxy(CIMultiDict()), b"")
         return _answer(response.status, response.reason, response.headers, content)
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratorEdgeCalls(SubRequests):
+    """All edge calls of one generator during one request. Implements `sandbox.EdgeCalls`."""
+
+    site: str
+    generator: str
+    store: KeyValue
 
     async def kv_get(self, key: bytes) -> bytes | None:
         return await self.store.kv_get(self.site, self.generator, key)

@@ -13,7 +13,7 @@ from typing import Final
 
 from edgecache.observe.counting import Kind, RepeatedCount
 from edgecache.observe.record import CACHE_WORDS, Record, Renewal
-from sandbox.outcome import End, Usage
+from sandbox import End, Usage
 
 OTHER: Final = "(other)"
 NO_SITE: Final = "(none)"

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from edgecache.observe.figures import BUCKETS, MAX_SITES, OTHER, Clients, Durations, Figures
 from edgecache.observe.upstreams import OriginMetrics, Origins
-from sandbox.status import MonitorStatus, ShareStatus
+from sandbox import MonitorStatus, ShareStatus
 
 
 class TrafficFigures(Protocol):

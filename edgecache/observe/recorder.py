@@ -14,7 +14,7 @@ from edgecache.observe.counting import Kind, RepeatedCount
 from edgecache.observe.figures import Figures
 from edgecache.observe.record import Record, Renewal
 from edgecache.observe.tracing import Tracer
-from sandbox.outcome import End, Usage
+from sandbox import End, Usage
 
 _SHARED: Final = 1024
 """Kinds of requests whose reports are remembered."""

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from edgecache.observe.figures import Figures
 from edgecache.observe.metrics import Sources
 from edgecache.observe.upstreams import origins_part
-from sandbox.status import GeneratorStatus, MonitorStatus, ShareStatus
+from sandbox import GeneratorStatus, MonitorStatus, ShareStatus
 
 MAX_ROWS: Final = 200
 """Sites and generators that a snapshot names: those with most requests or CPU time."""

@@ -87,7 +87,7 @@ NEVER_STORED: Final = frozenset({304, 407, 412, 416, 417, 428, 429, 431, 511})
 """Answers to one request's conditions, ranges or proxy rather than about the resource; those of RFC 6585, which forbids it."""
 
 IDENTIFYING_FIELDS: Final = frozenset({"forwarded", "x-forwarded-for", "x-request-id"})
-"""What sources get in these this edge writes, and it is another's for each client: no key tells the clients apart."""
+"""What sources get in these fields is written by this edge, and differs for each client: no key tells the clients apart."""
 
 UNDERSTOOD: Final = frozenset(
     {200, 203, 204, 206, 300, 301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 406, 409, 410, 414, 415, 421, 422, 451}

@@ -22,7 +22,7 @@ from edgecache.processes.flight_board import DIGEST_BYTES, FlightBoard
 from edgecache.serve.elsewhere import Brought
 
 WAIT_SECONDS: Final = 20.0
-"""For what another process fetches; then this one fetches too."""
+"""How long to wait for what another process fetches; then this one fetches too."""
 
 
 class FlightClaim:

@@ -32,7 +32,7 @@ _log: Final = logging.getLogger(__name__)
 _LEADERS_NUMBER: Final = 0
 """On the board: it fetches nothing."""
 _REPORT_SECONDS: Final = 2.0
-"""For a report; without it the last one stands."""
+"""How long to wait for a report; without one the last one stands."""
 _LOOK_SECONDS: Final = 5.0
 """Between two reports that nobody asks for: what a process counted since the last one is lost when it dies."""
 _DRAIN_EXTRA_SECONDS: Final = 15.0
@@ -127,19 +127,21 @@ class Fleet:
         return sum(counts) if self._settings.cache.disk is None else max(counts)
 
     async def apply(self, settings: PathSettings) -> tuple[str, ...]:
-        """Settings that all go on with, and those that are started later begin with; what failed, said once.
+        """Have all go on with these settings, and those that are started later begin with them. Returns what failed, each thing
+        once.
 
-        A `publish` must follow, for heads that are remembered were answered and logged under the settings before.
+        A `publish` must follow: it makes the fast lanes forget their heads, which were answered and logged under the settings
+        before.
         """
         self._settings = settings
         return await self._everywhere(lambda serial: messages.Apply(serial, settings))
 
     async def reopen(self) -> tuple[str, ...]:
-        """Logs and certificates, in all; what could not be read, said once."""
+        """Have all open their logs and read the certificates again. Returns what could not be read, each thing once."""
         return await self._everywhere(messages.Reopen)
 
     async def gather(self) -> None:
-        """Have all report: what is told of the fleet after this is of now."""
+        """Have all report, so that what is told of the fleet is of now."""
         await asyncio.gather(
             *(member.tell(next(self._serials), _REPORT_SECONDS) for member in self._in(MemberState.SERVING, MemberState.DRAINING))
         )
@@ -214,7 +216,8 @@ class Fleet:
         make: Callable[[int], messages.Publish | messages.Invalidate | messages.Apply | messages.Reopen | messages.Fade],
         but: Member | None = None,
     ) -> tuple[str, ...]:
-        """Tell all but one, and wait until all who accept connections have done it; the failures that they report, each once."""
+        """Tell all but one, and wait until all that accept connections have done it. Returns the failures that they report, each
+        once."""
         message = make(next(self._serials))
         for member in self._in(MemberState.STARTING):
             # It will have done it before it is told to accept: the channel keeps the order.

@@ -16,7 +16,7 @@ P = TypeVar("P", bound=Hashable)
 """A process."""
 
 MAX_FLIGHTS: Final = 100_000
-"""Further ones are not told of."""
+"""Of further ones other processes do not hear."""
 MAX_WAITING: Final = 1_000
 """For one flight. Who gives up waiting stays listed until it is settled, which may take hours: further ones fly themselves."""
 
@@ -71,7 +71,7 @@ class FlightTable(Generic[P]):
         return len(self._held) + len(self._asked)
 
     def claim(self, key: bytes, uri: str, asker: tuple[P, int], suspect: P | None = None) -> Fly[P] | Awaited[P] | Ask[P] | None:
-        """What is to be said now that `asker` wants to fetch; None: nothing, it waits. `suspect`: whom the board names."""
+        """Returns what is to be said now that `asker` wants to fetch; None: nothing, it waits. `suspect`: whom the board names."""
         if suspect is None or suspect == asker[0] or key in self._open:
             return self._boarded(key, uri, asker)
         asked = self._asked.setdefault((suspect, key), [])
@@ -94,7 +94,7 @@ class FlightTable(Generic[P]):
         return self._resolved(key, first, (process, serial) if serial else None)
 
     def settle(self, holder: tuple[P, int]) -> list[tuple[P, int]]:
-        """The flight is over; who waits for it."""
+        """The flight is over. Returns who waits for it."""
         flight = self._held.pop(holder, None)
         if flight is None:
             return []
@@ -112,7 +112,7 @@ class FlightTable(Generic[P]):
                 each.sealed = each.sealed or sealed is None or each.uri in sealed
 
     def lose(self, process: P) -> tuple[list[tuple[P, int]], list[Fly[P] | Awaited[P]]]:
-        """A process is gone: who waits for what it was to fetch, and what is to be said to who waits for its answer."""
+        """A process is gone. Returns who waits for what it was to fetch, and what is to be said to those who wait for its answer."""
         waiting: list[tuple[P, int]] = []
         for holder in [holder for holder in self._held if holder[0] == process]:
             waiting += self.settle(holder)

@@ -17,7 +17,7 @@ import msgspec
 from edgecache.generate.bridge import GuestLog, GuestRunner
 from edgecache.generate.edge_calls import KeyValue
 from edgecache.processes import messages
-from sandbox import EdgeCallRefused, End, GuestFailed, GuestRequest, Outcome, Usage
+from sandbox import EdgeCallRefused, EdgeCalls, End, GuestFailed, GuestRequest, Outcome, Usage
 
 _log: Final = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Logs(Protocol):
 class GuestHost:
     """What a call needs of the leader."""
 
-    runner: GuestRunner
+    runner: GuestRunner[EdgeCalls]
     values: KeyValue
     logs: Logs
     ready: Callable[[str], Awaitable[None]]

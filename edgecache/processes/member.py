@@ -29,9 +29,9 @@ _log: Final = logging.getLogger(__name__)
 START_SECONDS: Final = 60.0
 """From its start until it could accept connections. A healthy machine takes less than one."""
 ACKNOWLEDGE_SECONDS: Final = 10.0
-"""For saying that what it was told is done."""
+"""How long a process may take to say that what it was told is done."""
 COUNT_SECONDS: Final = 60.0
-"""For saying how many entries a purge concerned, once it is in force."""
+"""How long it may take to say how many entries a purge concerned, once that is in force."""
 
 
 class StartFailed(Exception):
@@ -138,7 +138,7 @@ class Member:
     async def done(
         self, message: messages.Publish | messages.Invalidate | messages.Apply | messages.Reopen | messages.Accept | messages.Fade
     ) -> str:
-        """Tell it, and wait until it is done, or the process is gone; the failure that it reports, or nothing."""
+        """Tell it, and wait until that is done or the process is gone. Returns the failure that it reports, or an empty text."""
         waiting = self._told(message.serial)
         self.send(message)
         return await self._in_time(message.serial, waiting)

@@ -18,7 +18,7 @@ from edgecache.sites import Site
 from edgecache.store.disk import DiskStats
 from edgecache.store.stats import StoreStats
 from edgecache.upstream.figures import OriginFigures
-from sandbox.outcome import Outcome
+from sandbox import Outcome
 
 TO_SERVING_BYTES: Final = 256 << 20
 """Largest frame to a serving process: all sites at once."""
@@ -234,6 +234,8 @@ class Done(_Message, frozen=True):
 
 
 class Counted(_Message, frozen=True):
+    """How many entries a purge concerned; follows the Done of a PurgeStored."""
+
     serial: int
     count: int
 
@@ -263,6 +265,8 @@ class Credit(_Message, frozen=True):
 
 
 class Cancel(_Message, frozen=True):
+    """Nobody wants the answer of this call any more."""
+
     call: int
 
 

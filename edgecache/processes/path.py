@@ -12,10 +12,10 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from socket import socket
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from edgecache.generate.bridge import GeneratorSource, GuestLog, GuestRunner
-from edgecache.generate.edge_calls import MAX_FETCH_BYTES, GeneratorEdgeCalls, KeyValue
+from edgecache.generate.edge_calls import MAX_FETCH_BYTES, FetchThrough
 from edgecache.observe.access_log import AccessLog
 from edgecache.observe.figures import Clients
 from edgecache.observe.otlp import Exporter
@@ -42,11 +42,14 @@ from edgecache.upstream.tunnel import TunnelClient
 from edgecache.upstream.upstreams import Upstreams
 from sandbox import End, Usage
 
+Calls = TypeVar("Calls")
+"""The edge calls that guests' runner asks for."""
+
 _log: Final = logging.getLogger(__name__)
 _RETIRE_SECONDS: Final = 600.0
-"""For exchanges with origins that began under settings before."""
+"""How long exchanges with origins that began under earlier settings may go on."""
 _BACKGROUND_SECONDS: Final = 5.0
-"""For background revalidations and flights without clients, once all connections are closed."""
+"""What background revalidations and flights without clients get, once all connections are closed."""
 
 
 class RequestPath:
@@ -64,7 +67,7 @@ class RequestPath:
         self.settings = settings
         self.log = AccessLog(settings.log, shared=settings.shared_log) if settings.log.access is not None else None
         self._logged = settings.log
-        """What `log` goes by."""
+        """The settings that `log` was last given."""
         traces = settings.observe.traces
         self.exporter = None if traces is None else Exporter(traces)
         tracer = None if traces is None or self.exporter is None else Tracer(traces, self.exporter, query=settings.log.query)
@@ -152,16 +155,16 @@ class RequestPath:
         self,
         call: Call,
         *,
-        runner: GuestRunner,
-        values: KeyValue,
+        runner: GuestRunner[Calls],
+        edge_calls: Callable[[Call, FetchThrough], Calls],
         log_of: Callable[[str, str], GuestLog],
         ready: Callable[[str], Awaitable[None]],
         known: Callable[[str], bool],
     ) -> Source:
         """The source of one request that a generator answers.
 
-        `runner` and `values` are where its VMs and its stored values are, `log_of` tells where the log of a site's generator is;
-        `ready` and `known` are the source's.
+        `runner` has its VMs, and `edge_calls` makes what those ask of the edge; `log_of` tells where the log of a site's
+        generator is; `ready` and `known` are the source's.
         """
         site, generator = call.route.site, call.route.generator
         if generator is None:
@@ -177,14 +180,7 @@ class RequestPath:
         return GeneratorSource(
             runner=runner,
             generator=generator,
-            edge_calls=GeneratorEdgeCalls(
-                site=site.name,
-                generator=generator.name,
-                scheme=call.request.scheme,
-                authority=call.request.authority,
-                store=values,
-                fetch_through=fetch_through,
-            ),
+            edge_calls=edge_calls(call, fetch_through),
             log=log_of(site.name, generator.name),
             client_ip=call.client_ip,
             point=random.random() * 100,  # noqa: S311 - a split of traffic, not a secret

@@ -14,7 +14,8 @@ STEADY_SECONDS: Final = 60.0
 
 
 def pause(before: float, lived: float) -> float:
-    """Twice the pause before, from the first to the longest; the first again where the process had lived long."""
+    """Seconds to wait: twice the pause before, between the first and the longest; the first again where the process had lived
+    long."""
     if lived >= STEADY_SECONDS or before <= 0:
         return FIRST_SECONDS
     return min(before * 2, LONGEST_SECONDS)

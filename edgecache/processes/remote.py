@@ -16,9 +16,10 @@ from typing import Any, Final
 
 import msgspec
 
+from edgecache.generate.edge_calls import SubRequests
 from edgecache.processes import messages
 from edgecache.source import Culprit, SourceError
-from sandbox import EdgeCallRefused, EdgeCalls, GuestFailed, GuestRequest, Outcome
+from sandbox import EdgeCallRefused, GuestFailed, GuestRequest, Outcome
 
 _log: Final = logging.getLogger(__name__)
 CREDIT_BYTES: Final = 256 << 10
@@ -45,7 +46,7 @@ class RemoteGuests:
         """What runs a generator for the request with this ID."""
         return RemoteRunner(self, request_id)
 
-    def begin(self, key: str, request: GuestRequest, edge: EdgeCalls, request_id: str) -> RemoteCall:
+    def begin(self, key: str, request: GuestRequest, edge: SubRequests, request_id: str) -> RemoteCall:
         """Raises SourceError."""
         if self._lost:
             raise leader_gone()
@@ -102,13 +103,13 @@ class RemoteGuests:
 
 
 class RemoteRunner:
-    """Implements `generate.bridge.GuestRunner` for one request."""
+    """Implements `generate.bridge.GuestRunner` for one request; its guests' stored values are with the leader."""
 
     def __init__(self, guests: RemoteGuests, request_id: str) -> None:
         self._guests = guests
         self._request_id = request_id
 
-    def call(self, key: str, request: GuestRequest, *, edge: EdgeCalls, log: Callable[[bytes], None]) -> RemoteCall:
+    def call(self, key: str, request: GuestRequest, *, edge: SubRequests, log: Callable[[bytes], None]) -> RemoteCall:
         """Raises SourceError. `log` hears nothing: the leader keeps the logs."""
         del log
         return self._guests.begin(key, request, edge, self._request_id)
@@ -117,7 +118,7 @@ class RemoteRunner:
 class RemoteCall:
     """An answer in the making. Iterate once: raises GuestFailed as the monitor's own, SourceError without a leader."""
 
-    def __init__(self, guests: RemoteGuests, number: int, edge: EdgeCalls) -> None:
+    def __init__(self, guests: RemoteGuests, number: int, edge: SubRequests) -> None:
         self.number = number
         self.edge = edge
         self.outcome: Outcome | None = None
@@ -156,7 +157,8 @@ class RemoteCall:
         return chunk
 
     def whole(self) -> bytes | None:
-        """All of the output, if the request has ended well and nothing has been taken; it stays to be taken."""
+        """All of the output, if the request has ended well and nothing has been read of it. It can be read afterwards all the
+        same."""
         return b"".join(self._chunks) if self.outcome is not None and self.outcome.ok else None
 
     async def aclose(self) -> None:

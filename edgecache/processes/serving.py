@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from edgecache.generate.bridge import GuestLog
+from edgecache.generate.edge_calls import FetchThrough, SubRequests
 from edgecache.heap import Heap
 from edgecache.observe.otlp import PackagesMissing
 from edgecache.policy.purging import Purge
@@ -150,7 +151,7 @@ class Serving:
             waiting.set_result(message.count)
 
     def _do(self, message: Any) -> str:
-        """What is done at once; why it could not be, or nothing."""
+        """Do what can be done at once. Returns why it could not be, or an empty text."""
         match message:
             case messages.Publish():
                 self._publish(message)
@@ -252,7 +253,9 @@ class Serving:
 
     def _generator(self, call: Call) -> Source:
         runner = self._guests.runner(call.request_id)
-        return self._built.generator_source(call, runner=runner, values=_LEADERS, log_of=self._log_of, ready=_ready, known=_known)
+        return self._built.generator_source(
+            call, runner=runner, edge_calls=_sub_requests, log_of=self._log_of, ready=_ready, known=_known
+        )
 
     def _log_of(self, site: str, generator: str) -> GuestLog:
         return _LeadersLog(self._channel, f"{site}/{generator}")
@@ -261,19 +264,6 @@ class Serving:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-class _Leaders:
-    """Stored values, which the leader keeps: it answers a guest's calls for them without asking here."""
-
-    async def kv_get(self, site: str, generator: str, key: bytes) -> bytes | None:
-        raise NotImplementedError(f"{site}/{generator}: the leader reads {key!r}")
-
-    async def kv_put(self, site: str, generator: str, key: bytes, value: bytes) -> bool:
-        raise NotImplementedError(f"{site}/{generator}: the leader writes {key!r}")
-
-
-_LEADERS: Final = _Leaders()
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +275,11 @@ class _LeadersLog:
 
     def write(self, version: int, request_id: str, data: bytes) -> None:
         self.channel.send(messages.Noted(f"{self.generator}@{version}", request_id, data))
+
+
+def _sub_requests(call: Call, fetch_through: FetchThrough) -> SubRequests:
+    """The only edge calls that are answered here: stored values are with the leader."""
+    return SubRequests(call.request.scheme, call.request.authority, fetch_through)
 
 
 async def _ready(key: str) -> None:

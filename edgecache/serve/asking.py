@@ -92,7 +92,7 @@ class Asker:
 
 
 def coded(call: Call, reply: Reply) -> Reply:
-    """What the source said in the coding that this edge applies for this client, if any. Templates are coded once assembled."""
+    """`reply` in the coding that this edge applies for this client, if any. Templates are coded once assembled."""
     if is_template(reply.response, call.route.rule):
         return reply
     response, coding = code(call.request, reply.response, call.route.rule.compress)

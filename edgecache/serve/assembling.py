@@ -36,7 +36,7 @@ MAX_FRAGMENT_BYTES: Final = 1 << 20
 MAX_FRAGMENTS_BYTES: Final = 16 << 20
 """All fragments of one page."""
 MAX_SECONDS: Final = 10.0
-"""From asking for a fragment to its last byte, alternatives and fragments within it included: it has failed then."""
+"""From asking for a fragment to its last byte, alternatives and inner fragments included. After that it has failed."""
 PARALLEL: Final = 8
 _PIECE_BYTES: Final = 16 << 10
 """Of a template, read before others have a turn."""

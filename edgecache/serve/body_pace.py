@@ -9,23 +9,23 @@ from __future__ import annotations
 
 
 class BodyPace:
-    """One body's."""
+    """The pace of one body."""
 
     __slots__ = ("_allowed", "_rate", "_timeout")
 
     def __init__(self, timeout: float, rate: int) -> None:
-        """`timeout`: seconds that a step may take, and that the whole may be behind `rate`, in bytes a second."""
+        """`timeout`: seconds that one step may take, and by which the whole may lag behind `rate`, in bytes a second."""
         self._timeout = timeout
         self._rate = rate
         self._allowed = timeout
 
     @property
     def left(self) -> float:
-        """For how many seconds more bytes may be waited for now; 0: the client is too slow."""
+        """Seconds for which to wait for the next bytes at most; 0: the client is too slow."""
         return max(0.0, self._allowed)
 
     def waited(self, seconds: float, size: int) -> None:
-        """So many bytes passed after so long."""
+        """`size` bytes passed after a wait of `seconds`."""
         self._allowed = min(self._timeout, self._allowed - seconds + size / self._rate)
 
     def rest(self) -> None:

@@ -16,12 +16,12 @@ from edgecache.source import Body, Interim, Source
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Where the answer comes from to what has been asked before it became a flight's."""
+    """A source that was asked before the request became a flight's."""
 
     source: Source
     at: float
     since: int
-    """How many purges there had been."""
+    """How many purges there had been when it was asked."""
     claim: Claim | None
     """Held for it, where other processes may want the same."""
 
@@ -39,10 +39,10 @@ class Call:
     """The answer is for the wire: its head may be given as bytes alone."""
     meter: Final[Meter]
     trace: Final[Parent | None]
-    """What steps of it are spans of; None: it is not traced."""
+    """The parent of the spans of its steps; None: it is not traced."""
     on_interim: Final[Interim | None]
     asked: Final[Asked | None]
-    """The origins have been asked already."""
+    """Set where the source has been asked already."""
 
     def __init__(
         self,

@@ -88,13 +88,13 @@ class Connection(Sending, Turns):
         self._accepted: deque[Head | Violation] = deque()
         self._framing: BodyFraming | None = None
         self._followed: BodyFraming | None = None
-        """Of the latest body, whose trailers it knows when it is over."""
+        """The framing of the latest body, which knows its trailers once the body is over."""
         self._payload: StreamReader = EMPTY_PAYLOAD
         self._held = b""
         self._looked = 0
         """How much of `_held` has been searched for the end of a head."""
         self._turn_due = False
-        """Of a request that has come, in the connection's own task."""
+        """A request has come whose turn, in the connection's own task, has not begun."""
         self._done_reading = False
         self._draining = False
         self._head_since: float | None = None
@@ -104,7 +104,7 @@ class Connection(Sending, Turns):
         lane = pipeline.secure_lane if heads.scheme == "https" else pipeline.fast_lane
         self._turnstile = Turnstile(pipeline, lane, heads, read=self._receive, in_turn=self._accept, done=self._errand_done)
         self._noted = 0
-        """Of what the turnstile has written: what was seen of it."""
+        """The turnstile's `written`, when it was last looked at."""
         self.data_received = self._turnstile.data_received  # type: ignore[method-assign] # transports look it up once
 
     # What arrives.

@@ -74,8 +74,8 @@ class Errand:
         asked: float,
         tell: Callable[[bytes | None], None],
     ) -> None:
-        """`key`: what the predictor learns about; `claim`: held for it where other processes may want the same; `since`: purges
-        before it was asked, at the time `asked`."""
+        """`key`: what the predictor learns about; `claim`: held for it where other processes may want the same; `since`: how many
+        purges there had been at `asked`, seconds since the epoch."""
         self.call = call
         self.decision = decision
         self.key = key
@@ -87,7 +87,7 @@ class Errand:
         self.tell = tell
         self.begun: Begun | None = None
         self.in_turn = False
-        """The answer must not be for `tell`, whatever it is: its connection has more to say than that."""
+        """The answer is not for `tell`: the connection has more to write than that, and a turn writes both."""
         self._hints: list[Response] = []
         self._on_interim: Interim | None = None
 
@@ -97,14 +97,14 @@ class Errand:
         return self.seat.alone and not (self.claim is not None and self.claim.awaited)
 
     def hint(self, response: Response) -> None:
-        """An interim response, of which a source lets pass a few: for the client, once somebody passes it on."""
+        """Keep an interim response for the client until `pass_on` says where it goes. A source lets only a few pass."""
         if self._on_interim is not None:
             self._on_interim(response)
         else:
             self._hints.append(response)
 
     def pass_on(self, on_interim: Interim | None) -> None:
-        """Have interim responses go there, those too that have come."""
+        """Send interim responses there, those that have come already too."""
         self._on_interim = on_interim
         hints, self._hints = self._hints, []
         if on_interim is not None:
@@ -113,7 +113,7 @@ class Errand:
 
 
 class Errands:
-    """One process's. `respond` and `settings` may be replaced."""
+    """The errands of one process. `respond` and `settings` may be replaced."""
 
     def __init__(
         self,
@@ -153,8 +153,8 @@ class Errands:
     def begin(
         self, request: Request, route: Route, decision: Miss, client_ip: str, tell: Callable[[bytes | None], None]
     ) -> Errand | None:
-        """Ask the source for what is not stored at all, for a request that is plain (`shape.is_plain`). None: it is not so
-        simple, and nothing has been done.
+        """Ask the source for a plain request (`shape.is_plain`), for which nothing is stored. None: it needs a flight, and
+        nothing has been done.
 
         `tell` is called once, later: with the answer, or with None where a flight brings it, on which the errand has its seat.
         """
@@ -229,7 +229,7 @@ class Errands:
         errand.tell(answer)
 
     def _go_on(self, errand: Errand) -> None:
-        """Have it fly."""
+        """Launch its flight, whose first answer is the one to what has been asked already."""
         begun, errand.begun = errand.begun, None
         if begun is None:
             raise ValueError("the errand is over")
@@ -245,7 +245,7 @@ class Errands:
         errand.seat.seat.launch(partial(self._fetcher.produce, call, errand.sent, None, None, errand.key), ended)
 
     def _answer(self, errand: Errand, begun: Begun, whole: Whole) -> bytes | None:
-        """What the client gets; what is to be stored is stored. None: this is not for here, and nothing has been done."""
+        """The answer for the client, stored and reported already. None: a flight has to judge it, and nothing has been done."""
         call, rule = errand.call, errand.call.route.rule
         request, body, now = call.request, whole.body, self._clock()
         above = self._store.spool_above

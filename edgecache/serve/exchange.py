@@ -27,15 +27,15 @@ Write = Callable[[Answer], Awaitable[Sent]]
 
 
 class Exchange:
-    """Made when a request's head has arrived."""
+    """One request and its answer. Made when the request's head has arrived."""
 
     __slots__ = ("_begun", "_client", "_pipeline", "_protocol", "_request", "_started", "request_id")
 
     def __init__(
         self, pipeline: Pipeline, request: Request | None, client: str, protocol: str, begun: Errand | None = None
     ) -> None:
-        """`request` is None where what arrived is no request; `protocol` is as in `observe.record`; `begun`: it has been asked
-        for already."""
+        """`request`: None where what arrived is no request; `protocol`: as in `observe.record`; `begun`: the errand that has
+        asked for it already."""
         self._pipeline = pipeline
         self._request = request
         self._client = client

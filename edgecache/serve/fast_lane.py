@@ -63,7 +63,8 @@ class Known:
         self.snapshot = snapshot
         self.made = self.until = 0.0
         self.fields = b""
-        """Age, Cache-Status and the name of the request ID, as they read from `made` until before `until`, in seconds."""
+        """Age, Cache-Status and the name of the request ID. Right from `made` until just before `until`, seconds since the epoch.
+        """
         self.tail = _TAIL_10 if head.http10 else _TAIL
         self.asked = 0
         """Requests since `fields` was written."""
@@ -71,7 +72,8 @@ class Known:
         self.target_from = self.target_to = 0
         """Where the target stands in the head, if `own` has to be told."""
         self.own: RepeatedReport | None = None
-        """`report`, or what serves for it, where it is the recorder's: that one is called without a detour."""
+        """`report`, or what it shares with others, where that is the recorder's own class: called directly, without the protocol.
+        """
         self.report = report
         if isinstance(report, RepeatedReport):
             start = len(head.method) + 1
@@ -86,7 +88,8 @@ class Known:
         self._reserve = reserve(entry.terms, entry.timed.response_time, prefetch)
 
     def renew(self, now: float, texts: Texts) -> bool:
-        """Have `fields` for `now`. False: the response is no longer fresh, or hits are counted to fetch it anew in time."""
+        """Write `fields` for `now`. False: the response is no longer fresh, or its hits are to be counted so that it is fetched
+        anew in time."""
         age = self._terms.age(now)
         left = self._lifetime - age
         if left <= self._reserve:
@@ -99,7 +102,7 @@ class Known:
 
 
 class Texts:
-    """What the answers of a moment say of age and lifetime: one object for all that say the same."""
+    """The lines about age and lifetime that answers of one moment share: one object for all that say the same."""
 
     def __init__(self, member: bytes) -> None:
         self._member = member
@@ -117,7 +120,7 @@ class Texts:
 
 
 class FastLane:
-    """At most `heads` heads of one scheme, which take `limit_bytes` with all that is kept about them."""
+    """Remembers at most `heads` heads of one scheme, in at most `limit_bytes` with all that is kept about them."""
 
     def __init__(
         self, *, sites: SiteTable, store: Store, clock: Callable[[], float], member: bytes, heads: int, limit_bytes: int
@@ -172,7 +175,7 @@ class FastLane:
         return answer
 
     def _renew(self, head: bytes, known: Known, now: float) -> bool:
-        """Also has what was asked for since the last time count as use, once a second or so. False: as `Known.renew`."""
+        """As `Known.renew`. About once a second; requests since the last time are then counted as use of the entry."""
         if not known.renew(now, self._texts):
             return False
         self._order.get(head)

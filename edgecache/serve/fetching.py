@@ -28,7 +28,7 @@ from edgecache.upstream.collapse import Landing, Private, Shareable
 from edgecache.upstream.predictor import Predictor
 
 MIN_RESUMED_BYTES = 64 << 10
-"""Of what broke off, less is not worth going on with."""
+"""When less than this has come of a body that broke off, it is not kept to be resumed."""
 _OF_ONE_REQUEST = frozenset({NoStoreReason.METHOD, NoStoreReason.AUTHORIZATION, NoStoreReason.REQUEST_NO_STORE})
 """Refusals that say nothing about the next request for the same key."""
 
@@ -132,7 +132,7 @@ class Fetcher:
         return landing
 
     def _told(self, landing: Shareable, claim: Claim) -> Shareable:
-        """`landing`, whose end is told to those who wait elsewhere."""
+        """`landing`, made to tell the processes that wait for it how it ended."""
         selected, keep, spoiled = landing.token, landing.commit, landing.spoiled
         if not isinstance(selected, Selected):
             raise TypeError("a landing of another kind")
@@ -240,7 +240,7 @@ class Fetcher:
         )
 
     def refused(self, call: Call, timed: Timed, entry: Entry | None, reason: NoStoreReason, key: Hashable | None) -> None:
-        """What a response that is not stored does to what is."""
+        """What follows from a response that is not stored for the one that is."""
         status = timed.response.status
         if key is not None and reason not in _OF_ONE_REQUEST and status not in ERROR_STATUSES:
             self._predictor.remember(key, self._clock())

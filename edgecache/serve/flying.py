@@ -27,7 +27,7 @@ _PRECONDITIONS = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodifi
 
 
 class Flyer:
-    """Over one process's flights. `respond` may be replaced."""
+    """Takes requests through the flights of one process. `respond` may be replaced."""
 
     def __init__(
         self,
@@ -73,9 +73,11 @@ class Flyer:
         alone: bool = False,
         epoch: int | None = None,
     ) -> Answer:
-        """Through a flight: shared where the response may be, alone where it may not.
+        """The answer to `call` from a flight: shared where the response may be, alone where it may not. Raises NotForwardable,
+        SourceError.
 
-        `epoch`: not through one that began before so many purges.
+        `alone`: share it with nobody. `epoch`: a number of purges; join no flight that asked its source before there were so
+        many.
         """
         boarded = self._purges.count
         seat = self._board(call, decision, entry, self.key(call, vary), alone=alone, epoch=epoch)
@@ -91,7 +93,8 @@ class Flyer:
         *,
         vary: tuple[str, ...] | None = None,
     ) -> Answer:
-        """What comes of a flight for `call`, which has boarded it when there had been so many purges."""
+        """The answer that a flight brings for `call`. `boarded`: how many purges there had been when it took its seat. Raises as
+        `fly`."""
         purges = self._purges
         try:
             landed = await seat.landed()
@@ -158,7 +161,7 @@ class Flyer:
         return not self._predictor.uncacheable(key, self._clock())
 
     def _same_range(self, call: Call, decision: Miss | Validate, key: Hashable) -> Hashable | None:
-        """Who asks the source for the same range may wait for the same answer; None: not where more than the range is asked."""
+        """The key of a flight for this very range, which others who ask for the same may board; None: nobody may."""
         headers = call.request.headers
         if call.request.method != "GET" or isinstance(decision, Validate) or decision.reason is MissReason.AUTHORIZATION:
             return None

@@ -29,7 +29,7 @@ class Siblings(Protocol):
 
 
 class Forgetting:
-    """One process's; without siblings there is no other."""
+    """For one process, and its siblings where there are any."""
 
     def __init__(self, purger: Purger, siblings: Siblings | None) -> None:
         self._purger = purger

@@ -117,10 +117,10 @@ class Head:
 
 
 def find_head(data: bytes, start: int, settings: ServeSettings, looked: int = 0) -> tuple[int, int] | None:
-    """Where the next head begins and where its last byte's successor is; None while it is incomplete.
+    """Where the next head begins and where it ends, exclusive; None while it is incomplete.
 
     Empty lines before it are skipped (RFC 9112 section 2.2). Raises Violation as soon as what is there cannot become a head.
-    `looked`: so many bytes were there when it was incomplete before, and are not searched again.
+    `looked`: how many bytes were there at the last look, which are not searched again.
     """
     for _ in range(_MAX_LEADING_LINES):
         if not data.startswith(b"\r\n", start):

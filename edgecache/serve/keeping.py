@@ -28,7 +28,7 @@ _MAX_MERGED_VARY = 16
 
 
 class Keeper:
-    """Over one store. `settings` may be replaced."""
+    """Keeps responses in one store. `settings` may be replaced."""
 
     def __init__(self, store: ResponseStore, settings: ServeSettings) -> None:
         self._store = store
@@ -71,11 +71,12 @@ class Keeper:
         )
 
     def keep(self, entry: Entry, since: int) -> None:
-        """Store a whole response in the place of whatever is stored of it; `since` as `put`."""
+        """Store a whole response in the place of whatever is stored of it, parts included; see `put`."""
         self.put(entry, since)
         self.parts.superseded(entry)
 
     def put(self, entry: Entry, since: int) -> None:
+        """Store it, unless a purge that concerns it has come after it was asked for, when there had been `since` purges."""
         if self.purges.allow(entry, since):
             self._store.put(entry)
 

@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 _MAX_WATCH_SECONDS = 0.5
 _ACCEPTED_SECONDS = 0.1
 _OWN = -1
-"""The place of what it bound itself."""
+"""The place number of the socket that it bound itself."""
 
 
 ClientConnection = Connection | Http2Connection | Undecided
@@ -73,7 +73,7 @@ class _Server(web.Server):
         return Connection(self, self._pipeline, self._heads, loop=self._loop, client=client)
 
     def room(self) -> int:
-        """For how many more connections."""
+        """How many more connections may be opened."""
         return self._pipeline.settings.max_connections - self._open
 
     @property

@@ -24,7 +24,7 @@ _SECONDS = 5.0
 
 
 class LongBodies:
-    """Of one store, whose entries `keeper` makes."""
+    """Long bodies on their way into one store; `keeper` makes their entries."""
 
     def __init__(self, store: ResponseStore, keeper: Keeper) -> None:
         self._store = store

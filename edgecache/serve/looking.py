@@ -37,7 +37,7 @@ class Missed(NamedTuple):
 
 
 class Looker:
-    """Over one store."""
+    """Looks requests up in one store."""
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ _CAPACITY: Final = 16_384
 
 
 class Prefetching:
-    """By URI and variant; a response that was renewed is another one."""
+    """Counts by URI and variant; a response that was renewed is counted anew."""
 
     def __init__(self) -> None:
         self._seen: LRU[tuple[str, str], tuple[Terms, int]] = LRU(_CAPACITY)

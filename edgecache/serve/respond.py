@@ -98,7 +98,7 @@ class Responder:
         return self._from_entry(call, entry, age, status, Outcome("revalidated", collapsed=collapsed))
 
     def passed(self, call: Call, decision: Decision, reply: Reply, body: Body, outcome: Outcome) -> Answer:
-        """A response for this client alone; its conditions count where they were kept from the source."""
+        """A response for this client alone, whose preconditions are evaluated here where they were kept from the source."""
         response = Response(reply.response.status, reply.response.reason, self._to_client(reply.response))
         status = CacheStatus(fwd=forward_of(decision), detail=reply.detail or None, name=self._settings.edge_id)
         return self._streamed(call, response, body, self._own_fields(call, status), outcome, trailers=reply.trailers)
@@ -291,7 +291,8 @@ class Responder:
 
 
 def suits(call: Call, entry: Entry) -> bool:
-    """Whether the request that has brought `entry` may be answered with its prepared head: that of its response lacks nothing."""
+    """Whether the prepared head of `entry` will do for the request that brought it: nothing was left out of it that this client
+    may have."""
     return is_plain(call.request) and suits_plain(call, entry)
 
 
@@ -306,8 +307,9 @@ def suits_plain(call: Call, entry: Entry) -> bool:
 
 
 def _asked(call: Call, response: Response) -> Request:
-    """The request, without what can only be asked of a representation where `response` is a template of one, and without what an
-    origin has judged: for a generator this edge is the origin."""
+    """The request that `response` is shaped for: without Range and preconditions where it is a template, of which there is no
+    representation yet; without If-Match and If-Unmodified-Since where an origin has judged them. For a generator this edge is the
+    origin."""
     request = call.request
     if is_template(response, call.route.rule):
         dropped = CONDITIONAL_FIELDS

@@ -27,7 +27,7 @@ from edgecache.upstream.settings import UpstreamSettings
 
 
 class Sourcing:
-    """One process's. `asker` asks, `keeper` stores, `flyer` and `errands` are a miss's two ways."""
+    """The parts of one process: `asker` asks, `keeper` stores, `flyer` and `errands` are a miss's two ways."""
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ What a turn is says `connection`. Parser, queue, flow control, keep-alive timer 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import PayloadAccessError, RequestHandler
@@ -24,14 +25,14 @@ class _InProgress:
         self._payload.set_exception(error)
 
 
-class Turns(RequestHandler):
+class Turns(RequestHandler, ABC):
     """See the module."""
 
     __slots__ = ()
 
+    @abstractmethod
     async def take_turn(self, payload: StreamReader) -> bool:
-        """Answer the next request, whose body `payload` is. False: it was the last. ConnectionError: the client has gone."""
-        raise NotImplementedError
+        """Answer the next request, whose body is `payload`. False: it was the last. Raises ConnectionError: client gone."""
 
     def waits(self) -> None:
         """Called when there is nothing to be answered, and `_waiter` is waited for."""

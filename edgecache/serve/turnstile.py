@@ -26,7 +26,7 @@ Done = Callable[[], None]
 
 
 class Turnstile:
-    """One connection's."""
+    """The front of one connection."""
 
     __slots__ = (
         "_client",
@@ -67,17 +67,17 @@ class Turnstile:
         self._write: Callable[[bytes], None] = _ignore
         self._client = ""
         self._unknown = b""
-        """What the fast lane has just been asked in vain."""
+        """The bytes that the fast lane has just been asked about, and did not know."""
         self._head: Head | None = None
-        """That of `_unknown`, where it is one and has been read."""
+        """What `_unknown` was read to be, where it is one whole head."""
         self._resume: Future[None] | None = None
-        """The `waiter` from before the errand, if nothing has happened to the connection since."""
+        """The `waiter` of before the errand, to be put back at its end, if nothing has happened to the connection since."""
         self.waiter: Future[None] | None = None
         """While it is there and not done, the connection waits for a head, and whole ones may be answered."""
         self.written = 0
         """Bytes of answers, since the connection was made."""
         self.errand: Errand | None = None
-        """The request under way, while it has no turn; whose turn comes takes it."""
+        """The miss under way, until it is answered or its turn takes it over."""
 
     def open(self, write: Callable[[bytes], None], client: str) -> None:
         """`write` is the transport's; `client`: its address."""
@@ -132,7 +132,7 @@ class Turnstile:
         return True
 
     def take(self, head: Head, raw: bytes) -> bool:
-        """A request without a body that needs no turn. False: it takes the usual way. It may be an `errand` afterwards."""
+        """Answer a request without a body, or begin an `errand` for it. False: it needs a turn."""
         if not head.keep_alive or not is_plain(head.request):
             return False
         found = self._pipeline.look(head.request)
@@ -146,7 +146,7 @@ class Turnstile:
         return errand is not None
 
     def _take_alone(self, data: bytes, waiter: Future[None]) -> bool:
-        """As `take`, where one whole head is all that has come. False: whatever it is, it is to be read as usual."""
+        """As `take`, where `data` is exactly one whole head. False: it is to be read as usual, whatever it is."""
         try:
             if find_head(data, 0, self._settings) != (0, len(data)):
                 return False
@@ -174,7 +174,7 @@ class Turnstile:
             self.waiter, self._resume = self._resume, None
 
     def _answer_hit(self, hit: Hit, head: Head, raw: bytes) -> bool:
-        """A fresh stored response. False: it is too long to be written without waiting."""
+        """Answer with a fresh stored response. False: it is too long to be written without waiting."""
         entry = hit.entry
         body = entry.body
         if not isinstance(body, bytes) or len(body) > MAX_BODY_BYTES:

@@ -66,7 +66,7 @@ class Store(Protocol):
         """Drop every variant of `uri`."""
 
     def purge(self, purge: Purge) -> Purging[tuple[str, str]]:
-        """Put `purge` in force; others than hard ones mark entries."""
+        """Put `purge` in force: a hard one drops entries, all others mark them."""
 
     def reclaim(self, limit: int) -> bool:
         """Visit at most `limit` entries for the oldest purge. False: no purge has anything left to do."""

@@ -21,10 +21,10 @@ _NO_LIMIT: Final = 2**31 - 1
 """The LRUs count entries; this tier counts bytes and evicts by itself."""
 _WINDOW_SHARE: Final = 0.02
 _TYPICAL_BYTES: Final = 4096
-"""Of an entry: how many keys the sketch must tell apart."""
+"""Size of an entry, by which it is reckoned how many keys the sketch must tell apart."""
 _MAX_KEYS: Final = 1 << 22
 _REMEMBERED: Final = 2048
-"""Requests since the last response was stored; of more, the last ones count."""
+"""Requests remembered since the last response was stored: the latest of them."""
 _COUNTED: Final = 32
 """Of those remembered: the rest is taken to be like them."""
 
@@ -95,7 +95,7 @@ class Shelves:
             self.used -= entry.size_bytes
 
     def make_room(self) -> bool:
-        """Do what `overflow` does where nothing has to go. False: something may have to."""
+        """Move newcomers from the window to `main` while everything fits. False: entries may have to go (`overflow`)."""
         while self._window_used > self._window_bytes and self.used <= self._capacity:
             newcomer = self.window.peek_last_item()
             if newcomer is None:
@@ -122,7 +122,7 @@ class Shelves:
             yield oldest
 
     def _contest(self, key: _Key, entry: Entry) -> Iterator[tuple[_Key, Entry]]:
-        """The newcomer, or those whose place it takes."""
+        """Who has to go: the newcomer, or those whose place it takes."""
         if self.frequency is None:
             return
         need, mine, theirs = self.used - self._capacity, self.frequency.of(key), 0
@@ -143,7 +143,7 @@ class Shelves:
         yield from victims if wins else [(key, entry)]
 
     def _count(self, frequency: Frequency, key: _Key) -> None:
-        """Requests since the last time, a sample of them for all, and this one."""
+        """Add to the sketch the requests since the last time, of which a sample stands for all, and this one."""
         recent = self._recent
         if recent:
             step = -(-len(recent) // _COUNTED)

@@ -93,7 +93,7 @@ class MemoryStore:
         return entry if not self._log.pending else self._settled(key, entry)
 
     def asked(self, key: tuple[str, str], times: int) -> None:
-        """So many requests were answered with what is under `key` since `at` gave it, by who watches over its standing."""
+        """Count requests for `key` that were answered by its entry's standing, without `at`."""
         self._shelves.asked_again(key, times)
 
     @property
@@ -149,7 +149,8 @@ class MemoryStore:
         return sum(self._forget((uri, variant)) for variant in list(primary.variants))
 
     def purge(self, purge: Purge) -> Purging[_Key]:
-        """Put `purge` in force; others than hard ones mark entries. It is done already unless there are many entries to visit."""
+        """Put `purge` in force: a hard one drops entries, all others mark them. It is done at once unless there are many to
+        visit."""
         if purge.urls:
             purging = self._log.begin(purge, deque(), None)
             for uri in dict.fromkeys(purge.urls):
@@ -250,7 +251,7 @@ class MemoryStore:
             self._list(key, left)
 
     def _living(self, uri: str) -> _Primary | None:
-        """What `uri` has stored once all purges have had their way with it."""
+        """What `uri` has stored, with the purges under way applied to it."""
         primary = self._primaries.get(uri)
         if primary is None or not self._log.pending:
             return primary
@@ -282,7 +283,7 @@ class MemoryStore:
             self._tags.add((entry.site, tag), key)
 
     def _forget(self, key: _Key, *, keep_primary: bool = False) -> bool:
-        """Drop what is stored under `key`. False: nothing was, or purges had seen to it before."""
+        """Drop what is stored under `key`. False: nothing was, or nothing that purges under way would have left."""
         primary = self._primaries.get(key[0])
         entry = None if primary is None else primary.variants.get(key[1])
         if entry is None:

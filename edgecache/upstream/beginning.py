@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 
 
 class Line:
-    """What requests are begun with: the connections that are kept, and how long and for what one waits on them."""
+    """What it takes to begin a request: the kept connections, and what aiohttp's parser and the deadlines need to await an
+    answer."""
 
     __slots__ = ("deadlines", "expecting", "kept", "way")
 
     def __init__(
         self, kept: KeptConnections, deadlines: Deadlines, expecting: dict[str, Any], way: Callable[[Endpoint], Way]
     ) -> None:
-        """`way`: of an endpoint without TLS rules of its own."""
+        """`way`: how an endpoint without TLS rules of its own is reached."""
         self.kept = kept
         self.deadlines = deadlines
         self.expecting = expecting
@@ -38,10 +39,10 @@ class Line:
 
 
 class Beginner:
-    """One site's, over its pool."""
+    """Begins requests to the origins of one site."""
 
     def __init__(self, line: Line, pool: Pool, first_byte: float, go_on: Callable[[BegunExchange], Source]) -> None:
-        """`first_byte`: seconds for which a response may take to begin; `go_on`: see `BegunExchange`."""
+        """`first_byte`: seconds that a response may take to begin; `go_on`: see `BegunExchange`."""
         self._line = line
         self._pool = pool
         self._first_byte = first_byte

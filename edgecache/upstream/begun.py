@@ -61,7 +61,7 @@ class Sent:
             told()
 
     def taken(self) -> tuple[OriginProtocol, Deadline] | None:
-        """The connection and what ends the wait on it, which are the caller's from now on; None: it is over."""
+        """Hand the connection and the deadline of the wait on it over to the caller; None: it is over."""
         protocol, self._protocol = self._protocol, None
         if protocol is None:
             return None
@@ -107,7 +107,7 @@ class BegunExchange:
         """Made use of, by `settle` or a fetch, or dropped."""
 
     def whole(self) -> Whole | None:
-        """Not where another origin may be asked instead, or the same one once more."""
+        """As `Begun.whole`; None also where another origin may be asked instead, or the same one once more."""
         whole = self.sent.whole
         if (
             whole is None

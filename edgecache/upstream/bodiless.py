@@ -85,7 +85,7 @@ class BodilessExchanges:
         }
 
     def line(self, way: Callable[[Endpoint], Way]) -> Line:
-        """What requests are begun with that no task waits for."""
+        """What `beginning` needs to begin requests here that no task waits for."""
         return Line(self._kept, self._deadlines, self._expecting, way)
 
     async def exchange(

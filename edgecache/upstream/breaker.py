@@ -20,9 +20,9 @@ class Breaker:
     openings: int = 0
     """In a row, since the last success."""
     until: float | None = None
-    """Open; from this time on one request may be let through."""
+    """Set while it is open: from this time on, in seconds, one request may be let through."""
     probing: bool = False
-    """It has been, and is under way."""
+    """That request was let through, and is under way."""
 
     def open(self, now: float) -> bool:
         """Whether a request that comes now fails at once."""

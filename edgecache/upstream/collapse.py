@@ -20,14 +20,14 @@ from edgecache.upstream.shared_body import BufferBudget, SharedBody, SharedReade
 
 @dataclass(frozen=True, slots=True)
 class Shareable:
-    """A response that is being stored; `commit` receives its body once it is complete, and says what it has made of it."""
+    """A response that is being stored; `commit` receives its body once it is complete, and returns what was stored."""
 
     response: Response
     body: Body
     limit_bytes: int
     commit: Callable[[bytes], object]
     token: Any
-    """Whatever the boarders need to tell whether it is theirs."""
+    """Opaque here: by it, those who boarded tell whether it answers them."""
     length: int | None
     """Content-Length, where known."""
     joinable: bool = True
@@ -58,7 +58,7 @@ class Settled:
 
     value: Any
     since: int = 0
-    """Whatever the boarders need to tell whether it came too early for them."""
+    """Opaque here: by it, those who boarded tell whether it was asked for too early for them."""
     joinable: bool = True
 
 
@@ -75,7 +75,7 @@ class Stream:
     late: bool
     """Boarded after the head had arrived."""
     kept: Any = None
-    """What `commit` has said, where the body has ended already."""
+    """What `commit` has returned, where the body has ended already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class Seat:
         self._late = flight.landing.done()
         self._left = False
         self.landing: asyncio.Future[None] | None = None
-        """Waited for, if it is."""
+        """What `landed` waits for, while it waits."""
         self.reader: SharedReader | None = flight.shared.reader() if flight.shared is not None else None
         flight.seats.append(self)
 
@@ -170,7 +170,7 @@ class Seat:
         return len(self._flight.seats) == 1
 
     def launch(self, produce: Callable[[], Awaitable[Landing]], ended: Callable[[], None]) -> None:
-        """Have a reserved flight fly. `ended` is called when it has, even if `produce` was never run."""
+        """Start a reserved flight. `ended` is called at its end, even if `produce` was never run."""
         self._flights._launch(self._flight, produce, ended)
 
     def vacate(self) -> None:
@@ -181,7 +181,7 @@ class Seat:
             self._flights._drop(self._flight)
 
     def leave_soon(self) -> None:
-        """As `leave`, for who cannot wait."""
+        """As `leave`, for callers that cannot await."""
         self._flights._tasks.start(self, self.leave())
 
     async def leave(self, *, finish: bool = False) -> None:
@@ -201,7 +201,7 @@ class Flights:
         self._settings = settings
         self._flights: dict[Hashable, _Flight] = {}
         self._reserved: dict[Hashable, Reservation[Seat]] = {}
-        """Of no flight that is there yet."""
+        """Reservations of flights that have not been made."""
         self._budget = BufferBudget(settings.flight_buffer_bytes)
         self._tasks = Background(limit=2**31)
         self.joined = 0

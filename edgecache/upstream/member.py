@@ -44,7 +44,7 @@ class Member:
         return limit is not None and self.active >= limit
 
     def candidate(self) -> Candidate:
-        """What is said of it; how it is, the pool adds."""
+        """This origin as `balancing` sees it; the pool adds its condition."""
         return Candidate(self.origin.url, self.origin.weight or 1, self.origin.backup, full=self.full)
 
     def open(self, now: float) -> bool:
@@ -63,7 +63,7 @@ class Member:
         self.breaker, self.errors = CLOSED, _WELL
 
     def failed(self, now: float, *, may_eject: bool) -> None:
-        """It has not, or with one. `may_eject`: enough of the site's origins would be left."""
+        """It has not answered, or with an error. `may_eject`: enough of the site's origins would be left."""
         self.failures += 1
         rule = self.rule
         if rule.breaker.max_failures is not None:
@@ -85,7 +85,7 @@ class Member:
         return None
 
     def line_up(self) -> Future[None]:
-        """A place in the line for a place, which is had when this is done. Raises SourceError where the line is too long."""
+        """Stand in line for a place; it is taken when the future is done. Raises SourceError where the line is too long."""
         rule = self.rule.breaker
         if len(self._waiting) >= rule.max_pending:
             raise overloaded(f"{rule.max_connections} requests are under way, and {len(self._waiting)} wait")
@@ -114,7 +114,7 @@ class Member:
 
 
 class Lease:
-    """One place; give it back once. What forgets to is made up for when it is forgotten itself."""
+    """One place at an origin. `release` gives it back; so does the end of a lease that nobody holds any more."""
 
     __slots__ = ("_member",)
 

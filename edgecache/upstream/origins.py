@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from edgecache.policy.message import Request, Response
 from edgecache.policy.trailing import wants_trailers
-from edgecache.source import Body, Culprit, Interim, Reply, Source, SourceError
+from edgecache.source import Body, Culprit, Interim, Reply, Resumed, Source, SourceError
 from edgecache.upstream.balancing import Condition
 from edgecache.upstream.beginning import Beginner
 from edgecache.upstream.begun import BegunExchange
@@ -64,12 +64,12 @@ class Origins:
         return self._beginner.begin(request, told, on_interim)
 
     def going_on(self, begun: BegunExchange) -> Source:
-        """The source whose first answer is that to `begun`."""
-        return _GoingOn(self, begun)
+        """The source whose first answer is that to `begun`, which has been sent already."""
 
-    async def fetch_begun(self, begun: BegunExchange, on_interim: Interim | None) -> Reply:
-        """As `fetch` of the request of `begun`, which has been sent already. Raises SourceError."""
-        return self._reply(begun.request, await self._answer(begun.request, None, on_interim, None, begun))
+        async def first(_request: Request, _request_id: str, on_interim: Interim | None) -> Reply:
+            return self._reply(begun.request, await self._answer(begun.request, None, on_interim, None, begun))
+
+        return Resumed(self, first)
 
     async def switch(self, request: Request) -> Answered | Reply:
         """As `fetch`, for a request that asks for an upgrade: a 101 is whole, connection and all. Raises SourceError."""
@@ -206,23 +206,6 @@ class Origins:
             answered.lease.release()
             return Reply(head, EmptyBody())
         return Reply(head, OriginBody(response, self._waits.between_bytes, answered.lease.release))
-
-
-class _GoingOn:
-    """See `Origins.going_on`. Where it is asked again, it asks as its origins do."""
-
-    def __init__(self, origins: Origins, begun: BegunExchange) -> None:
-        self._origins = origins
-        self._begun: BegunExchange | None = begun
-
-    async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply:
-        begun, self._begun = self._begun, None
-        if begun is None:
-            return await self._origins.fetch(request, body, request_id, on_interim)
-        return await self._origins.fetch_begun(begun, on_interim)
-
-    def begin(self, request: Request, request_id: str, told: Callable[[], None], on_interim: Interim) -> BegunExchange | None:
-        return self._origins.begin(request, request_id, told, on_interim)
 
 
 async def _end(losers: Iterable[asyncio.Future[Answered]]) -> None:

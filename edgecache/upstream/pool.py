@@ -1,4 +1,4 @@
-"""The origins of one site: whose turn it is, how each of them is, and what happens to be known of them together.
+"""The origins of one site: whose turn it is, and the condition of each by what its requests have shown.
 
 `origins` asks it for each request; decisions are `balancing`'s, `ejection`'s and `breaker`'s.
 """
@@ -55,7 +55,7 @@ class Pool:
     def turn(self, request: Request, fit: Callable[[Member], bool] | None = None) -> list[Member]:
         """The origins that may be asked now, in the order in which to try them.
 
-        Where the first of several is not `fit`, nobody is, and it stays its turn.
+        Where there are several and the first is not `fit`, there are none, and it stays that one's turn.
         """
         if len(self.members) == 1 and self.condition(self.members[0]) in {Condition.HEALTHY, Condition.EJECTED}:
             return [self.members[0]]

@@ -16,6 +16,8 @@ MAX_OPEN: Final = 64
 
 
 class Kind(enum.Enum):
+    """What an open file is."""
+
     STDIN = enum.auto()
     STDOUT = enum.auto()
     STDERR = enum.auto()

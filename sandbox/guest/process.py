@@ -67,7 +67,8 @@ class GuestState:
         )
 
     def shared(self) -> GuestState:
-        """To be copied only: what is as at a program's start is one object for all, and so in the processor's caches."""
+        """A copy whose parts, where they are as at every program's start, are one object for all, and so in the processor's
+        caches. It must not be changed, only copied."""
         state = self.copy()
         if not state.areas.frozen():
             state.areas = _NO_AREAS

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -57,10 +58,14 @@ async def test_anothers_site_answers_like_none(tmp_path: Path, method: str, path
         await api.site("other")
         await api.push(bundle(), site="other")
         token = await api.token_for("shop", *VERBS)
-        answers = [
-            await api.call(method, path.format(site=site), token=token) for site in ("other", "conf", "nothing", "..%2fshop")
-        ]
-        assert {(answer.status, answer.body) for answer in answers} == {(404, answers[0].body)}
+        answers = set()
+        for site in ("other", "conf", "nothing", "..%2fshop"):
+            answer = await api.call(method, path.format(site=site), token=token)
+            # But for the name that was asked for, the same to the byte.
+            asked = f"'{unquote(site)}'".encode()
+            assert asked in answer.body
+            answers.add((answer.status, answer.body.replace(asked, b"")))
+        assert [status for status, _ in answers] == [404]
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATORS)

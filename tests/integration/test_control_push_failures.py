@@ -36,7 +36,7 @@ FAILURES: dict[str, tuple[bytes, str, str]] = {
         "limits-exceed-ceiling",
         "memory is 1GiB, the site's ceiling 64MiB",
     ),
-    "not an ELF": (tar({**files(), "hello": b"#!/bin/sh"}), "verification-failed", "not an ELF"),
+    "not an ELF": (tar({**files(), "hello": b"#!/bin/sh"}), "verification-failed", "the program cannot be loaded"),
     "answers nothing": (tar({**files(), "hello": program(b"")}), "verification-failed", "no-answer"),
     "no CGI head": (tar({**files(), "hello": program(b"\n\nbody")}), "verification-failed", "bad-answer"),
 }

@@ -23,7 +23,7 @@ BAD_SITES = {
     "unknown cache key": ({"cache": {"ttl": "60s"}}, "unknown key 'ttl'; known here: default_ttl"),
     "unknown key of a part of upstream": ({"upstream": {"health": {"xyzzy": 1}}}, "unknown key 'xyzzy'; known here: path"),
     "no unit": ({"cache": {"default_ttl": "60"}}, "has no unit"),
-    "unknown coding": ({"cache": {"compress": ["deflate"]}}, "deflate"),
+    "unknown coding": ({"cache": {"compress": ["deflate"]}}, "'deflate'; choose from gzip, br, zstd"),
     "coding twice": ({"cache": {"compress": ["br", "br"]}}, "twice"),
     "number for duration": ({"ceiling": {"cpu": 50}}, "ceiling.cpu"),
     "size": ({"ceiling": {"memory": "5000KB"}}, "multiple of 4KiB"),

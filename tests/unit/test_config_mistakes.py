@@ -60,7 +60,7 @@ sites:
         ":11:13:",
     ]
     assert "listne: unknown key; did you mean listen?" in found[0]
-    assert "cache.memory: must be a size" in found[1]
+    assert "cache.memory: '12' has no unit" in found[1]
     assert "sites[0].cache.heuristc: unknown key; did you mean heuristic?" in found[8]
     assert "sites[0].limits: wall is below cpu" in found[9]
 
@@ -99,11 +99,11 @@ sites:
             ":2:41: sites[0].origins[0]: is this edge itself, which listens on 0.0.0.0:80",
         ),
         ("sites: {}", ":1:8: sites: must be a list, not a mapping"),
-        ("sites: [{name: a}]", ":1:9: sites[0]: needs the key hosts, origins"),
+        ("sites: [{name: a}]", ":1:9: sites[0]: needs the keys hosts, origins"),
         ("sites: [{name: a, hosts: [], origins: [http://a]}]", ":1:26: sites[0].hosts: must hold at least 1 values"),
         (
-            "sites: [{name: a, hosts: [a], origins: ['http://a'], limits: {memory: 1000001}}]",
-            ":1:71: sites[0].limits.memory: must be",
+            "sites: [{name: a, hosts: [a], origins: ['http://a'], limits: {memory: 5000001B}}]",
+            ":1:71: sites[0].limits.memory: must be a multiple of 4KiB",
         ),
         (
             "sites: [{name: a, hosts: [a], origins: ['http://a'], limits: {edge_calls: 1}}]",

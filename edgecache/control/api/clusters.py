@@ -42,7 +42,7 @@ async def put_cluster(call: Call) -> web.Response:
     parameters(call.request, ())
     name = call.request.match_info["name"]
     if not re.fullmatch(NAME, name):
-        raise not_found("such cluster, nor can there be")
+        raise not_found(f"cluster {name[:64]!r}, nor can there be")
     form = await read_json(call.request, ClusterChange, call.services.settings)
     async with call.services.publisher.editing:
         known = call.services.clusters.get(name)
@@ -74,7 +74,7 @@ async def remove_cluster(call: Call) -> web.Response:
             await call.services.clusters.remove(cluster.name)
         except Missing as error:
             if cluster.name != DEFAULT_CLUSTER:
-                raise not_found("such cluster") from error
+                raise not_found(f"cluster {cluster.name!r}") from error
     return no_content()
 
 
@@ -97,9 +97,10 @@ def _changed(cluster: Cluster, form: ClusterChange) -> Cluster:
 
 
 def _known(call: Call) -> Cluster:
-    cluster = call.services.clusters.get(call.request.match_info["name"])
+    name = call.request.match_info["name"]
+    cluster = call.services.clusters.get(name)
     if cluster is None:
-        raise not_found("such cluster")
+        raise not_found(f"cluster {name[:64]!r}")
     return cluster
 
 

@@ -19,7 +19,7 @@ from edgecache.control.api.messages import READMIT
 from edgecache.control.api.services import Services
 from edgecache.control.listener import is_foreign
 from edgecache.control.manifest import NAME
-from edgecache.control.problems import Code, Problem, not_found
+from edgecache.control.problems import Code, Problem, no_site, not_found
 from edgecache.control.records import Token, Verb
 from edgecache.control.state import Failure, StateError
 from edgecache.sites import Site
@@ -67,7 +67,7 @@ class Call:
         name = self.request.match_info["site"]
         site = self.services.publisher.site(name) if _NAME.fullmatch(name) else None
         if site is None:
-            raise not_found("such site")
+            raise no_site(name)
         return site
 
     def still(self) -> Site:
@@ -82,14 +82,14 @@ class Call:
         """The generator's name in the path. Raises Problem."""
         name = self.request.match_info["name"]
         if not _NAME.fullmatch(name):
-            raise not_found("such generator")
+            raise not_found(f"generator {name[:64]!r}")
         return name
 
     def may(self, verb: Verb, site: str) -> None:
         """Raises Problem unless the caller may `verb` on `site`: 404 for another's site, 403 for its own."""
         token = self.caller
         if token.site not in (None, site):
-            raise not_found("such site")
+            raise no_site(site)
         if not token.allows(verb, site):
             raise forbidden(f"needs the verb {verb}, and this token has {', '.join(sorted(token.verbs)) or 'none'}")
 
@@ -114,8 +114,9 @@ class Endpoint:
         if isinstance(self.access, Verb):
             call.may(self.access, call.request.match_info["site"])
         elif self.access is Known.OPERATOR and token is not None and not token.operator:
-            if token.site is not None and request.match_info.get("site", token.site) != token.site:
-                raise not_found("such site")
+            site = request.match_info.get("site", token.site)
+            if site is not None and token.site not in (None, site):
+                raise no_site(site)
             raise forbidden("is for the operator")
         if token is not None:
             request[READMIT] = lambda: authenticated(request, services)

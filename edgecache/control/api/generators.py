@@ -78,12 +78,12 @@ async def get_version(call: Call) -> web.Response:
     parameters(call.request, ())
     text = call.request.match_info["version"]
     if not (text.isascii() and text.isdigit() and len(text) < 16):
-        raise not_found("such version")
+        raise not_found(f"version {text[:16]!r}")
     site, name = call.site, call.name
     generator = await call.services.state.generator(site.name, name)
     version = await call.services.state.version(site.name, name, int(text))
     if generator is None or version is None:
-        raise not_found("such version")
+        raise not_found(f"version {text} of the generator {name}")
     return answer(shapes.version(version, generator.active))
 
 

@@ -198,8 +198,10 @@ def _shape_at(place: str, shape: type[msgspec.Struct]) -> type[msgspec.Struct] |
 
 
 def _choices(place: str, shape: type[msgspec.Struct]) -> str:
-    """What the member at `place` takes, where that is a few words."""
-    known = get_type_hints(shape).get(place.removeprefix("$.").partition("[")[0])
+    """What the member at `place`, such as `$.cache.compress[0]`, takes, where that is a few words."""
+    parent, _, member = place.rpartition(".")
+    form = _shape_at(parent, shape)
+    known = get_type_hints(form).get(member.partition("[")[0]) if form is not None else None
     kinds = [known, *get_args(known), *(inner for kind in get_args(known) for inner in get_args(kind))]
     words = [str(word) for kind in kinds if isinstance(kind, type) and issubclass(kind, enum.Enum) for word in kind]
     return f"; choose from {', '.join(words)}" if words else ""

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from edgecache.control.api.endpoint import Call, Endpoint, Known, forbidden
 from edgecache.control.api.messages import answer, parameters, read_json
-from edgecache.control.problems import Code, Problem, not_found
+from edgecache.control.problems import Code, Problem, no_site
 from edgecache.control.records import Verb
 from edgecache.control.words import TAG
 from edgecache.policy.purging import Purge
@@ -71,7 +71,7 @@ def _site(call: Call, form: PurgeRequest) -> str | None:
         return None
     call.may(Verb.PURGE, site)
     if call.services.publisher.site(site) is None:
-        raise not_found("such site")
+        raise no_site(site)
     return site
 
 

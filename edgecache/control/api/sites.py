@@ -12,7 +12,7 @@ from aiohttp import web
 from edgecache.control.api import shapes
 from edgecache.control.api.endpoint import Call, Endpoint, Known, forbidden
 from edgecache.control.api.messages import answer, no_content, parameters, read_json
-from edgecache.control.problems import Code, Problem, not_found
+from edgecache.control.problems import Code, Problem, no_site
 from edgecache.control.records import Verb
 from edgecache.control.siteforms import SiteChange, SiteCreate, changed_site, new_site
 from edgecache.control.state import Exists, Missing, TooMany
@@ -69,7 +69,7 @@ async def change_site(call: Call) -> web.Response:
         try:
             await call.services.state.put_site(site, new=False)
         except Missing as error:
-            raise not_found("such site") from error
+            raise no_site(site.name) from error
         published = await call.services.publisher.put(site)
     return answer(await _shown(call, published))
 
@@ -81,7 +81,7 @@ async def remove_site(call: Call) -> web.Response:
         try:
             await call.services.state.remove_site(site.name)
         except Missing as error:
-            raise not_found("such site") from error
+            raise no_site(site.name) from error
         await call.services.publisher.drop(site.name)
         call.services.tokens.forget_site(site.name)
         # Whoever gets the name and the hosts next must not answer with what this one had stored.

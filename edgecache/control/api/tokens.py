@@ -11,7 +11,7 @@ from edgecache import units
 from edgecache.control.api import shapes
 from edgecache.control.api.endpoint import Call, Endpoint, Known
 from edgecache.control.api.messages import answer, no_content, parameters, read_json
-from edgecache.control.problems import Code, Problem, not_found
+from edgecache.control.problems import Code, Problem, no_site, not_found
 from edgecache.control.records import READER, Verb
 from edgecache.control.state import Missing, TooMany
 
@@ -33,7 +33,7 @@ class TokenCreate(Struct, forbid_unknown_fields=True):
 async def list_tokens(call: Call) -> web.Response:
     site = parameters(call.request, ("site",)).get("site")
     if site is not None and call.services.publisher.site(site) is None:
-        raise not_found("such site")
+        raise no_site(site)
     return answer({"tokens": [shapes.token(token) for token in call.services.tokens.listed(site)]})
 
 
@@ -46,7 +46,7 @@ async def create_token(call: Call) -> web.Response:
     try:
         minted = await call.services.tokens.create(site=site, verbs=verbs, lifetime=_lifetime(form), note=form.note)
     except Missing as error:
-        raise not_found("such site") from error
+        raise no_site(site or "") from error
     except TooMany as error:
         raise Problem(Code.TOO_MANY, str(error), "revoke some first") from error
     return answer({"token": minted.text, **shapes.token(minted.token)}, status=201, location=f"/v1/tokens/{minted.token.id}")
@@ -79,7 +79,7 @@ def _scope(call: Call, form: TokenCreate) -> tuple[str | None, frozenset[Verb]]:
             raise _wrong("$.site", f"is missing: name the site, set operator, or ask for the verb {Verb.READ} alone")
         return None, READER
     if call.services.publisher.site(form.site) is None:
-        raise not_found("such site")
+        raise no_site(form.site)
     return form.site, frozenset(form.verbs)
 
 

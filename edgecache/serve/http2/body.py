@@ -21,7 +21,7 @@ _CONTINUE = Response(100, "Continue", freeze())
 
 
 class StreamBody:
-    """One stream's; the first read says 100 Continue where that was asked for."""
+    """The body of one stream's request; the first read says 100 Continue where that was asked for."""
 
     def __init__(
         self,

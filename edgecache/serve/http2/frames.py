@@ -62,7 +62,7 @@ class Frame:
 
 
 class FrameCutter:
-    """One connection's. Holds at most one frame that is not whole."""
+    """Cuts the bytes of one connection. Holds at most one frame that is not whole."""
 
     def __init__(self, max_block_bytes: int) -> None:
         """`max_block_bytes`: of one field block, as it is encoded."""

@@ -23,7 +23,7 @@ _MAX_HEAD_BYTES: Final = 8 << 10
 
 
 class HitWriter:
-    """One connection's."""
+    """Answers hits of one connection."""
 
     def __init__(self, pipeline: Pipeline, heads: FieldReader, states: States) -> None:
         self._pipeline = pipeline

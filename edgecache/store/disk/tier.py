@@ -36,7 +36,7 @@ _CROWDED: Final = 64
 _MAX_PURGING: Final = 1000
 _HOUSEKEEPING_SECONDS: Final = 1.0
 _AGAIN_SECONDS: Final = 5.0
-"""After which what the disk refused is tried again."""
+"""Until what the disk refused is tried again."""
 
 
 class DiskTier:
@@ -57,7 +57,7 @@ class DiskTier:
         self._housekeeping: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
-        """Open, or make, the tier. In a process that forks: after that. Raises DiskError."""
+        """Open, or make, the tier. Must come after the last fork. Raises DiskError."""
         self._loop = asyncio.get_running_loop()
         self._index = await asyncio.to_thread(open_index, self.settings)
         self._worker = Worker(self.settings, self._index, self.counts, self._finished_elsewhere, max_variants=self._max_variants)

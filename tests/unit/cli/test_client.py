@@ -90,7 +90,7 @@ def test_a_problem_document_is_told_with_place_and_advice(run: Run, api: PlayedA
     )
     result = run("site", "add", "shop", "--host", "a.test", *api.arguments)
     assert result.code == 1
-    assert result.err == "edgecache: the host a.test belongs to another site ($.hosts[0])\n  What to do: choose another host\n"
+    assert result.err == "edgecache: the host a.test belongs to another site (hosts[0])\n  What to do: choose another host\n"
 
 
 @pytest.mark.parametrize(
@@ -271,6 +271,12 @@ def test_logs_are_shown_with_control_characters_made_visible(run: Run, api: Play
     result = run("generator", "logs", "hello", "--site", "shop", "--lines", "5", *api.arguments)
     assert result.out == "2026-01-01T00:00:00Z  v2  r1  a\\x1b[31mb\n"
     assert api.asked[0][1] == "/v1/sites/shop/generators/hello/logs?lines=5"
+
+
+def test_a_log_without_lines_is_told_beside_the_output(run: Run, api: PlayedApi) -> None:
+    api.will_answer(200, {"lines": [], "dropped": 0, "next": 0})
+    result = run("generator", "logs", "hello", "--site", "shop", *api.arguments)
+    assert (result.out, result.err) == ("", "hello of shop has logged nothing since the edge started\n")
 
 
 STATUS = {

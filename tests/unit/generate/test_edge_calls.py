@@ -86,7 +86,7 @@ async def test_an_answer_is_cgi_shaped_and_so_is_a_failure() -> None:
         return Response(200, "OK", CIMultiDictProxy(CIMultiDict({"X-A": "1"}))), b"body" + body
 
     notes = Notes()
-    calls = GeneratorEdgeCalls("shop", "hello", "http", "shop.test", notes, origin)
+    calls = GeneratorEdgeCalls("http", "shop.test", origin, "shop", "hello", notes)
     assert await calls.fetch(b"GET /x\n\n!") == b"Status: 200 OK\r\nX-A: 1\r\n\r\nbody!"
     assert await calls.fetch(b"GET /down") == b"Status: 502 connect\r\n\r\n"
     assert (await calls.fetch(b"nonsense")).startswith(b"Status: 400 ")

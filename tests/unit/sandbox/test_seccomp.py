@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 import struct
 
 import pytest
@@ -111,12 +110,6 @@ def test_memory_is_executable_only_when_anonymous() -> None:
 def test_a_filter_that_the_kernel_refuses_is_an_error() -> None:
     with pytest.raises(JailError, match="seccomp"):
         seccomp.install(assemble([Rule("nonsense", 1, "a program that ends in no return")])[:8])
-
-
-def test_the_table_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.warns(RuntimeWarning, match="sandbox.seccomp"):
-        runpy.run_module("sandbox.seccomp", run_name="__main__")
-    assert len(capsys.readouterr().out.splitlines()) == len(RULES)
 
 
 KVM_RULES = with_kvm(RULES, requests=REQUESTS, kick=KICK, pid=1234)
