@@ -27,40 +27,41 @@ from tests.integration.proxy_support import Edge, until
 T = TypeVar("T")
 _OF_A_REQUEST = (Errand, Seat, BegunExchange, Sent, Call, Connection, Turnstile)
 """What lives for a request or a connection, whatever its protocol."""
-_LOOKS = 10
-"""At the least, however slow the machine is, before what is there counts as left."""
 
 
 class Remains:
-    """What lives for a request or a connection and was made since. What other tests have left is held, so that nothing that is
-    made later can have its id.
+    """What lives for a request or a connection and was made within the block. What was there before, as other tests have left it,
+    is set apart: a look neither sees it nor takes the time to go through it.
     """
 
     def __init__(self, *kinds: type, of: Callable[[object], bool] = lambda _: True) -> None:
         """`kinds`: beyond those of every request; `of`: whether one of them counts."""
         self._kinds = (*_OF_A_REQUEST, *kinds)
         self._of = of
-        self._earlier = self._alive()
+
+    def __enter__(self) -> Remains:
+        gc.collect()
+        gc.freeze()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        gc.unfreeze()
 
     def look(self) -> Counter[str]:
-        earlier = set(map(id, self._earlier))
-        return Counter(type(each).__name__ for each in self._alive() if id(each) not in earlier)
-
-    def _alive(self) -> list[object]:
         gc.collect()
-        return [each for each in gc.get_objects() if isinstance(each, self._kinds) and self._of(each)]
+        return Counter(type(each).__name__ for each in gc.get_objects() if isinstance(each, self._kinds) and self._of(each))
 
 
 async def left_over(edge: Edge, remains: Remains, allowed: Counter[str] | None = None) -> Counter[str]:
     """What does not go by itself once all clients have gone."""
     clock = asyncio.get_running_loop().time
-    ends, looks = clock() + ANSWER_SECONDS, 0
+    ends = clock() + ANSWER_SECONDS
     while True:
-        began, looks = clock(), looks + 1
+        began = clock()
         left = busy(edge) or remains.look() - (allowed or Counter())
-        if not left or (looks > _LOOKS and clock() > ends):
+        if not left or began > ends:
             return left
-        # A look at a large heap is long, and what is to go needs the loop: it may run for as long as it was held up.
+        # What is to go needs the loop, which a look holds up: it may run for as long.
         await asyncio.sleep(max(0.005, clock() - began))
 
 

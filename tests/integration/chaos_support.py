@@ -64,9 +64,9 @@ def proven(body: bytes) -> tuple[str, str, int]:
 def assert_whose(body: bytes, path: str, floor: int, whose: Collection[str] = ("-",)) -> None:
     """A body of 200 is whole, of `path`, for one of `whose`, and made after `floor`."""
     of, who, generation = proven(body)
-    assert of == path
-    assert who in whose
-    assert generation > floor, f"generation {generation} was purged with all up to {floor}, before it was asked for"
+    assert of == path, f"the body of {of} for {path}"
+    assert who in whose, f"the body of {who} for {whose}"
+    assert generation > floor, f"body {generation}, though all up to {floor} were purged before it was asked for"
 
 
 @dataclass
@@ -176,7 +176,7 @@ class Asker:
 
     def assert_own(self, path: str, floor: int, fields: Mapping[str, str], body: bytes) -> None:
         """What was told with 200."""
-        assert fields["x-path"] == path
+        assert fields["x-path"] == path, f"the head of {fields['x-path']} for {path}"
         assert_whose(body, path, floor, {"-", self.name, self.language})
 
 

@@ -226,12 +226,13 @@ async def test_whatever_goes_wrong_bodies_are_whole_and_nothing_is_left(
     seed: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     chance = random.Random(seed)
-    generations, remains = Generations(), Remains(Spool, SpoolingBody, SegmentWriter, of=unclosed)
+    generations = Generations()
     origin = Chaos(random.Random(chance.random()), generations)
     serve = ServeSettings(keepalive_timeout=1.0, head_timeout=2.0, write_timeout=2.0)
     rule = CacheRule(max_object_bytes=chance.choice((1 * MIB, 64 * MIB)))
     upstream = UpstreamRule(timeouts=Timeouts(connect=1.0, first_byte=0.4, between_bytes=0.4), ejection=None)
     async with contextlib.AsyncExitStack() as stack:
+        remains = stack.enter_context(Remains(Spool, SpoolingBody, SegmentWriter, of=unclosed))
         mounted = seed % 2 == 1 and await stack.enter_async_context(small_disk(tmp_path / "small", 12))
         path = tmp_path / ("small" if mounted else "large") / "cache"
         disk = DiskSettings(path=path, capacity_bytes=(64 if mounted else 16) * MIB, large_bytes=400_000, queue_bytes=4 * MIB)

@@ -124,22 +124,23 @@ async def test_whatever_goes_wrong_answers_are_their_askers_and_nothing_is_left(
     seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     chance = random.Random(seed)
-    generations, remains = Generations(), Remains()
+    generations = Generations()
     origins = [Chaos(random.Random(chance.random()), generations) for _ in range(2)]
-    async with chaotic(origins, chance, ServeSettings(keepalive_timeout=1.0, head_timeout=2.0)) as edge:
-        before = descriptors()
-        clients = [Client(edge, random.Random(chance.random()), f"c{number}", generations) for number in range(CLIENTS)]
-        async with meanwhile(meddle(edge, chance, generations)):
-            await asyncio.gather(*(client.run(REQUESTS // CLIENTS) for client in clients))
-        assert await left_over(edge, remains) == Counter()
-        assert defects(caplog.records) == []
-        statuses = total(client.statuses for client in clients)
-        assert statuses[200] > REQUESTS // 4, statuses
-        assert edge.pipeline.errands.answered > 0
-        assert not_once(recorded(edge), total(client.complete for client in clients)) == {}
-        for origin in origins:
-            origin.calm = True
-        assert await wrong_pages(edge, PATHS) == []
-        await edge.client.close()
-        # What is kept to origins, and no more.
-        assert await descriptors_beyond(before + 4 * CLIENTS) == 0
+    with Remains() as remains:
+        async with chaotic(origins, chance, ServeSettings(keepalive_timeout=1.0, head_timeout=2.0)) as edge:
+            before = descriptors()
+            clients = [Client(edge, random.Random(chance.random()), f"c{number}", generations) for number in range(CLIENTS)]
+            async with meanwhile(meddle(edge, chance, generations)):
+                await asyncio.gather(*(client.run(REQUESTS // CLIENTS) for client in clients))
+            assert await left_over(edge, remains) == Counter()
+            assert defects(caplog.records) == []
+            statuses = total(client.statuses for client in clients)
+            assert statuses[200] > REQUESTS // 4, statuses
+            assert edge.pipeline.errands.answered > 0
+            assert not_once(recorded(edge), total(client.complete for client in clients)) == {}
+            for origin in origins:
+                origin.calm = True
+            assert await wrong_pages(edge, PATHS) == []
+            await edge.client.close()
+            # What is kept to origins, and no more.
+            assert await descriptors_beyond(before + 4 * CLIENTS) == 0

@@ -311,26 +311,27 @@ async def test_whatever_goes_wrong_answers_are_their_askers_and_nothing_is_left(
     seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     chance = random.Random(seed)
-    generations, remains = Generations(), Remains(Stream, Http2Connection, OpenTunnel)
+    generations = Generations()
     origins = [SwitchingChaos(random.Random(chance.random()), generations) for _ in range(2)]
     settings = ServeSettings(
         h2c=True, keepalive_timeout=1.0, head_timeout=2.0, write_timeout=3.0, body_timeout=2.0, tunnel_idle_timeout=1.0
     )
-    async with chaotic(origins, chance, settings, upgrade=(Upgradable.WEBSOCKET,)) as edge:
-        before = descriptors()
-        clients = [Client(edge, random.Random(chance.random()), f"c{number}", generations) for number in range(CLIENTS)]
-        async with meanwhile(meddle(edge, chance, generations)):
-            await asyncio.gather(*(client.run(REQUESTS // CLIENTS) for client in clients))
-        assert [stuck for client in clients for stuck in client.stuck] == []
-        assert await left_over(edge, remains) == Counter()
-        assert defects(caplog.records, names=("",)) == []
-        assert edge.pipeline._upgrades is not None and not edge.pipeline._upgrades.open_by_site
-        statuses = total(client.statuses for client in clients)
-        assert statuses[200] > REQUESTS // 8, statuses
-        assert not_once(recorded(edge), total(client.complete for client in clients)) == {}
-        for origin in origins:
-            origin.calm = True
-        assert await wrong_pages(edge, PATHS) == []
-        await edge.client.close()
-        # What is kept to origins, and no more.
-        assert await descriptors_beyond(before + 4 * CLIENTS) == 0
+    with Remains(Stream, Http2Connection, OpenTunnel) as remains:
+        async with chaotic(origins, chance, settings, upgrade=(Upgradable.WEBSOCKET,)) as edge:
+            before = descriptors()
+            clients = [Client(edge, random.Random(chance.random()), f"c{number}", generations) for number in range(CLIENTS)]
+            async with meanwhile(meddle(edge, chance, generations)):
+                await asyncio.gather(*(client.run(REQUESTS // CLIENTS) for client in clients))
+            assert [stuck for client in clients for stuck in client.stuck] == []
+            assert await left_over(edge, remains) == Counter()
+            assert defects(caplog.records, names=("",)) == []
+            assert edge.pipeline._upgrades is not None and not edge.pipeline._upgrades.open_by_site
+            statuses = total(client.statuses for client in clients)
+            assert statuses[200] > REQUESTS // 8, statuses
+            assert not_once(recorded(edge), total(client.complete for client in clients)) == {}
+            for origin in origins:
+                origin.calm = True
+            assert await wrong_pages(edge, PATHS) == []
+            await edge.client.close()
+            # What is kept to origins, and no more.
+            assert await descriptors_beyond(before + 4 * CLIENTS) == 0
