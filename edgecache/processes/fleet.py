@@ -26,6 +26,7 @@ from edgecache.processes.pause import pause
 from edgecache.processes.reports import Reports
 from edgecache.processes.settings import PathSettings
 from edgecache.processes.sockets import divide
+from edgecache.serve.purger import not_recorded
 from edgecache.sites import Site, SiteTable
 
 _log: Final = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ _REPORT_SECONDS: Final = 2.0
 """How long to wait for a report; without one the last one stands."""
 _LOOK_SECONDS: Final = 5.0
 """Between two reports that nobody asks for: what a process counted since the last one is lost when it dies."""
+_RECORD_SECONDS: Final = 60.0
+"""For a purge, where no serving process lives: until another does and has put it on record."""
 _DRAIN_EXTRA_SECONDS: Final = 15.0
 """For ending, beyond the time that requests in flight are given."""
 
@@ -84,6 +87,9 @@ class Fleet:
         self._accepting: dict[Member, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         self._restarts = [0] * count
         self._sharing = asyncio.Lock()
+        self._serves = asyncio.Event()
+        """Set whenever there is one more who serves, or will be none."""
+        self._ending = False
         self._tasks: list[asyncio.Task[None]] = []
         self.reports: Final = Reports(lambda: _last_reports(self._members))
 
@@ -96,7 +102,7 @@ class Fleet:
         if failures:
             raise failures[0]
         for member in self._members:
-            member.serve()
+            self._serve(member)
         await self._share_out()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._keep(slot)) for slot in range(len(self._members))]
@@ -113,10 +119,11 @@ class Fleet:
     async def purge(self, purge: Purge) -> int:
         """Returns how many entries it concerns, in all processes. Raises SourceError: it is not on record on disk."""
         self._flights.seal()
-        message = messages.PurgeStored(next(self._serials), purge)
-        for member in self._in(MemberState.STARTING):
-            member.send(message)
-        counting = await asyncio.gather(*(member.purged(message) for member in self._in(MemberState.SERVING)))
+        try:
+            async with asyncio.timeout(_RECORD_SECONDS):
+                counting = await self._purged(purge)
+        except TimeoutError as error:
+            raise not_recorded(f"no serving process has put it on record within {_RECORD_SECONDS:g} s") from error
         if not counting:
             return 0
         done, late = await asyncio.wait(counting, timeout=COUNT_SECONDS)
@@ -125,6 +132,28 @@ class Fleet:
         counts = [count.result() for count in done]
         # All processes share one disk tier, which has what their memories have.
         return sum(counts) if self._settings.cache.disk is None else max(counts)
+
+    async def _purged(self, purge: Purge) -> list[asyncio.Future[int]]:
+        """In force in all who serve, and on record; for each, how many entries it concerns. Raises SourceError.
+
+        Who has died meanwhile may not have put it on record, and who serves only since it was begun may have read from the disk
+        what was not on record yet. Who is still starting has nothing stored and answers nobody.
+        """
+        counting: list[asyncio.Future[int]] = []
+        told: set[Member] = set()
+        recorded = self._settings.cache.disk is None
+        while (untold := [member for member in self._in(MemberState.SERVING) if member not in told]) or not recorded:
+            if not untold:
+                if self._ending:
+                    raise not_recorded("the edge is ending")
+                self._serves.clear()
+                await self._serves.wait()
+                continue
+            told.update(untold)
+            message = messages.PurgeStored(next(self._serials), purge)
+            counting += await asyncio.gather(*(member.purged(message) for member in untold))
+            recorded = recorded or not all(member.ended.is_set() for member in untold)
+        return counting
 
     async def apply(self, settings: PathSettings) -> tuple[str, ...]:
         """Have all go on with these settings, and those that are started later begin with them. Returns what failed, each thing
@@ -187,6 +216,8 @@ class Fleet:
 
     async def _end_keeping(self) -> None:
         """Start nobody again from here on."""
+        self._ending = True
+        self._serves.set()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -300,8 +331,12 @@ class Fleet:
             except StartFailed as error:
                 _log.error("serving process %d does not start: %s", slot + 1, error)
                 continue
-            member.serve()
+            self._serve(member)
             await self._share_out()
+
+    def _serve(self, member: Member) -> None:
+        member.serve()
+        self._serves.set()
 
     async def _look(self) -> None:
         while True:

@@ -91,7 +91,9 @@ class _ExactRequest(aiohttp.ClientRequest):
         following = _exact.get().following
         if following is not None and isinstance(writer, StreamWriter):
             writer = TrailedWriter(writer, following)
-        await super().write_bytes(writer, conn, content_length)
+        # That the connection goes before the end of the body is heard by whoever reads the answer, if not all of it has come.
+        with suppress(ConnectionResetError):
+            await super().write_bytes(writer, conn, content_length)
 
 
 class OriginClient:

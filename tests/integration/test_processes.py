@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from edgecache.config import Address, Config
+from edgecache.config import Address, CacheSettings, Config
 from edgecache.control.settings import ControlSettings
 from edgecache.edge import Edge
 from edgecache.observe.settings import LogSettings
@@ -25,6 +25,7 @@ from edgecache.processes import member
 from edgecache.processes.member import Member
 from edgecache.serve.settings import ServeSettings
 from edgecache.sites import Site
+from edgecache.store.disk import DiskSettings
 from tests.control_support import files, manifest, program, tar
 
 pytestmark = pytest.mark.timeout(300)
@@ -102,7 +103,7 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def edge_of(tmp_path: Path, count: int = COUNT) -> AsyncIterator[Running]:
+async def edge_of(tmp_path: Path, count: int = COUNT, disk: DiskSettings | None = None) -> AsyncIterator[Running]:
     origin, state = Origin(), tmp_path / "state"
     server = web.ServerRunner(web.Server(origin.answer))
     await server.setup()
@@ -115,6 +116,7 @@ async def edge_of(tmp_path: Path, count: int = COUNT) -> AsyncIterator[Running]:
         control=ControlSettings(state_dir=state, port=0),
         serve=ServeSettings(processes=count, drain_timeout=5),
         log=LogSettings(access=tmp_path / "access.log"),
+        cache=CacheSettings(disk=disk),
         sites=(Site(name="shop", hosts=("shop.test",), origins=(origin.url,), access=access, from_config=True),),
     )
     edge = Edge(config)
@@ -254,6 +256,20 @@ async def test_a_process_that_does_not_acknowledge_is_replaced(running: Running,
         os.kill(stopped, 0)
     assert set((await running.each("/page")).values()) == {"1"}
     assert (await running.processes())["restarts"] == 1
+
+
+async def test_a_purge_that_meets_no_process_is_put_on_record_before_it_is_answered(tmp_path: Path) -> None:
+    disk = DiskSettings(path=tmp_path / "disk", capacity_bytes=64 << 20)
+    async with edge_of(tmp_path, disk=disk) as running:
+        await running.get("/page")
+        async with asyncio.timeout(30):
+            while not await running.counted("edgecache_disk_objects"):
+                await asyncio.sleep(0.05)
+        for one in (await running.processes())["each"].values():
+            os.kill(one["pid"], signal.SIGKILL)
+        running.origin.version = 1
+        await running.call("POST", "/v1/purge", json={"site": "shop"})
+        assert set((await running.each("/page")).values()) == {"1"}
 
 
 async def test_all_processes_are_counted_and_logged_together(running: Running) -> None:

@@ -4,9 +4,6 @@ and one count, and no VM is left at work."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import os
 import random
 import re
 from collections import Counter
@@ -25,11 +22,13 @@ from edgecache.serve.settings import ServeSettings
 from origin_sim.server import Shop
 from sandbox.sdk import compile_c
 from tests.control_support import tar
+from tests.integration.aftermath_support import logged_in, not_once, total
+from tests.integration.chaos_support import meanwhile, requests, seeds
 from tests.integration.proxy_support import read_head
 
 pytestmark = pytest.mark.timeout(900)
 
-REQUESTS = int(os.environ.get("EDGECACHE_FAULT_REQUESTS", "1200"))
+REQUESTS = requests(1200)
 CLIENTS = 12
 ANSWER_SECONDS = 20.0
 SOURCE = r"""
@@ -125,32 +124,22 @@ class Client:
             self.good += 1
 
 
-@contextlib.asynccontextmanager
-async def meddling(call: Any, chance: random.Random) -> Any:
+async def meddle(call: Any, chance: random.Random) -> None:
     """What operators do meanwhile: purges and activations."""
-
-    async def meddle() -> None:
-        version = 1
-        while True:
-            await asyncio.sleep(chance.random() * 0.2)
-            if chance.random() < 0.5:
-                await call("POST", "/v1/purge", json={"site": "shop"})
-            else:
-                version = 3 - version
-                await call("POST", "/v1/sites/shop/generators/chaos/activate", json={"version": version})
-
-    task = asyncio.create_task(meddle())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-    assert task.cancelled(), task.exception()
+    version = 1
+    while True:
+        await asyncio.sleep(chance.random() * 0.2)
+        if chance.random() < 0.5:
+            await call("POST", "/v1/purge", json={"site": "shop"})
+        else:
+            version = 3 - version
+            await call("POST", "/v1/sites/shop/generators/chaos/activate", json={"version": version})
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-async def test_whatever_goes_wrong_pages_are_their_askers_and_no_vm_is_left(tmp_path: Path, processes: int) -> None:
-    chance = random.Random(processes)
+@pytest.mark.parametrize("seed", seeds(1))
+async def test_whatever_goes_wrong_pages_are_their_askers_and_no_vm_is_left(tmp_path: Path, seed: int, processes: int) -> None:
+    chance = random.Random(2 * seed + processes)
     (tmp_path / "chaos.c").write_text(SOURCE)
     compile_c([tmp_path / "chaos.c"], tmp_path / "chaos")
     state, log = tmp_path / "state", tmp_path / "access.log"
@@ -181,27 +170,21 @@ async def test_whatever_goes_wrong_pages_are_their_askers_and_no_vm_is_left(tmp_
                 await call("POST", "/v1/sites/shop/generators/chaos/versions", data=pushed)
             await call("POST", "/v1/sites/shop/generators/chaos/activate", json={"version": 1})
             clients = [Client((served.host, served.port), random.Random(chance.random()), f"c{n}") for n in range(CLIENTS)]
-            async with meddling(call, chance):
+            async with meanwhile(meddle(call, chance)):
                 await asyncio.gather(*(client.run(REQUESTS // CLIENTS) for client in clients))
             async with asyncio.timeout(ANSWER_SECONDS):
                 while any(each.active or each.queued for each in edge._monitor.status().generators):
                     await asyncio.sleep(0.02)
             assert sum(client.good for client in clients) > REQUESTS // 8
-            told = sum((client.told for client in clients), Counter[str]())
+            told = total(client.told for client in clients)
             async with asyncio.timeout(ANSWER_SECONDS):
-                while (
-                    told.keys() - (logged := identities(log)).keys() or counted(await call("GET", "/metrics")) != logged.total()
-                ):
+                while told.keys() - (logged := logged_in(log)).keys() or counted(await call("GET", "/metrics")) != logged.total():
                     await asyncio.sleep(0.1)
-            assert set(logged.values()) == {1}
+            assert not_once(logged, told) == {}
             async with http.get(f"http://{served}/g/kept/last", headers={"Host": "shop.test"}) as response:
                 assert response.status in {200, 503}
         finally:
             await edge.close()
-
-
-def identities(log: Path) -> Counter[str]:
-    return Counter(json.loads(line)["id"] for line in log.read_text().splitlines())
 
 
 def counted(metrics: str) -> int:

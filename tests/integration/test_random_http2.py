@@ -6,10 +6,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import gc
 import hashlib
-import logging
-import os
 import random
 import re
 from collections import Counter
@@ -30,32 +27,39 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
-from edgecache.policy.purging import Purge
-from edgecache.policy.rule import CacheRule
 from edgecache.policy.upgrading import Upgradable
 from edgecache.serve.http2.connection import Http2Connection
 from edgecache.serve.http2.stream import Stream
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.upgrading import OpenTunnel
-from tests.integration.h2_support import Client as Library
-from tests.integration.h2_support import Exchange
-from tests.integration.proxy_support import Edge, edge_for, raw_origin, read_head, until
-from tests.integration.test_random_faults import (
-    ANSWER_SECONDS,
-    PATHS,
-    Chaos,
-    Generations,
+from tests.integration.aftermath_support import (
+    Remains,
     defects,
     descriptors,
+    descriptors_beyond,
     left_over,
-    meddle,
-    proven,
-    quiet,
-    rule_of,
+    not_once,
+    recorded,
+    total,
+    wrong_pages,
 )
+from tests.integration.chaos_support import (
+    ANSWER_SECONDS,
+    PATHS,
+    Asker,
+    Chaos,
+    Generations,
+    chaotic,
+    meanwhile,
+    meddle,
+    requests,
+    seeds,
+)
+from tests.integration.h2_support import Client as Library
+from tests.integration.h2_support import Exchange
+from tests.integration.proxy_support import read_head
 
-REQUESTS = int(os.environ.get("EDGECACHE_FAULT_REQUESTS", "800"))
-"""For a longer hunt, more: each seed sends so many."""
+REQUESTS = requests(800)
 CLIENTS = 12
 FIELDS = (("sec-websocket-version", "13"),)
 _FLOODS = ("pings", "priorities", "windows", "continuations", "resets", "empty data", "unknown")
@@ -114,20 +118,10 @@ class SwitchingChaos(Chaos):
 
 
 @dataclass
-class Client:
-    """One of many. Whatever it is told with 200 is its own."""
+class Client(Asker):
+    """Whatever it is told with 200 is its own."""
 
-    edge: Edge
-    random: random.Random
-    name: str
-    generations: Generations
-    complete: Counter[str] = field(default_factory=Counter)
-    statuses: Counter[int] = field(default_factory=Counter)
     stuck: list[str] = field(default_factory=list)
-
-    @property
-    def language(self) -> str:
-        return f"l{int(self.name[1:]) % 3}"
 
     async def run(self, requests: int) -> None:
         while requests > 0:
@@ -299,8 +293,7 @@ class Client:
             return
         fields = dict(exchange.heads[-1])
         status = exchange.status
-        self.statuses[status] += 1
-        self.complete[fields["x-request-id"]] += 1
+        self.told(status, fields)
         body = bytes(exchange.body)
         if method == "CONNECT" and status == 200:
             assert set(body.split(b";")) <= {path.encode(), b""}, body[:100]
@@ -310,58 +303,35 @@ class Client:
         if "content-length" in fields and status not in {204, 304}:
             assert len(body) == int(fields["content-length"])
         if status == 200:
-            assert fields["x-path"] == path
-            of, who, generation = proven(body)
-            assert of == path
-            assert generation > floor
-            assert who in {"-", self.name, self.language}
+            self.assert_own(path, floor, fields, body)
 
 
-def left_of_http2() -> Counter[str]:
-    gc.collect()
-    kinds = (Stream, Http2Connection, OpenTunnel)
-    return left_over() + Counter(type(each).__name__ for each in gc.get_objects() if isinstance(each, kinds))
-
-
-@pytest.mark.parametrize("seed", range(int(os.environ.get("EDGECACHE_FAULT_SEEDS", "2"))))
+@pytest.mark.parametrize("seed", seeds(2))
 async def test_whatever_goes_wrong_answers_are_their_askers_and_nothing_is_left(
     seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     chance = random.Random(seed)
-    generations, of_others = Generations(), left_of_http2()
+    generations = Generations()
     origins = [SwitchingChaos(random.Random(chance.random()), generations) for _ in range(2)]
     settings = ServeSettings(
         h2c=True, keepalive_timeout=1.0, head_timeout=2.0, write_timeout=3.0, body_timeout=2.0, tunnel_idle_timeout=1.0
     )
-    rule = CacheRule(max_object_bytes=chance.choice((30_000, 1 << 20)))
-    async with contextlib.AsyncExitStack() as stack:
-        urls = [await stack.enter_async_context(raw_origin(origin.handle)) for origin in origins]
-        edge = await stack.enter_async_context(
-            edge_for(*urls, rule=rule, settings=settings, upstream_rule=rule_of(chance), upgrade=(Upgradable.WEBSOCKET,))
-        )
-        before = descriptors()
-        clients = [Client(edge, random.Random(chance.random()), f"c{number}", generations) for number in range(CLIENTS)]
-        meddling = asyncio.create_task(meddle(edge, chance, generations))
-        await asyncio.gather(*(client.run(REQUESTS // CLIENTS) for client in clients))
-        meddling.cancel()
-        assert [stuck for client in clients for stuck in client.stuck] == []
-        await until(lambda: quiet(edge), ANSWER_SECONDS)
-        await until(lambda: not left_of_http2() - of_others, ANSWER_SECONDS)
-        assert defects(caplog.records) == []
-        assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
-        assert edge.pipeline._upgrades is not None and not edge.pipeline._upgrades.open_by_site
-        statuses = sum((client.statuses for client in clients), Counter[int]())
-        assert statuses[200] > REQUESTS // 8, statuses
-        logged = Counter(record.request_id for record in edge.records)
-        assert [identity for identity, times in logged.items() if times != 1] == []
-        told = sum((client.complete for client in clients), Counter[str]())
-        assert told.keys() - logged.keys() == set()
-        # It works as if nothing had been.
-        for origin in origins:
-            origin.calm = True
-        await edge.pipeline.purge(Purge(everything=True))
-        for number in range(PATHS):
-            got = await edge.fetch(f"/p{number}", headers={"Host": "e"})
-            assert (got.status, proven(got.body)[0]) == (200, f"/p{number}")
-        await edge.client.close()
-        await until(lambda: descriptors() <= before + 4 * CLIENTS, ANSWER_SECONDS)
+    with Remains(Stream, Http2Connection, OpenTunnel) as remains:
+        async with chaotic(origins, chance, settings, upgrade=(Upgradable.WEBSOCKET,)) as edge:
+            before = descriptors()
+            clients = [Client(edge, random.Random(chance.random()), f"c{number}", generations) for number in range(CLIENTS)]
+            async with meanwhile(meddle(edge, chance, generations)):
+                await asyncio.gather(*(client.run(REQUESTS // CLIENTS) for client in clients))
+            assert [stuck for client in clients for stuck in client.stuck] == []
+            assert await left_over(edge, remains) == Counter()
+            assert defects(caplog.records, names=("",)) == []
+            assert edge.pipeline._upgrades is not None and not edge.pipeline._upgrades.open_by_site
+            statuses = total(client.statuses for client in clients)
+            assert statuses[200] > REQUESTS // 8, statuses
+            assert not_once(recorded(edge), total(client.complete for client in clients)) == {}
+            for origin in origins:
+                origin.calm = True
+            assert await wrong_pages(edge, PATHS) == []
+            await edge.client.close()
+            # What is kept to origins, and no more.
+            assert await descriptors_beyond(before + 4 * CLIENTS) == 0
