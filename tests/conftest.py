@@ -1,4 +1,4 @@
-"""What holds for every test: compiled modules are those of the sources beside them."""
+"""What holds for every test: compiled modules are those of the sources beside them; no example of hypothesis has a deadline."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long one example takes depends on what else the machine does.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 _ROOT = Path(__file__).parent.parent
 _COMPILED = Path(sys.prefix, ".compiled")

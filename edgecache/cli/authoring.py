@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from pathlib import Path
@@ -73,8 +74,8 @@ def build_bundle(directory: Path, output: Path) -> None:
             advice="name the bundle's directory; a program that another tool makes needs no `generator build`",
         )
     try:
-        compile_c(sources, output, on_progress=lambda line: print(f"  {line}", file=sys.stderr, flush=True))
-        compile_c(sources, symbols_of(output), symbols=True)
+        told = functools.partial(print, file=sys.stderr, flush=True)
+        compile_c(sources, output, symbols=symbols_of(output), on_progress=lambda line: told(f"  {line}"))
     except SdkError as error:
         raise CommandFailed(str(error)) from error
     except OSError as error:

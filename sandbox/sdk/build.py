@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import IO, Final
 
 from sandbox.errors import SandboxError
+from sandbox.sdk.stripping import stripped
 
 TARGET: Final = "x86_64-linux-musl"
-FLAGS: Final = ("-target", TARGET, "-static", "-O2", "-Wall", "-Wextra")
-_STRIPPED: Final = "-s"
-_WITH_SYMBOLS: Final = "-g"
-"""Of programs that are for debuggers: the same code at the same addresses."""
+FLAGS: Final = ("-target", TARGET, "-static", "-O2", "-g", "-Wall", "-Wextra")
+"""Always with symbols, which are taken away here: the compiler would keep a second C library for programs without."""
 BUILD_TIMEOUT_S: Final = 600.0
 HEARTBEAT_S: Final = 5.0
 MAX_MESSAGES_BYTES: Final = 256 << 10
@@ -48,16 +47,16 @@ def compile_c(
     output: Path,
     *,
     include: Sequence[Path] = (),
-    symbols: bool = False,
+    symbols: Path | None = None,
     on_progress: Callable[[str], None] | None = None,
     timeout_s: float = BUILD_TIMEOUT_S,
 ) -> None:
     """Compile and link `sources` (C, C++ or both) into `output`, a static x86-64 Linux executable with mode 0755.
 
-    With `symbols` it keeps what debuggers read, and is a megabyte longer.
+    `symbols` is where to keep a copy with what debuggers read: the same code at the same addresses, a megabyte longer.
 
     `edge.h` is on the include path. `on_progress` gets a line at the start, every few seconds, and at the end.
-    `output` appears whole or not at all. Raises SdkError: no compiler, no source, a compiler error, no end after `timeout_s`.
+    Each file appears whole or not at all. Raises SdkError: no compiler, no source, a compiler error, no end after `timeout_s`.
     """
     languages = {_language(source) for source in sources}
     if not languages:
@@ -69,8 +68,7 @@ def compile_c(
     with tempfile.TemporaryDirectory(prefix=".build-", dir=output.parent) as folder:
         binary = Path(folder).resolve() / "program"
         includes = [word for path in (*include, _HEADERS) for word in ("-I", str(path.resolve()))]
-        flags = [*FLAGS, _WITH_SYMBOLS if symbols else _STRIPPED, *includes]
-        command = [*compiler, *flags, "-o", str(binary), *(str(source.resolve()) for source in sources)]
+        command = [*compiler, *FLAGS, *includes, "-o", str(binary), *(str(source.resolve()) for source in sources)]
         tell(f"compiling {names}")
         started = time.monotonic()
         status, messages = _run(command, Path(folder), tell, names, timeout_s)
@@ -78,8 +76,13 @@ def compile_c(
             raise SdkError(f"cannot compile {names}: the compiler ended with status {status}", messages)
         if messages:
             tell(messages.rstrip())
-        binary.chmod(0o755)
-        binary.replace(output)
+        program = binary.with_name("stripped")
+        program.write_bytes(stripped(binary.read_bytes()))
+        program.chmod(0o755)
+        program.replace(output)
+        if symbols is not None:
+            os.utime(binary)  # never older than the program that it speaks of
+            binary.replace(symbols)
     tell(f"compiled {names} in {time.monotonic() - started:.1f} s: {output} ({output.stat().st_size:,} bytes)")
 
 

@@ -29,7 +29,7 @@ Run = Callable[..., Result]
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run `edgecache ARGUMENTS…`."""
-    for name in ("EDGECACHE_URL", "EDGECACHE_TOKEN", "EDGECACHE_DEBUG"):
+    for name in ("EDGECACHE_URL", "EDGECACHE_TOKEN", "EDGECACHE_DEBUG", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
 
     def command(*arguments: str) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 from collections.abc import Iterator
@@ -35,6 +36,9 @@ def place() -> Iterator[tuple[Path, str]]:
     there = [name for name in LIMITS if name in (root / "cgroup.controllers").read_text().split()]
     if not there:
         pytest.skip("the cgroup v2 hierarchy has none of the controllers that the test knows")
+    # What the root gives on is one setting of the machine: tests that run side by side take turns.
+    turn = os.open(root, os.O_RDONLY)
+    fcntl.flock(turn, fcntl.LOCK_EX)
     before = (root / "cgroup.subtree_control").read_text().split()
     group = root / f"test-{os.getpid()}"
     try:
@@ -42,6 +46,7 @@ def place() -> Iterator[tuple[Path, str]]:
             (root / "cgroup.subtree_control").write_text(f"+{there[0]}")
         group.mkdir()
     except OSError as error:
+        os.close(turn)
         pytest.skip(f"the cgroup v2 hierarchy cannot be written: {error.strerror}")
     try:
         yield group, there[0]
@@ -51,6 +56,7 @@ def place() -> Iterator[tuple[Path, str]]:
         group.rmdir()
         if there[0] not in before:
             (root / "cgroup.subtree_control").write_text(f"-{there[0]}")
+        os.close(turn)
 
 
 def test_a_worker_is_bounded_in_a_group_of_its_own_until_it_is_reaped(place: tuple[Path, str]) -> None:
