@@ -150,11 +150,23 @@ class OriginProtocol(ResponseHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_idling()
         payload = self._payload
-        if exc is not None and payload is not None and not payload.is_eof():
+        if payload is not None and not payload.is_eof() and (exc is not None or self._cut_off()):
             # RFC 9112 section 8: the end of a connection ends a body only where nothing says that it was cut off.
-            payload.set_exception(aiohttp.ClientPayloadError(f"the connection was lost: {exc}"))
+            payload.set_exception(aiohttp.ClientPayloadError(f"the connection was lost: {exc or 'no close_notify'}"))
         super().connection_lost(exc)
         self.intake.close()
+
+    def _cut_off(self) -> bool:
+        """Whether a TLS connection has ended without saying so, as anybody on the way can make it (RFC 9112 section 9.8)."""
+        tls = None if self.transport is None else self.transport.get_extra_info("ssl_object")
+        if tls is None:
+            return False
+        try:
+            return bool(tls.read(1))
+        except ssl.SSLZeroReturnError:
+            return False
+        except (ssl.SSLError, ValueError):
+            return True
 
     def give_up(self) -> None:
         """The response head has not come in time."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import ssl
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import trustme
 
+from edgecache.policy.upstream import TlsRule, UpstreamRule
 from tests.integration.proxy_support import edge_for, raw_origin, read_head
 
 FRESH = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n"
@@ -43,6 +48,47 @@ async def test_a_reset_is_not_the_end_of_a_body(version: bytes, end: Callable[[a
         end(writer)
 
     async with raw_origin(handle) as url, edge_for(url) as edge:
+        for _ in range(2):
+            reader, writer = await edge.connect()
+            writer.write(b"GET / HTTP/1.1\r\nHost: e\r\nConnection: close\r\n\r\n")
+            said = await reader.readuntil(b"the beginning")
+            (rest,) = await asyncio.gather(reader.read(), return_exceptions=True)
+            assert (b"Content-Length: 13" in said or rest == b"\r\n0\r\n\r\n") is whole
+        assert asked == (1 if whole else 2)
+
+
+def shut(writer: asyncio.StreamWriter) -> None:
+    """End the connection below TLS, without close_notify, as anybody on the way can."""
+    below = socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno()))
+    below.shutdown(socket.SHUT_RDWR)
+    below.close()
+
+
+@pytest.mark.parametrize(
+    ("end", "framing", "whole"), [(close, b"", True), (shut, b"", False), (shut, b"Content-Length: 13\r\n", True)]
+)
+async def test_tls_that_does_not_say_that_it_ends_cuts_a_body_off(
+    tmp_path: Path, end: Callable[[asyncio.StreamWriter], None], framing: bytes, whole: bool
+) -> None:
+    """RFC 9112 section 9.8: but for a body whose length was said."""
+    asked = 0
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        await read_head(reader)
+        asked += 1
+        writer.write(FRESH + framing + b"\r\nthe beginning")
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        end(writer)
+
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=context)
+    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, edge_for(url, upstream_rule=UpstreamRule(tls=TlsRule(ca=str(tmp_path / "ca.pem")))) as edge:
         for _ in range(2):
             reader, writer = await edge.connect()
             writer.write(b"GET / HTTP/1.1\r\nHost: e\r\nConnection: close\r\n\r\n")
