@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from edgecache.policy.cache_control import parse_response
 from edgecache.policy.dates import format_date
 from edgecache.policy.fields import MAX_SECONDS
-from edgecache.policy.fields import MAX_SECONDS
 from edgecache.policy.freshness import (
     HEURISTIC_CAP_S,
     Lifetime,
