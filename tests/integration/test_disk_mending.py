@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -134,6 +135,65 @@ async def test_a_purge_while_the_index_is_damaged_holds(tmp_path: Path, caplog: 
         asked = origin.count
         await fill(edge)
         assert origin.count == asked + len(PATHS)
+
+
+READ = """
+import sys, time
+from pathlib import Path
+from edgecache.store.disk import DiskSettings
+from edgecache.store.disk.crashes import CrashRecord
+from edgecache.store.disk.opening import open_index
+index = open_index(DiskSettings(path=Path(sys.argv[1]), capacity_bytes=64 << 20))
+record = CrashRecord(Path(sys.argv[1]), index.identity)
+with index.reading() as txn:
+    print(len(list(index.rows(txn))), flush=True)
+if len(sys.argv) > 2:
+    time.sleep(60)
+record.close()
+"""
+
+
+async def test_what_has_killed_one_process_does_not_kill_the_next(tmp_path: Path) -> None:
+    """LMDB aborts where a page within its tree is none. Others of the tier, and those that were killed, are no sign of it."""
+
+    async def read(*more: str) -> asyncio.subprocess.Process:
+        command = (sys.executable, "-c", READ, str(tmp_path / "cache"), *more)
+        pipe = asyncio.subprocess.PIPE
+        return await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
+
+    async with origin_of(answer) as origin:
+        async with edge_for(origin.url, disk=settings(tmp_path), rule=RULE, capacity_bytes=1 << 20) as edge:
+            await fill(edge)
+            await written(edge, len(PATHS))
+        living = await read("stay")
+        assert living.stdout is not None
+        assert await asyncio.wait_for(living.stdout.readline(), 60) == b"40\n"
+        killed = await read("stay")
+        assert killed.stdout is not None
+        assert await asyncio.wait_for(killed.stdout.readline(), 60) == b"40\n"
+        killed.kill()
+        await killed.wait()
+        sound = index_file(tmp_path).read_bytes()
+        died = 0
+        for start in range(8192, len(sound), 4096):
+            index_file(tmp_path).write_bytes(sound[:start] + bytes(4096) + sound[start + 4096 :])
+            reader = await read()
+            await asyncio.wait_for(reader.communicate(), 60)
+            assert reader.returncode is not None
+            if reader.returncode < 0:
+                died = reader.returncode
+                break
+        assert died == -signal.SIGABRT, "no page that is zeroed kills a reader"
+        reader = await read()
+        said, told = await asyncio.wait_for(reader.communicate(), 60)
+        assert (reader.returncode, said) == (0, b"0\n")
+        assert b"a process died reading its index: Fatal Python error: Aborted" in told
+        living.kill()
+        await living.communicate()
+        async with edge_for(origin.url, disk=settings(tmp_path), rule=RULE, capacity_bytes=1 << 20) as edge:
+            await fill(edge)
+            await written(edge, len(PATHS))
+        assert not list((tmp_path / "cache").glob("crash-*"))
 
 
 async def test_serving_processes_that_a_cut_off_index_ends_come_back(tmp_path: Path) -> None:

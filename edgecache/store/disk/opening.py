@@ -12,6 +12,7 @@ from pathlib import Path
 
 import lmdb
 
+from edgecache.store.disk.crashes import left_behind
 from edgecache.store.disk.index import Index, WrongFormat
 from edgecache.store.disk.segments import numbers, unlink
 from edgecache.store.disk.settings import DiskSettings
@@ -46,11 +47,14 @@ def _alone(directory: Path) -> Iterator[None]:
 
 
 def _opened(settings: DiskSettings, damaged: tuple[int, int] | None) -> Index:
-    if damaged is not None:
-        with suppress(FileNotFoundError):
-            found = (settings.path / "index" / "data.mdb").stat()
-            if (found.st_dev, found.st_ino) == damaged:
-                _remove(settings.path)
+    with suppress(FileNotFoundError):
+        found = (settings.path / "index" / "data.mdb").stat()
+        identity = found.st_dev, found.st_ino
+        death = left_behind(settings.path, identity)
+        if death is not None:
+            _log.error("disk tier %s is made anew: a process died reading its index: %s", settings.path, death)
+        if death is not None or identity == damaged:
+            _remove(settings.path)
     try:
         index = Index(settings.path / "index", settings.map_bytes)
     except (WrongFormat, lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError) as error:

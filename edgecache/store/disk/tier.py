@@ -17,6 +17,7 @@ import lmdb
 
 from edgecache.policy.purging import Purge
 from edgecache.store.disk import row as rows
+from edgecache.store.disk.crashes import CrashRecord
 from edgecache.store.disk.index import Index
 from edgecache.store.disk.lookups import Lookups, VariantOf
 from edgecache.store.disk.opening import DiskError, open_index
@@ -56,6 +57,7 @@ class DiskTier:
         self._damage: Exception | None = None
         self._mending: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
+        self._record: CrashRecord | None = None
         self._overrun: Ban | None = None
         """Everything is being forgotten: nothing else is asked of the disk until that is on record."""
         self._until_empty: list[asyncio.Future[int]] = []
@@ -70,6 +72,11 @@ class DiskTier:
     async def _open(self, damaged: tuple[int, int] | None) -> None:
         """Raises DiskError."""
         index = await asyncio.to_thread(open_index, self.settings, damaged)
+        try:
+            self._record = CrashRecord(self.settings.path, index.identity)
+        except OSError as error:
+            index.close()
+            raise DiskError(f"the disk tier {self.settings.path} cannot be opened: {error.strerror}") from error
         self._worker = Worker(self.settings, index, self.counts, self._finished_elsewhere, max_variants=self._max_variants)
         self._index = self._lookups.index = index
         self._worker.start()
@@ -83,11 +90,14 @@ class DiskTier:
             await self._mending
         worker, index, self._worker, self._index = self._worker, self._index, None, None
         self._lookups.index = None
+        record, self._record = self._record, None
         if worker is not None and index is not None:
             if await asyncio.to_thread(worker.stop, seconds):
                 index.close()
             else:
                 _log.warning("the disk tier did not take its last responses in time")
+        if record is not None:
+            record.close()
 
     # Lookups.
 
@@ -284,8 +294,11 @@ class DiskTier:
 
     async def _mend(self, worker: Worker, index: Index) -> None:
         damaged = index.identity
+        record, self._record = self._record, None
         if await asyncio.to_thread(worker.stop, _MEND_SECONDS):
             index.close()
+        if record is not None:
+            record.close()
         try:
             while self._index is None and not self._closing.is_set():
                 try:
