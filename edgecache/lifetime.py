@@ -18,8 +18,9 @@ from edgecache.config import Config
 from edgecache.control.state import StateError
 from edgecache.edge import Edge
 from edgecache.heap import Heap
-from edgecache.processes import announce
+from edgecache.processes import announce, descriptors
 from edgecache.processes.entry import prepare
+from edgecache.processes.settings import part
 from edgecache.processes.takeover import UPGRADE_SECONDS, Able, Accepting, Faded, Successor, TakeoverFailed, Yours, predecessor
 
 _log: Final = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ async def run(config: Config, read: Read | None = None, pidfile: Path | None = N
     A second signal does not wait for requests in flight. Raises what `Edge.start` raises.
     """
     prepare()
+    descriptors.allow(descriptors.wanted(part(config)))
     loop = asyncio.get_running_loop()
     stop, reload, upgrade = asyncio.Event(), asyncio.Event(), asyncio.Event()
     for number in _STOP_SIGNALS:

@@ -65,8 +65,9 @@ SPEAKING_FIELDS: Final = (
 """What selects the response, or says who asks and for what: to be said in a request's head, under its own name."""
 
 _HANDLED_HERE: Final = frozenset(
-    {"expect", "forwarded", "max-forwards", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"}
+    {"expect", "forwarded", "max-forwards", "proxy", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"}
 )
+"""`Proxy` means nothing in HTTP, and in CGI's variables it is where programs send their own requests to (CVE-2016-5385)."""
 _MIMICKED: Final = (
     CONDITIONAL_FIELDS
     | SPEAKING_FIELDS

@@ -25,6 +25,8 @@ HEURISTIC_FRACTION = 0.1
 """Part of the time since Last-Modified (RFC 9111 section 4.2.2)."""
 HEURISTIC_CAP_S = 86_400.0
 """A guess is never trusted for longer than a day."""
+_CLOCK_STEP_S: Final = 300.0
+"""By how much clocks are corrected while what is stored goes on answering."""
 
 
 class LifetimeSource(enum.StrEnum):
@@ -65,8 +67,14 @@ class Terms:
         self.directives = directives
 
     def age(self, now: float) -> float:
-        """Current age in seconds (RFC 9111 section 4.2.3); never negative, though the clock may step back."""
-        return max(0.0, now - self.born)
+        """Current age in seconds (RFC 9111 section 4.2.3); never negative, though the clock may step back.
+
+        Of what comes from the future nobody knows the age. Fresh until the clock is there again, it could answer for years.
+        """
+        age = now - self.born
+        if age >= 0:
+            return age
+        return 0.0 if age > -_CLOCK_STEP_S else float(MAX_SECONDS)
 
 
 def terms(stored: Timed, rule: CacheRule) -> Terms:

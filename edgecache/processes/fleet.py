@@ -323,7 +323,8 @@ class Fleet:
             await asyncio.gather(self._share_out(), member.kill())
             wait = pause(wait, lived)
             self._restarts[slot] += 1
-            _log.error("serving process %d (pid %d) has ended; another is started in %g s", slot + 1, member.pid, wait)
+            how = member.how_it_ended
+            _log.error("serving process %d (pid %d) has ended (%s); another is started in %g s", slot + 1, member.pid, how, wait)
             await asyncio.sleep(wait)
             member = self._members[slot] = Member(slot, next(self._numbers), self._asks, self._host)
             try:

@@ -130,6 +130,17 @@ class Member:
         self._process, self.pid = process, process.pid
         return ours
 
+    @property
+    def how_it_ended(self) -> str:
+        """In the kernel's words. SIGBUS: a file that it maps, as the index of a disk tier, was cut off, or cannot be read."""
+        status = None if self._process is None else self._process.returncode
+        if status is None:
+            return "no status"
+        try:
+            return f"status {status}" if status >= 0 else signal.Signals(-status).name
+        except ValueError:
+            return f"signal {-status}"
+
     def serve(self) -> None:
         """It is about to be told to accept connections: from here on it counts among those who must say that they did."""
         if not self.ended.is_set():

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import socket
 import ssl
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
@@ -30,6 +31,7 @@ from edgecache.serve.proxied import ProxiedSockets
 _log = logging.getLogger(__name__)
 _MAX_WATCH_SECONDS = 0.5
 _ACCEPTED_SECONDS = 0.1
+_COMPLAIN_SECONDS = 10.0
 _OWN = -1
 """The place number of the socket that it bound itself."""
 
@@ -50,6 +52,8 @@ class _Server(web.Server):
         self.closing = False
         self.fading = False
         self._open = 0
+        self._refused = 0
+        self._complain_at = 0.0
         self._none_open = asyncio.Event()
         self._none_open.set()
 
@@ -119,8 +123,18 @@ class _Server(web.Server):
         elif self.fading:
             connection.fade()
         elif self._open > self._pipeline.settings.max_connections:
-            _log.warning("more than %d connections: closing one", self._pipeline.settings.max_connections)
             transport.abort()
+            self._refused += 1
+            self._complain()
+
+    def _complain(self) -> None:
+        """A flood of connections must not be one of the log."""
+        now = time.monotonic()
+        if now >= self._complain_at:
+            self._complain_at = now + _COMPLAIN_SECONDS
+            most = self._pipeline.settings.max_connections
+            _log.warning("more than %d connections (serve.max_connections): %d were closed", most, self._refused)
+            self._refused = 0
 
     def _lost(self) -> None:
         self._open -= 1

@@ -168,7 +168,7 @@ class BodilessExchanges:
                 if isinstance(message, WholeResponse):
                     self._kept.give_back(key, protocol)
                     return message
-                if message.code >= 200 or message.code == _SWITCHING_PROTOCOLS:
+                if not 100 <= message.code < 200 or message.code == _SWITCHING_PROTOCOLS:
                     connection = Connection(self._connector, key, protocol, self._loop)
                     return BodilessResponse(message.code, message.reason, message.headers, content, connection)
         finally:

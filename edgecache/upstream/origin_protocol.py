@@ -20,6 +20,7 @@ import aiohappyeyeballs
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.http import HttpVersion11
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD
 
@@ -34,6 +35,7 @@ _HEAD_END: Final = b"\r\n\r\n"
 _BODILESS: Final = frozenset({204, 304})
 _SWITCHING_PROTOCOLS: Final = 101
 _CONTINUE: Final = 100
+_LAST_STATUS: Final = 599
 _KEEP_ALIVE_TIMEOUT: Final = re.compile(r"(?:^|[,\s])timeout\s*=\s*([0-9]{1,6})", re.IGNORECASE)
 _LONGEST_MARGIN: Final = 1.0
 MAX_INTERIM: Final = 16
@@ -134,6 +136,8 @@ class OriginProtocol(ResponseHandler):
         elif self._in_head:
             self._in_head = False
             self._left = self._body_bytes(message)
+            if _doubtful(message):
+                self.force_close()
             if self.trailers is not None and message.chunked and self._left is None and not self._head_tail:
                 self.trailers.begin()
             self._idle_limit = idle_limit(message.headers.get("Keep-Alive", ""))
@@ -145,8 +149,24 @@ class OriginProtocol(ResponseHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_idling()
+        payload = self._payload
+        if payload is not None and not payload.is_eof() and (exc is not None or self._cut_off()):
+            # RFC 9112 section 8: the end of a connection ends a body only where nothing says that it was cut off.
+            payload.set_exception(aiohttp.ClientPayloadError(f"the connection was lost: {exc or 'no close_notify'}"))
         super().connection_lost(exc)
         self.intake.close()
+
+    def _cut_off(self) -> bool:
+        """Whether a TLS connection has ended without saying so, as anybody on the way can make it (RFC 9112 section 9.8)."""
+        tls = None if self.transport is None else self.transport.get_extra_info("ssl_object")
+        if tls is None:
+            return False
+        try:
+            return bool(tls.read(1))
+        except ssl.SSLZeroReturnError:
+            return False
+        except (ssl.SSLError, ValueError):
+            return True
 
     def give_up(self) -> None:
         """The response head has not come in time."""
@@ -211,6 +231,14 @@ class OriginProtocol(ResponseHandler):
         self._interim_count += 1
         if self.on_interim is not None and self._interim_count <= MAX_INTERIM and unusable_field(response.headers) is None:
             self.on_interim(response)
+
+
+def _doubtful(message: Any) -> bool:
+    """Whether another reader may have taken the body for longer or shorter than the parser has: a head that is refused, and, by
+    RFC 9112 section 6.1, transfer codings in HTTP/1.0. Nothing that such a connection says later is believed."""
+    if message.version < HttpVersion11 and "Transfer-Encoding" in message.headers:
+        return True
+    return not _SWITCHING_PROTOCOLS <= message.code <= _LAST_STATUS or unusable_field(message.headers) is not None
 
 
 def idle_limit(keep_alive: str) -> float | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import resource
 import signal
 import socket
 import subprocess
@@ -134,3 +136,16 @@ def test_two_edges_do_not_share_a_port_by_mistake(tmp_path: Path) -> None:
 def test_a_number_of_processes_that_cannot_be_is_told(tmp_path: Path, count: str) -> None:
     done = _failing("--processes", count, state=tmp_path, code=2)
     assert "--processes: must be auto or a whole number from 1 to 256" in done.stderr
+
+
+@pytest.mark.parametrize("low", [True, False])
+def test_it_may_open_as_many_files_as_it_is_allowed_to(tmp_path: Path, low: bool) -> None:
+    """Most environments have a soft limit of 1024, beyond which the event loop closes connections without a word."""
+    hard = 512 if low else resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    limited = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (256, int(sys.argv[1]))); "
+    limited += "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+    command = ["-c", limited, str(hard), *serve(state=tmp_path / "state")]
+    with started("the edge", command, EDGE_READY, tmp_path / "log") as edge:
+        limits = Path(f"/proc/{edge.process.pid}/limits").read_text()
+        assert re.search(rf"Max open files\s+{hard}\s+{hard}\s", limits)
+    assert ("512 files may be open" in (tmp_path / "log").read_text()) is low

@@ -11,6 +11,7 @@ import lmdb
 import pytest
 
 from edgecache.policy.purging import Purge
+from edgecache.store.disk.opening import open_index
 from tests.integration.disk_support import RULE, answer, content, settings, written
 from tests.integration.proxy_support import Edge, Got, edge_for, origin_of, until
 
@@ -141,8 +142,11 @@ async def test_a_damaged_row_does_not_keep_purges_from_record(tmp_path: Path, da
 async def test_links_in_the_directory_are_not_followed(tmp_path: Path) -> None:
     victim, cache = tmp_path / "victim", tmp_path / "cache"
     victim.write_text("precious")
-    cache.mkdir()
-    names = [*(f"{number:016x}.seg" for number in range(1, 9)), "reclaim.lock", "sweep.lock"]
+    index = open_index(settings(tmp_path))
+    with index.reading() as txn:
+        first = index.number(txn, b"next") + 1
+    index.close()
+    names = [*(f"{number:016x}.seg" for number in range(first, first + 8)), "reclaim.lock", "sweep.lock"]
     for name in names:
         (cache / name).symlink_to(victim)
     async with origin_of(answer) as origin, edge_for(origin.url, disk=settings(tmp_path), rule=RULE) as edge:

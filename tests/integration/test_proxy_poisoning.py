@@ -120,6 +120,15 @@ async def test_no_field_is_said_past_the_key_by_its_name_in_cgi(name: str) -> No
         assert seen.headers["Own_Field"] == "fine"
 
 
+@pytest.mark.parametrize("name", ["Proxy", "proxy", "PROXY"])
+async def test_no_client_says_where_an_origin_sends_its_own_requests(name: str) -> None:
+    async with origin_of(plain(b"page")) as origin, edge_for(origin.url) as edge:
+        await edge.fetch("/", headers={name: "evil.test:8080", "Proxied": "fine"})
+        (seen,) = origin.seen
+        assert "Proxy" not in seen.headers
+        assert seen.headers["Proxied"] == "fine"
+
+
 async def by_client(request: web.BaseRequest) -> web.Response:
     field = request.path.removeprefix("/")
     return web.Response(text=request.headers.get(field, ""), headers={"Cache-Control": "max-age=60", "Vary": field})

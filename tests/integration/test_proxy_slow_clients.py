@@ -87,3 +87,13 @@ async def test_who_takes_an_answer_as_it_comes_is_waited_for() -> None:
             size += len(chunk)
             await asyncio.sleep(0.01)
         assert size > 8 << 20
+
+
+async def test_a_flood_of_connections_is_none_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with origin_of(echo) as origin, edge_for(origin.url, settings=ServeSettings(max_connections=2)) as edge:
+        held = [await edge.connect() for _ in range(60)]
+        for reader, _ in held[2:]:
+            await asyncio.wait_for(asyncio.gather(reader.read(), return_exceptions=True), 10)
+        assert sum("more than 2 connections" in record.getMessage() for record in caplog.records) == 1
+        held[0][1].write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert split(await asyncio.wait_for(held[0][0].read(), 10))[0] == 200

@@ -16,6 +16,7 @@ Tables, keys and numbers big-endian:
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ import lmdb
 import msgspec
 
 from edgecache.policy.purging import Purge
+from edgecache.store.disk.index_file import IndexFile
 from edgecache.store.disk.row import URI_KEY_BYTES, Place, fixed, label, object_key, proven, uri_key
 
 FORMAT: Final = b"edgecache-disk-1"
@@ -32,6 +34,14 @@ _NUMBER: Final = struct.Struct(">Q")
 _SEGMENT: Final = struct.Struct(">QQQ")
 _MAX_READERS: Final = 1024
 _ROW_OVERHEAD: Final = 200
+_DAMAGE: Final = (
+    lmdb.BadTxnError,
+    lmdb.CorruptedError,
+    lmdb.InvalidError,
+    lmdb.PageNotFoundError,
+    lmdb.PanicError,
+    lmdb.VersionMismatchError,
+)
 _form: Final = msgspec.msgpack.Decoder(dict[str, Any])
 
 Txn = Any
@@ -39,10 +49,19 @@ Txn = Any
 
 
 def _unpacked(form: struct.Struct, data: bytes) -> tuple[Any, ...]:
-    """Raises lmdb.CorruptedError."""
+    """Raises BadEntry."""
     if len(data) != form.size:
-        raise lmdb.CorruptedError("an index with entries of the wrong length")
+        raise BadEntry("an index with entries of the wrong length")
     return form.unpack(data)
+
+
+class BadEntry(lmdb.CorruptedError):
+    """An entry of a sound index that is not ours."""
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether LMDB has found the index itself to be damaged: nothing in it can be relied on any more."""
+    return isinstance(error, _DAMAGE) and not isinstance(error, BadEntry)
 
 
 class WrongFormat(Exception):
@@ -54,19 +73,24 @@ class Index:
 
     def __init__(self, directory: Path, map_bytes: int) -> None:
         """Raises WrongFormat, lmdb.Error, OSError."""
-        self._file = directory / "data.mdb"
+        self.made = False
+        """Whether it was not there before."""
         directory.mkdir(mode=0o700, exist_ok=True)
         # metasync off: the last transaction may be lost with the machine's power, never the index's integrity.
         self._env = lmdb.open(
             str(directory), map_size=map_bytes, max_dbs=16, max_readers=_MAX_READERS, metasync=False, readahead=False, mode=0o600
         )
+        self._file = IndexFile(directory / "data.mdb", self._env)
         try:
             self._open_tables()
         except BaseException:
-            self._env.close()
+            self.close()
             raise
 
     def _open_tables(self) -> None:
+        fault = self._file.fault()
+        if fault is not None:
+            raise WrongFormat(fault)
         table = self._env.open_db
         self._meta = table(b"meta")
         self._objects, self._used = table(b"objects"), table(b"used")
@@ -77,15 +101,31 @@ class Index:
             have = txn.get(b"format", db=self._meta)
             if have is None and not txn.stat(self._meta)["entries"]:
                 txn.put(b"format", FORMAT, db=self._meta)
+                self.made = True
+                # What is told of segments and purges of an index that was here before must not be taken for this one's.
+                first = time.time_ns()
+                for name in (b"next", b"serial", b"general", b"swept", b"floor"):
+                    self.set_number(txn, name, first)
             elif have != FORMAT:
-                raise WrongFormat(f"{self._file} is not an index of this version")
+                raise WrongFormat(f"{self._file.path} is not an index of this version")
             with txn.cursor(self._meta) as cursor:
                 if any(len(value) != _NUMBER.size for name, value in cursor.iternext() if name != b"format"):
-                    raise WrongFormat(f"{self._file} is damaged")
+                    raise WrongFormat(f"{self._file.path} is damaged")
+        self._file.fill_up()
         self._env.reader_check()
 
     def close(self) -> None:
         self._env.close()
+        self._file.close()
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Of its file; another one of that name is another index."""
+        return self._file.identity
+
+    def fault(self) -> str | None:
+        """As `IndexFile`."""
+        return self._file.fault()
 
     @contextmanager
     def reading(self) -> Iterator[Txn]:
@@ -97,6 +137,7 @@ class Index:
         """Committed at its end, or not at all."""
         with self._env.begin(write=True) as txn:
             yield txn
+        self._file.fill_up()
 
     def free_dead_readers(self) -> None:
         """Processes that were killed while they read must not keep pages from being used again."""

@@ -18,7 +18,7 @@ from lru import LRU
 
 from edgecache.policy.purging import Purge
 from edgecache.store.disk import row as rows
-from edgecache.store.disk.index import Index, Txn
+from edgecache.store.disk.index import Index, Txn, is_damage
 from edgecache.store.disk.judging import Marks, judge
 from edgecache.store.disk.orders import Drop
 from edgecache.store.disk.pending import Pending
@@ -41,15 +41,23 @@ class Lookups:
     """Without an index it finds what waits to be written, and nothing else."""
 
     def __init__(
-        self, path: Path, counts: Counts, pending: Pending, *, order: Callable[[Drop], None], used: Callable[[bytes], None]
+        self,
+        path: Path,
+        counts: Counts,
+        pending: Pending,
+        *,
+        order: Callable[[Drop], None],
+        used: Callable[[bytes], None],
+        damaged: Callable[[Exception], None],
     ) -> None:
-        """`order` has what is corrupt dropped; `used` hears the key of what was found."""
+        """`order` has what is corrupt dropped; `used` hears the key of what was found, `damaged` that the index itself is."""
         self.index: Index | None = None
         self._path = path
         self._counts = counts
         self._pending = pending
         self._order = order
         self._used = used
+        self._damaged = damaged
         self._files = SegmentReader(path)
         self._verified: LRU[tuple[int, int], bytearray] = LRU(_VERIFIED)
         self._bans: list[tuple[int, Purge]] = []
@@ -128,8 +136,11 @@ class Lookups:
                     return None
                 marks = self._left(txn, row, named)
         except (lmdb.Error, CorruptRow) as error:
-            _log.error("disk tier %s: %s: %s", self._path, type(error).__name__, error)
             self._counts.failures += 1
+            if is_damage(error):
+                self._damaged(error)
+            else:
+                _log.error("disk tier %s: %s: %s", self._path, type(error).__name__, error)
             return None
         if marks is None or named.uri != uri:
             return None

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import lmdb
 
+from edgecache.store.disk.crashes import left_behind
 from edgecache.store.disk.index import Index, WrongFormat
 from edgecache.store.disk.segments import numbers, unlink
 from edgecache.store.disk.settings import DiskSettings
@@ -19,19 +24,46 @@ class DiskError(OSError):
     """The tier cannot be opened, or the disk refused what was asked of it."""
 
 
-def open_index(settings: DiskSettings) -> Index:
-    """Raises DiskError."""
+def open_index(settings: DiskSettings, damaged: tuple[int, int] | None = None) -> Index:
+    """Raises DiskError. `damaged`: `Index.identity` of one that is not to be opened again, but made anew if it is still there."""
     try:
         settings.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            return Index(settings.path / "index", settings.map_bytes)
-        except (WrongFormat, lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchError) as error:
-            _log.error("disk tier %s is made anew: %s", settings.path, error)
-            _remove(settings.path)
-            return Index(settings.path / "index", settings.map_bytes)
+        with _alone(settings.path):
+            return _opened(settings, damaged)
     except (OSError, lmdb.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DiskError(f"the disk tier {settings.path} cannot be opened: {reason}") from error
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Several processes find the same damage: what one has made anew must not be removed by the next."""
+    fd = os.open(directory / "open.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _opened(settings: DiskSettings, damaged: tuple[int, int] | None) -> Index:
+    with suppress(FileNotFoundError):
+        found = (settings.path / "index" / "data.mdb").stat()
+        identity = found.st_dev, found.st_ino
+        death = left_behind(settings.path, identity)
+        if death is not None:
+            _log.error("disk tier %s is made anew: a process died reading its index: %s", settings.path, death)
+        if death is not None or identity == damaged:
+            _remove(settings.path)
+    try:
+        index = Index(settings.path / "index", settings.map_bytes)
+    except (WrongFormat, lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError) as error:
+        _log.error("disk tier %s is made anew: %s", settings.path, error)
+        _remove(settings.path)
+        index = Index(settings.path / "index", settings.map_bytes)
+    if index.made and any(True for _ in numbers(settings.path)):
+        _log.warning("disk tier %s: its index was missing or empty; bodies that it does not name are removed", settings.path)
+    return index
 
 
 def _remove(directory: Path) -> None:

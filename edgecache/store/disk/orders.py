@@ -108,6 +108,15 @@ class Line:
             self._closed = True
             self._changed.notify()
 
+    def abandon(self) -> list[Order]:
+        """Nothing more will come, or be taken; what has waited."""
+        with self._changed:
+            self._closed = True
+            left = list(self._waiting)
+            self._waiting.clear()
+            self._changed.notify()
+            return left
+
     def take(self, limit: int, wait_seconds: float, gather_seconds: float) -> list[Order]:
         """At most `limit`: after `wait_seconds` none; the first waits `gather_seconds` for others unless one is urgent."""
         with self._changed:

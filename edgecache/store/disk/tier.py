@@ -17,6 +17,7 @@ import lmdb
 
 from edgecache.policy.purging import Purge
 from edgecache.store.disk import row as rows
+from edgecache.store.disk.crashes import CrashRecord
 from edgecache.store.disk.index import Index
 from edgecache.store.disk.lookups import Lookups, VariantOf
 from edgecache.store.disk.opening import DiskError, open_index
@@ -35,6 +36,8 @@ _CROWDED: Final = 64
 """Purges not yet on record at which those that can wait do; each costs every lookup a comparison."""
 _MAX_PURGING: Final = 1000
 _HOUSEKEEPING_SECONDS: Final = 1.0
+_MEND_SECONDS: Final = 30.0
+"""How long the thread of an index that is put aside may take to end; after that the index stays open."""
 _AGAIN_SECONDS: Final = 5.0
 """Until what the disk refused is tried again."""
 
@@ -50,7 +53,11 @@ class DiskTier:
         self._worker: Worker | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pending = Pending()
-        self._lookups = Lookups(settings.path, self.counts, self._pending, order=self._order, used=self._used)
+        self._lookups = self._new_lookups()
+        self._damage: Exception | None = None
+        self._mending: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
+        self._record: CrashRecord | None = None
         self._overrun: Ban | None = None
         """Everything is being forgotten: nothing else is asked of the disk until that is on record."""
         self._until_empty: list[asyncio.Future[int]] = []
@@ -59,23 +66,38 @@ class DiskTier:
     async def start(self) -> None:
         """Open, or make, the tier. Must come after the last fork. Raises DiskError."""
         self._loop = asyncio.get_running_loop()
-        self._index = await asyncio.to_thread(open_index, self.settings)
-        self._worker = Worker(self.settings, self._index, self.counts, self._finished_elsewhere, max_variants=self._max_variants)
-        self._lookups.index = self._index
-        self._worker.start()
+        await self._open(None)
         self._housekeeping = self._loop.call_later(_HOUSEKEEPING_SECONDS, self._keep_house)
+
+    async def _open(self, damaged: tuple[int, int] | None) -> None:
+        """Raises DiskError."""
+        index = await asyncio.to_thread(open_index, self.settings, damaged)
+        try:
+            self._record = CrashRecord(self.settings.path, index.identity)
+        except OSError as error:
+            index.close()
+            raise DiskError(f"the disk tier {self.settings.path} cannot be opened: {error.strerror}") from error
+        self._worker = Worker(self.settings, index, self.counts, self._finished_elsewhere, max_variants=self._max_variants)
+        self._index = self._lookups.index = index
+        self._worker.start()
 
     async def close(self, seconds: float = 10.0) -> None:
         """Write what waits, within so many seconds. Harmless on what did not start."""
         if self._housekeeping is not None:
             self._housekeeping.cancel()
+        self._closing.set()
+        if self._mending is not None:
+            await self._mending
         worker, index, self._worker, self._index = self._worker, self._index, None, None
         self._lookups.index = None
+        record, self._record = self._record, None
         if worker is not None and index is not None:
             if await asyncio.to_thread(worker.stop, seconds):
                 index.close()
             else:
                 _log.warning("the disk tier did not take its last responses in time")
+        if record is not None:
+            record.close()
 
     # Lookups.
 
@@ -228,9 +250,66 @@ class DiskTier:
             self._worker.line.append(self._overrun, urgent=True)
 
     def _keep_house(self) -> None:
+        if self._loop is None:
+            return
+        if self._mending is None:
+            self._look_after()
         self._lookups.close_unlinked()
-        if self._loop is not None:
-            self._housekeeping = self._loop.call_later(_HOUSEKEEPING_SECONDS, self._keep_house)
+        self._housekeeping = self._loop.call_later(_HOUSEKEEPING_SECONDS, self._keep_house)
+
+    # Damage.
+
+    def _new_lookups(self) -> Lookups:
+        return Lookups(
+            self.settings.path,
+            self.counts,
+            self._pending,
+            order=self._order,
+            used=self._used,
+            damaged=self._damaged,
+        )
+
+    def _damaged(self, error: Exception) -> None:
+        """Nothing is looked up in it any more; what is to be done comes with the next look after the house."""
+        self._damage = error
+        self._lookups.index = None
+
+    def _look_after(self) -> None:
+        """An index that is damaged is made anew; one that another process has made anew is opened."""
+        index, worker = self._index, self._worker
+        if index is None or worker is None:
+            return
+        damage = self._damage or worker.damage
+        fault = index.fault() if damage is None else f"{type(damage).__name__}: {damage}"
+        if fault is None:
+            return
+        _log.error("disk tier %s is put aside, and opened anew: %s", self.settings.path, fault)
+        self.counts.failures += 1
+        self._index = self._worker = self._damage = None
+        # Segments of another index may have the same names.
+        self._lookups = self._new_lookups()
+        # All that was stored is forgotten, and so is what was to be forgotten.
+        self._finished([(order, 0 if isinstance(order, Ban) else None) for order in worker.abandon()])
+        self._mending = asyncio.get_running_loop().create_task(self._mend(worker, index))
+
+    async def _mend(self, worker: Worker, index: Index) -> None:
+        damaged = index.identity
+        record, self._record = self._record, None
+        if await asyncio.to_thread(worker.stop, _MEND_SECONDS):
+            index.close()
+        if record is not None:
+            record.close()
+        try:
+            while self._index is None and not self._closing.is_set():
+                try:
+                    await self._open(damaged)
+                except DiskError as error:
+                    _log.error("%s; it is tried again", error)
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._closing.wait(), _AGAIN_SECONDS)
+            self._empty_again()
+        finally:
+            self._mending = None
 
     def _crowded(self) -> bool:
         return self._overrun is not None or (self._worker is not None and len(self._worker.line) >= _MAX_ORDERS)
@@ -277,7 +356,8 @@ class DiskTier:
 
     def _recorded(self, order: Ban, outcome: object) -> None:
         if not isinstance(outcome, BaseException):
-            self._pending.purging.remove(order)
+            with contextlib.suppress(ValueError):
+                self._pending.purging.remove(order)
             if order is self._overrun:
                 self._overrun = None
                 done, self._until_empty = self._until_empty, []

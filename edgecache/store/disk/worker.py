@@ -14,7 +14,7 @@ from typing import Final
 import lmdb
 
 from edgecache.store.disk import row as rows
-from edgecache.store.disk.index import Index, Txn, charge
+from edgecache.store.disk.index import Index, Txn, charge, is_damage
 from edgecache.store.disk.judging import Marks, judge
 from edgecache.store.disk.orders import Ban, Drop, Line, Order, Put, Release, Reserve
 from edgecache.store.disk.reclaiming import Reclaimer
@@ -48,6 +48,8 @@ class Worker:
         max_variants: int,
     ) -> None:
         self.line = Line()
+        self.damage: Exception | None = None
+        """What has shown that the index is damaged."""
         self._settings = settings
         self._index = index
         self._counts = counts
@@ -57,6 +59,7 @@ class Worker:
         self._reclaimer = Reclaimer(settings, index, counts, self._copy)
         self._used: set[bytes] = set()
         self._complained = 0.0
+        self._abandoned = False
         self._thread = threading.Thread(target=self._run, name="disk-tier", daemon=True)
 
     def start(self) -> None:
@@ -72,6 +75,11 @@ class Worker:
         self.line.close()
         self._thread.join(seconds)
         return not self._thread.is_alive()
+
+    def abandon(self) -> list[Order]:
+        """End soon, and leave the index as it is; the orders that are not carried out. `stop` waits for the end."""
+        self._abandoned = True
+        return self.line.abandon()
 
     def _run(self) -> None:
         busy = False
@@ -89,11 +97,20 @@ class Worker:
             except Exception as error:  # the tier must not stop taking orders, whatever one of them met
                 self._failed(error)
         self._reclaimer.close()
-        if self._shared is not None:
+        if self._shared is None:
+            return
+        if self._abandoned:
+            self._shared.close()
+            return
+        try:
             self._seal(self._shared)
+        except (lmdb.Error, OSError) as error:
+            self._failed(error)
 
-    def _failed(self, error: BaseException) -> None:
+    def _failed(self, error: Exception) -> None:
         self._counts.failures += 1
+        if is_damage(error):
+            self.damage = error
         now = time.monotonic()
         if now - self._complained > _COMPLAIN_SECONDS:
             self._complained = now

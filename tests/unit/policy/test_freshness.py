@@ -111,8 +111,9 @@ def test_current_age(stored: Timed, expected: float) -> None:
     assert terms(stored, DEFAULT_RULE).age(NOW + 10) == expected
 
 
-def test_a_clock_that_steps_back_makes_no_age_negative() -> None:
-    assert terms(timed(Age="100"), DEFAULT_RULE).age(NOW - 1000) == 0
+@pytest.mark.parametrize(("step", "expected"), [(100, 0), (101, 0), (399, 0), (401, MAX_SECONDS), (1e9, MAX_SECONDS)])
+def test_a_clock_that_steps_back_makes_no_age_negative_and_nothing_immortal(step: float, expected: float) -> None:
+    assert terms(timed(Age="100"), DEFAULT_RULE).age(NOW - step) == expected
 
 
 @pytest.mark.parametrize(
