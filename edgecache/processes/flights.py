@@ -71,7 +71,7 @@ class FlightTable(Generic[P]):
         return len(self._held) + len(self._asked)
 
     def claim(self, key: bytes, uri: str, asker: tuple[P, int], suspect: P | None = None) -> Fly[P] | Awaited[P] | Ask[P] | None:
-        """Returns what is to be said now that `asker` wants to fetch; None: nothing, it waits. `suspect`: whom the board names."""
+        """Returns what is to be said now that `asker` wants to fetch; None: nothing, it waits. `suspect`: named by the board."""
         if suspect is None or suspect == asker[0] or key in self._open:
             return self._boarded(key, uri, asker)
         asked = self._asked.setdefault((suspect, key), [])
@@ -112,7 +112,7 @@ class FlightTable(Generic[P]):
                 each.sealed = each.sealed or sealed is None or each.uri in sealed
 
     def lose(self, process: P) -> tuple[list[tuple[P, int]], list[Fly[P] | Awaited[P]]]:
-        """A process is gone. Returns who waits for what it was to fetch, and what is to be said to those who wait for its answer."""
+        """A process is gone. Returns who waits for what it was to fetch, and what is to be said to who waits for its answer."""
         waiting: list[tuple[P, int]] = []
         for holder in [holder for holder in self._held if holder[0] == process]:
             waiting += self.settle(holder)
