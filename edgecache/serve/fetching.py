@@ -68,7 +68,7 @@ class Fetcher:
     async def _produced(
         self, call: Call, sent: Request, entry: Entry | None, decision: Validate | None, key: Hashable | None
     ) -> Landing:
-        since = self.purges.count if call.asked is None else call.asked.since
+        since = self.purges.now() if call.asked is None else call.asked.since
         gap = self.parts.gap(call.request, call.route) if entry is None and key is not None else None
         if gap is not None:
             sent = self._asker.forwarded(call, conditional=gap.fields)
@@ -112,7 +112,7 @@ class Fetcher:
 
     async def _produce_once(self, elsewhere: Elsewhere, call: Call, sent: Request, entry: Entry | None, key: Hashable) -> Landing:
         """A miss that other processes may have, too: one of them asks the source. Raises SourceError."""
-        since = self.purges.count
+        since = self.purges.now()
         claim = await elsewhere.claim(key, call.request.uri)
         landing = None if claim.brought is None else self._brought(call, claim.brought, key, since)
         if landing is not None:
@@ -158,7 +158,7 @@ class Fetcher:
 
     async def produce_unsafe(self, call: Call, sent: Request, invalidate: Callable[[Response], Awaitable[None]]) -> Landing:
         """As `produce` for an unsafe request: `invalidate` is told of the answer before what it brought may be stored."""
-        since = self.purges.count
+        since = self.purges.now()
         asked = self._clock()
         reply = await self._asker.ask(call, sent, None)
         timed = Timed(reply.response, asked, self._clock())
@@ -166,7 +166,7 @@ class Fetcher:
         untouched = self.purges.allow(expected, since)
         await invalidate(reply.response)
         if untouched:
-            since = self.purges.count
+            since = self.purges.now()
         reply = coded(call, reply)
         return self._judged(call, reply, replace(timed, response=reply.response), entry=None, key=None, since=since)
 
