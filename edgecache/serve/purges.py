@@ -13,13 +13,13 @@ from edgecache.policy.purging import Purge, Purgeable, matches
 
 
 class RecentPurges:
-    """The last `capacity` of them, each with its number: purges, and that more is on record than before."""
+    """The last `capacity` purges, and changes of what is on record for all processes, in one numbering."""
 
     def __init__(self, on_record: Callable[[], int], capacity: int = 2048) -> None:
         """`on_record`: the store's."""
         self._on_record = on_record
         self._recent: deque[tuple[Purge | None, int]] = deque(maxlen=capacity)
-        """With what was on record then, as far as anybody had looked."""
+        """With what was on record then, as far as was known. None: no purge, but more on record."""
         self._record = 0
         self.count = 0
 
@@ -41,10 +41,6 @@ class RecentPurges:
             return self._record
         return self._recent[-back - 1][1] if back < len(self._recent) else 0
 
-    def _append(self, purge: Purge | None) -> None:
-        self._recent.append((purge, self._record))
-        self.count += 1
-
     def allow(self, entry: Purgeable, since: int, until: int | None = None) -> bool:
         """Whether `entry`, asked for when `count` was `since`, may be stored, or given to who asked at `until`.
 
@@ -55,3 +51,7 @@ class RecentPurges:
             return False
         purges = [self._recent[number - self.count - 1][0] for number in range(since + 1, last + 1)]
         return not any(purge is not None and matches(purge, entry) for purge in purges)
+
+    def _append(self, purge: Purge | None) -> None:
+        self._recent.append((purge, self._record))
+        self.count += 1
