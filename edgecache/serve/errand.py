@@ -178,7 +178,7 @@ class Errands:
         learnt = key if shared else None
         try:
             sent = forwarded(call, self.settings, whole=shared)
-            errand = Errand(call, decision, learnt, seat, sent, claim=claim, since=self._purges.count, asked=now, tell=tell)
+            errand = Errand(call, decision, learnt, seat, sent, claim=claim, since=self._purges.now(), asked=now, tell=tell)
             source = self._origins(route.site) if route.generator is None else self._generators(call)
             errand.begun = source.begin(sent, call.request_id, partial(self._arrived, errand), errand.hint)
         except (NotForwardable, SourceError):

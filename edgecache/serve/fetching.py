@@ -63,7 +63,7 @@ class Fetcher:
         """One exchange with the source, judged. `key`: what the predictor learns about, if anything. Raises SourceError."""
         if self._elsewhere is None or decision is not None or key is None or "Range" in sent.headers:
             return await self._produced(call, sent, entry, decision, key)
-        since = self.purges.count
+        since = self.purges.now()
         claim = call.asked.claim if call.asked is not None else None
         if claim is None:
             claim = await self._elsewhere.claim(key, call.request.uri)
@@ -72,7 +72,7 @@ class Fetcher:
     async def _produced(
         self, call: Call, sent: Request, entry: Entry | None, decision: Validate | None, key: Hashable | None
     ) -> Landing:
-        since = self.purges.count if call.asked is None else call.asked.since
+        since = self.purges.now() if call.asked is None else call.asked.since
         gap = self.parts.gap(call.request, call.route) if entry is None and key is not None else None
         if gap is not None:
             sent = self._asker.forwarded(call, conditional=gap.fields)
@@ -162,7 +162,7 @@ class Fetcher:
 
     async def produce_unsafe(self, call: Call, sent: Request, invalidate: Callable[[Response], Awaitable[None]]) -> Landing:
         """As `produce` for an unsafe request: `invalidate` is told of the answer before what it brought may be stored."""
-        since = self.purges.count
+        since = self.purges.now()
         asked = self._clock()
         reply = await self._asker.ask(call, sent, None)
         timed = Timed(reply.response, asked, self._clock())
@@ -170,7 +170,7 @@ class Fetcher:
         untouched = self.purges.allow(expected, since)
         await invalidate(reply.response)
         if untouched:
-            since = self.purges.count
+            since = self.purges.now()
         reply = coded(call, reply)
         return self._judged(call, reply, replace(timed, response=reply.response), entry=None, key=None, since=since)
 

@@ -33,7 +33,7 @@ class Keeper:
     def __init__(self, store: ResponseStore, settings: ServeSettings) -> None:
         self._store = store
         self.settings = settings
-        self.purges = RecentPurges()
+        self.purges = RecentPurges(store.on_record)
         self.parts = PartStore(store)
 
     def part(self, call: Call, brought: Timed, body: bytes, vary: tuple[str, ...], since: int) -> None:
@@ -78,7 +78,7 @@ class Keeper:
     def put(self, entry: Entry, since: int) -> None:
         """Store it, unless a purge that concerns it has come after it was asked for, when there had been `since` purges."""
         if self.purges.allow(entry, since):
-            self._store.put(entry)
+            self._store.put(entry, self.purges.on_record(since))
 
     def merged_vary(self, uri: str, names: tuple[str, ...]) -> tuple[str, ...]:
         """Variants of one URI may name different fields: the union keeps them all apart."""
@@ -108,7 +108,7 @@ class Keeper:
         if parts is not None:
             fresh = self.parts.apart(fresh)
         if self.purges.allow(fresh, since):
-            self._store.replace(entry, fresh)
+            self._store.replace(entry, fresh, self.purges.on_record(since))
         return Settled(fresh, since, joinable=reusable(admitted, merged.response_time))
 
 

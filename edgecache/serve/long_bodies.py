@@ -50,7 +50,7 @@ class LongBodies:
             await spool.commit(make, *where, stored.response_time)
 
         def spool(length: int | None) -> Spool | None:
-            opened = None if where in self.under_way else self._store.spool(length)
+            opened = None if where in self.under_way else self._store.spool(length, self._keeper.purges.on_record(since))
             if opened is not None:
                 self.under_way[where] = asyncio.Event()
             return opened

@@ -53,10 +53,16 @@ class Store(Protocol):
     def vary(self, uri: str) -> tuple[str, ...]:
         """The request fields that select among the stored variants of `uri`."""
 
-    def put(self, entry: Entry) -> bool:
-        """Store, replacing the same variant. False: it is not kept."""
+    def on_record(self) -> int:
+        """How many purges are on record, those of other processes too. Zero where they have no store in common."""
 
-    def replace(self, old: Entry, new: Entry) -> bool:
+    def put(self, entry: Entry, record: int | None = None) -> bool:
+        """Store, replacing the same variant. False: it is not kept.
+
+        `record`: what was on record when it was asked for, of which it is newer. None: it is newer than all that is.
+        """
+
+    def replace(self, old: Entry, new: Entry, record: int | None = None) -> bool:
         """Put `new` in the place of `old` unless something else has taken it (RFC 9111 section 4.3.4)."""
 
     def discard(self, entry: Entry) -> bool:
@@ -86,5 +92,8 @@ class Store(Protocol):
     def spool_above(self) -> int | None:
         """Longer bodies are spooled; None: nowhere."""
 
-    def spool(self, length: int | None) -> Spool | None:
-        """Where a body of `length` bytes (None: unknown) is written as it arrives; None: it is too long for that, too."""
+    def spool(self, length: int | None, record: int | None = None) -> Spool | None:
+        """Where a body of `length` bytes (None: unknown) is written as it arrives; None: it is too long for that, too.
+
+        `record`: as of `put`.
+        """

@@ -106,7 +106,11 @@ class MemoryStore:
         primary = self._living(uri)
         return primary.vary if primary else ()
 
-    def put(self, entry: Entry) -> bool:
+    def on_record(self) -> int:
+        """Other processes have memories of their own."""
+        return 0
+
+    def put(self, entry: Entry, record: int | None = None) -> bool:
         """Store, replacing the same variant. False: the entry is too large for this tier.
 
         An entry whose Vary differs from its URI's drops the other variants: their keys can no longer be computed.
@@ -129,7 +133,7 @@ class MemoryStore:
         self._evict()
         return True
 
-    def replace(self, old: Entry, new: Entry) -> bool:
+    def replace(self, old: Entry, new: Entry, record: int | None = None) -> bool:
         """Put `new` in the place of `old` unless something else has taken it (RFC 9111 section 4.3.4)."""
         return self.at((old.uri, old.variant)) is old and self.put(new)
 
@@ -201,8 +205,8 @@ class MemoryStore:
     def spool_above(self) -> None:
         """Long bodies have no other tier to go to."""
 
-    def spool(self, length: int | None) -> None:
-        del length
+    def spool(self, length: int | None, record: int | None = None) -> None:
+        del length, record
 
     def stats(self) -> StoreStats:
         return StoreStats(

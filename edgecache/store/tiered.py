@@ -52,16 +52,19 @@ class TieredStore:
     def vary(self, uri: str) -> tuple[str, ...]:
         return self.memory.vary(uri) or self.disk.vary(uri)
 
-    def put(self, entry: Entry) -> bool:
-        """Store; False: neither tier takes it."""
-        return self._put(entry, None)
+    def on_record(self) -> int:
+        return self.disk.serial()
 
-    def _put(self, entry: Entry, moved_from: float | None) -> bool:
+    def put(self, entry: Entry, record: int | None = None) -> bool:
+        """Store; False: neither tier takes it."""
+        return self._put(entry, None, record)
+
+    def _put(self, entry: Entry, moved_from: float | None, record: int | None) -> bool:
         if entry.timed.response.status == _PARTIAL:
             return self.memory.put(entry)
         # The disk first: what memory does not let in is looked for there.
         worth = moved_from is not None or self._worth_writing(entry, known=0)
-        on_disk = worth and self.disk.put(entry, moved_from=moved_from)
+        on_disk = worth and self.disk.put(entry, moved_from=moved_from, record=record)
         if not worth:
             self.disk.decline(entry.uri, entry.variant)
         if isinstance(entry.body, bytes):
@@ -69,12 +72,12 @@ class TieredStore:
         self.memory.forget(entry.uri, entry.variant)
         return on_disk
 
-    def replace(self, old: Entry, new: Entry) -> bool:
+    def replace(self, old: Entry, new: Entry, record: int | None = None) -> bool:
         """Put `new` in the place of `old` unless something else has taken it (RFC 9111 section 4.3.4)."""
         if not self._holds(old):
             return False
         same_body = old.body is new.body and (old.uri, old.variant) == (new.uri, new.variant)
-        return self._put(new, old.timed.response_time if same_body else None)
+        return self._put(new, old.timed.response_time if same_body else None, record)
 
     def discard(self, entry: Entry) -> bool:
         """Drop this very entry, if it is still what is stored."""
@@ -124,10 +127,10 @@ class TieredStore:
     def spool_above(self) -> int:
         return min(self.disk.settings.large_bytes, self.memory.max_entry_bytes)
 
-    def spool(self, length: int | None) -> Spool | None:
+    def spool(self, length: int | None, record: int | None = None) -> Spool | None:
         """Where a body of `length` bytes (None: unknown) is written as it arrives; None: it is too long for that, too."""
         return (
-            Spool(self.disk, length, self.memory.forget)
+            Spool(self.disk, length, self.memory.forget, record)
             if length is None or length <= self.disk.settings.content_bytes // 2
             else None
         )

@@ -38,7 +38,7 @@ class Put:
     entry: Entry
     serial: int
     after: tuple[Ban, ...] = ()
-    """Purges of this process that were not on record then, and that it is newer than all the same."""
+    """Purges of this process that were not on record then, and that do not concern it all the same."""
     moved_from: float | None = None
     """The response time of the row that has this body already."""
     place: Place | None = None

@@ -25,13 +25,15 @@ _ROW_BYTES: Final = 16 << 10
 class Spool:
     """Write, then `commit` or `abort`; one task at a time."""
 
-    def __init__(self, tier: DiskTier, length: int | None, displace: Callable[[str, str], object]) -> None:
-        """`displace`: told of the URI and the variant that have a new response now."""
+    def __init__(
+        self, tier: DiskTier, length: int | None, displace: Callable[[str, str], object], record: int | None = None
+    ) -> None:
+        """`displace`: told of the URI and the variant that have a new response now. `record`: as of `DiskTier.put`."""
         self._tier = tier
         self._displace = displace
         self._step = min(_STEP_BYTES, tier.settings.capacity_bytes // 16)
         self._wanted = self._step if length is None else _with_table(length)
-        self._serial = tier.serial()
+        self._record = tier.serial() if record is None else record
         self._writer: SegmentWriter | None = None
         self._chunks: list[bytes] = []
         self._held = 0
@@ -74,7 +76,7 @@ class Spool:
         extent = Extent(file, 0, self.length, checksum)
         entry = make(StoredBody(extent, bytearray(blocks(self.length)), condemn))
         place = Place(writer.number, 0, self.length, checksum)
-        if entry is not None and await self._tier.link(entry, place, self._serial):
+        if entry is not None and await self._tier.link(entry, place, self._record):
             writer.close()
             self._writer = None
             self._displace(uri, variant)

@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import takewhile
 from typing import Any, Final
 
 import lmdb
@@ -58,6 +60,8 @@ class DiskTier:
         self._mending: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._record: CrashRecord | None = None
+        self._own: deque[Ban] = deque(maxlen=_MAX_PURGING)
+        """Of this process, on record; the latest last."""
         self._overrun: Ban | None = None
         """Everything is being forgotten: nothing else is asked of the disk until that is on record."""
         self._until_empty: list[asyncio.Future[int]] = []
@@ -122,8 +126,12 @@ class DiskTier:
 
     # Changes.
 
-    def put(self, entry: Entry, *, moved_from: float | None = None) -> bool:
-        """Write it soon. `moved_from`: the response time of what is stored there, which has this very body. False: refused."""
+    def put(self, entry: Entry, *, moved_from: float | None = None, record: int | None = None) -> bool:
+        """Write it soon. False: refused.
+
+        `moved_from`: the response time of what is stored there, which has this very body. `record`: the last purge on record when
+        it was asked for; later ones of other processes take it, this one's own are known not to.
+        """
         key = rows.object_key(entry.uri, entry.variant)
         index, size = self._index, len(entry.body)
         full = self._pending.waiting_bytes + size > self.settings.queue_bytes or self._crowded()
@@ -131,7 +139,8 @@ class DiskTier:
             self.counts.refused += index is not None
             self.drop(entry.uri, entry.variant)
             return False
-        put = Put(key, entry, self.serial(), after=tuple(self._pending.purging), moved_from=moved_from)
+        serial = self.serial() if record is None else record
+        put = Put(key, entry, serial, after=self._own_purges(serial), moved_from=moved_from)
         self._pending.wait(put)
         self._order(put)
         return True
@@ -205,7 +214,8 @@ class DiskTier:
     async def link(self, entry: Entry, place: Place, serial: int) -> bool:
         """Store an entry whose body lies at `place` already. False: a purge has overtaken it, or the disk refused."""
         key = rows.object_key(entry.uri, entry.variant)
-        return bool(await self._asked(lambda told: Put(key, entry, serial, place=place, told=told)))
+        after = self._own_purges(serial)
+        return bool(await self._asked(lambda told: Put(key, entry, serial, after=after, place=place, told=told)))
 
     def release(self, number: int) -> None:
         self._order(Release(number))
@@ -213,6 +223,11 @@ class DiskTier:
     def condemning(self, uri: str, variant: str, time: float) -> Callable[[], None]:
         """Drops the response that came there at `time`, when its body turns out to be corrupt."""
         return partial(self._order, Drop(rows.object_key(uri, variant), time, corrupt=True))
+
+    def _own_purges(self, serial: int) -> tuple[Ban, ...]:
+        """Those after `serial`: whoever stores has asked whether they concern it."""
+        recorded = takewhile(lambda ban: ban.serial > serial, reversed(self._own))
+        return (*recorded, *self._pending.purging)
 
     # Plumbing.
 
@@ -358,7 +373,9 @@ class DiskTier:
         if not isinstance(outcome, BaseException):
             with contextlib.suppress(ValueError):
                 self._pending.purging.remove(order)
-            if order is self._overrun:
+            if order is not self._overrun:
+                self._own.append(order)
+            else:
                 self._overrun = None
                 done, self._until_empty = self._until_empty, []
                 for future in done:
