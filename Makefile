@@ -68,7 +68,7 @@ warm: $(STAMP)
 test: interpreted ## lint, unit tests with coverage of policy and sandbox, then compiled every test that this machine can run
 	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target lint warm $(NATIVE).made
 	$(BIN)/coverage erase
-	$(PYTEST) --cov --cov-report= $(INTERPRETED)
+	$(PYTEST) -m 'not long' --cov --cov-report= $(INTERPRETED)
 	$(BIN)/coverage report --skip-covered --fail-under=90
 	@$(MAKE) --no-print-directory compiled
 	$(PYTEST)
