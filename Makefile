@@ -65,10 +65,10 @@ fix: $(STAMP) ## let ruff repair what it can
 warm: $(STAMP)
 	@$(BIN)/python -c 'from sandbox.sdk import warm_up; warm_up(on_progress=print)'
 
-test: interpreted ## lint, unit tests with coverage of policy and sandbox, then compiled every test that this machine can run
+test: $(STAMP) interpreted ## lint, unit tests with coverage of policy and sandbox, then compiled every test that this machine can run
 	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target lint warm $(NATIVE).made
 	$(BIN)/coverage erase
-	$(PYTEST) --cov --cov-report= $(INTERPRETED)
+	$(PYTEST) -m 'not long' --cov --cov-report= $(INTERPRETED)
 	$(BIN)/coverage report --skip-covered --fail-under=90
 	@$(MAKE) --no-print-directory compiled
 	$(PYTEST)

@@ -90,15 +90,21 @@ def test_over_its_cpu_limit_a_program_fails_with_the_limit_named(bundles: Path) 
     assert "the program gave no answer: cpu-limit: more than 50 ms of CPU time" in told
 
 
-@pytest.fixture
-def crashing(tmp_path: Path) -> Path:
-    (tmp_path / "crash.c").write_text(CRASHING)
-    (tmp_path / "generator.yaml").write_text(
+@pytest.fixture(scope="module")
+def crashing_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("crashing")
+    (folder / "crash.c").write_text(CRASHING)
+    (folder / "generator.yaml").write_text(
         "{name: crash, program: crash, convention: resident, routes: [/x], sample: {path: /x}}"
     )
-    command = [sys.executable, "-m", "edgecache", "generator", "build", str(tmp_path)]
+    command = [sys.executable, "-m", "edgecache", "generator", "build", str(folder)]
     subprocess.run(command, check=True, capture_output=True, timeout=600)
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def crashing(crashing_built: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(crashing_built, tmp_path / "crashing")
 
 
 @pytest.mark.parametrize("tools", [True, False])

@@ -8,7 +8,7 @@ import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -65,7 +65,10 @@ async def secured(
     try:
         yield reader, writer
     finally:
+        # Waited for, since whoever stops the edge next may hold up this loop; the edge would wait for the farewell of TLS.
         writer.transport.abort()
+        with suppress(OSError):
+            await writer.wait_closed()
 
 
 async def test_http_2_and_websockets(tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ class Machine:
         self.scheduler.charge(path, self.given[path], self.now, yielded=path in self.asked)
 
 
+@pytest.mark.long
 @settings(max_examples=40, deadline=None)
 @given(st.integers(2, 60), st.integers(MS // 10, 2 * MS), st.floats(0.05, 0.5), st.integers(1, 3))
 def test_who_asks_for_half_of_its_share_waits_for_no_slice_of_a_loop(loops: int, cost: int, part: float, lights: int) -> None:
@@ -127,6 +128,7 @@ def test_who_asks_for_half_of_its_share_waits_for_no_slice_of_a_loop(loops: int,
     assert max(settled) <= (lights - 1) * cost
 
 
+@pytest.mark.long
 @settings(max_examples=40, deadline=None)
 @given(st.integers(2, 60), st.integers(MS // 10, 2 * MS), st.integers(0, 5 * MS))
 def test_who_asks_for_more_gets_its_share_and_not_more(loops: int, cost: int, gap: int) -> None:

@@ -258,6 +258,7 @@ async def test_purges_visit_every_row_and_are_done(tmp_path: Path) -> None:
     await store.disk.close()
 
 
+@pytest.mark.long
 async def test_what_answers_is_kept_when_room_is_made(tmp_path: Path) -> None:
     store = await opened(tmp_path / "cache", memory_bytes=64 << 10)
     store.put(replace(entry("http://a/hot", time=1), body=b"hot" * 1000))
@@ -273,6 +274,7 @@ async def test_what_answers_is_kept_when_room_is_made(tmp_path: Path) -> None:
     await store.disk.close()
 
 
+@pytest.mark.long
 async def test_many_small_objects_and_their_index_stay_within_the_bytes(tmp_path: Path) -> None:
     store = await opened(tmp_path / "cache", memory_bytes=64 << 10)
     for number in range(24_000):
