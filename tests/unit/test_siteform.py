@@ -55,5 +55,5 @@ def test_any_text_can_be_asked_whether_it_is_an_origin_or_a_host(text: str) -> N
 
 
 def test_no_other_letter_becomes_an_ascii_one() -> None:
-    assert lowered("Shop.Example") == "shop.example"
-    assert host_problem(lowered("\u212a.example")) is not None, "the Kelvin sign"
+    assert siteform.lowered("Shop.Example") == "shop.example"
+    assert siteform.host_problem(siteform.lowered("\u212a.example")) is not None, "the Kelvin sign"
