@@ -26,6 +26,7 @@ from edgecache.siteform import (
     MAX_WEIGHT,
     MOST_GENERATORS,
     host_problem,
+    lowered,
     network_problem,
 )
 from edgecache.sites import DEFAULT_MAX_GENERATORS, Cluster, Site
@@ -140,7 +141,7 @@ def read_hosts(node: Node) -> tuple[str, ...]:
 
 def _hosts(node: Node, problems: Problems) -> tuple[str, ...]:
     def read(item: Node) -> str:
-        text = item.text(limit=1024).lower()
+        text = lowered(item.text(limit=1024))
         if (problem := host_problem(text)) is not None:
             raise item.error(problem)
         return text

@@ -23,6 +23,11 @@ MOST_GENERATORS: Final = 100_000
 _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 
 
+def lowered(host: str) -> str:
+    """A host name in lower case, where it is ASCII: the Kelvin sign would become a k."""
+    return host.lower() if host.isascii() else host
+
+
 def host_problem(host: str) -> str | None:
     """Why `host` cannot be one of a site's hosts; None when it can."""
     if host == ANY_HOST:

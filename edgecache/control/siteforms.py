@@ -26,6 +26,7 @@ from edgecache.siteform import (
     MAX_WEIGHT,
     MOST_GENERATORS,
     host_problem,
+    lowered,
     network_problem,
 )
 from edgecache.sites import Site
@@ -125,7 +126,7 @@ def changed_site(site: Site, form: SiteChange) -> Site:
     if all(value is UNSET for value in msgspec.structs.asdict(form).values()):
         raise _wrong("$", "names nothing to change")
     if form.hosts is not UNSET:
-        hosts = [host.lower() for host in form.hosts]
+        hosts = [lowered(host) for host in form.hosts]
         site = replace(site, hosts=_listed("$.hosts", hosts, (1, MAX_HOSTS), host_problem))
     if form.origins is not UNSET:
         site = _with_origins(site, form.origins)

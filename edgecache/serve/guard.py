@@ -217,7 +217,8 @@ def assemble(
         raise Violation(Fault.EXPECTATION, "only 100-continue is known")
     return Head(
         request=Request(method, scheme, authority, path, fields, version),
-        keep_alive=_keep_alive(fields, http10=http10),
+        # RFC 9931: a client may have sent what is for the tunnel already, which is nobody's request.
+        keep_alive=method != "CONNECT" and _keep_alive(fields, http10=http10),
         http10=http10,
         content_length=content_length,
         chunked=chunked,

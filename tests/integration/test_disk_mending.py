@@ -196,6 +196,26 @@ async def test_what_has_killed_one_process_does_not_kill_the_next(tmp_path: Path
         assert not list((tmp_path / "cache").glob("crash-*"))
 
 
+async def test_a_copy_of_the_index_does_not_bring_back_what_was_purged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with (
+        origin_of(answer) as origin,
+        edge_for(origin.url, disk=settings(tmp_path), rule=RULE, capacity_bytes=1 << 17) as edge,
+    ):
+        await fill(edge)
+        await written(edge, len(PATHS))
+        copy = index_file(tmp_path).read_bytes()
+        await edge.pipeline.purge(Purge(host="a.test"))
+        (tmp_path / "copy").write_bytes(copy)
+        (tmp_path / "copy").rename(index_file(tmp_path))
+        assert edge.tier is not None
+        born = edge.tier.serial()
+        await until(lambda: any("in its place" in record.getMessage() for record in caplog.records))
+        await until(lambda: edge.tier is not None and edge.tier.serial() > born)
+        asked = origin.count
+        await fill(edge)
+        assert origin.count == asked + len(PATHS)
+
+
 async def test_serving_processes_that_a_cut_off_index_ends_come_back(tmp_path: Path) -> None:
     """Mapped memory beyond a file's end is a SIGBUS: it ends each process once at most, and never the edge."""
     async with origin_of(answer) as origin:

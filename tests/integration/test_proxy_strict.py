@@ -110,6 +110,15 @@ async def test_bad_chunking_is_refused_however_it_is_cut(name: str, split_at: in
         writer.close()
 
 
+async def test_what_follows_a_refused_connect_is_no_request() -> None:
+    """RFC 9931: a client may have sent it for whoever is at the tunnel's other end."""
+    async with origin_of(echo) as origin, edge_for(origin.url) as edge:
+        smuggled = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+        status, headers, _ = split(await edge.raw(b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n" + smuggled))
+        assert (status, headers["Connection"]) == (501, "close")
+        assert origin.count == 0
+
+
 async def test_limits_have_their_own_statuses() -> None:
     settings = ServeSettings(max_target_bytes=100, max_head_bytes=1000, max_fields=10, max_body_bytes=50)
     async with origin_of(echo) as origin, edge_for(origin.url, settings=settings) as edge:

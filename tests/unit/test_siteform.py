@@ -52,3 +52,8 @@ def test_what_is_a_host(host: str) -> None:
 def test_any_text_can_be_asked_whether_it_is_an_origin_or_a_host(text: str) -> None:
     for problem in (siteform.origin_problem(text), siteform.host_problem(text)):
         assert problem is None or problem
+
+
+def test_no_other_letter_becomes_an_ascii_one() -> None:
+    assert siteform.lowered("Shop.Example") == "shop.example"
+    assert siteform.host_problem(siteform.lowered("\u212a.example")) is not None, "the Kelvin sign"

@@ -8,7 +8,7 @@ Tables, keys and numbers big-endian:
     candidates  segment -> nothing: may be empty, or left by a dead writer
     used        object key -> nothing: answered since it was written
     bans        serial -> purge that is held against every row    keyed  serial -> purge by URL, which has had its rows
-    meta        next: of segments and turns; reserved: of all segments; and of purges
+    meta        born: when it was made; next: of segments and turns; reserved: of all segments; and of purges
                 serial: of the last; general: of the last but those by URL; swept: every row was held against them;
                 floor: no longer on record
 """
@@ -73,6 +73,8 @@ class Index:
 
     def __init__(self, directory: Path, map_bytes: int) -> None:
         """Raises WrongFormat, lmdb.Error, OSError."""
+        self.born = 0
+        """When it was made, in nanoseconds since the epoch: later than any that was in its place."""
         self.made = False
         """Whether it was not there before."""
         directory.mkdir(mode=0o700, exist_ok=True)
@@ -104,10 +106,11 @@ class Index:
                 self.made = True
                 # What is told of segments and purges of an index that was here before must not be taken for this one's.
                 first = time.time_ns()
-                for name in (b"next", b"serial", b"general", b"swept", b"floor"):
+                for name in (b"born", b"next", b"serial", b"general", b"swept", b"floor"):
                     self.set_number(txn, name, first)
             elif have != FORMAT:
                 raise WrongFormat(f"{self._file.path} is not an index of this version")
+            self.born = self.number(txn, b"born")
             with txn.cursor(self._meta) as cursor:
                 if any(len(value) != _NUMBER.size for name, value in cursor.iternext() if name != b"format"):
                     raise WrongFormat(f"{self._file.path} is damaged")

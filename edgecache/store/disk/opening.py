@@ -24,12 +24,14 @@ class DiskError(OSError):
     """The tier cannot be opened, or the disk refused what was asked of it."""
 
 
-def open_index(settings: DiskSettings, damaged: tuple[int, int] | None = None) -> Index:
-    """Raises DiskError. `damaged`: `Index.identity` of one that is not to be opened again, but made anew if it is still there."""
+def open_index(settings: DiskSettings, before: Index | None = None) -> Index:
+    """Raises DiskError. `before`: one that was put aside. It is made anew if it is still there, or only a copy of it or an older
+    one: there, purges are missing. Another process may have made it anew already.
+    """
     try:
         settings.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _alone(settings.path):
-            return _opened(settings, damaged)
+            return _opened(settings, before)
     except (OSError, lmdb.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DiskError(f"the disk tier {settings.path} cannot be opened: {reason}") from error
@@ -46,19 +48,26 @@ def _alone(directory: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _opened(settings: DiskSettings, damaged: tuple[int, int] | None) -> Index:
+def _opened(settings: DiskSettings, before: Index | None) -> Index:
     with suppress(FileNotFoundError):
         found = (settings.path / "index" / "data.mdb").stat()
         identity = found.st_dev, found.st_ino
         death = left_behind(settings.path, identity)
         if death is not None:
             _log.error("disk tier %s is made anew: a process died reading its index: %s", settings.path, death)
-        if death is not None or identity == damaged:
+        if death is not None or (before is not None and identity == before.identity):
             _remove(settings.path)
     try:
         index = Index(settings.path / "index", settings.map_bytes)
     except (WrongFormat, lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError) as error:
         _log.error("disk tier %s is made anew: %s", settings.path, error)
+        _remove(settings.path)
+        index = Index(settings.path / "index", settings.map_bytes)
+    if before is not None and index.born <= before.born:
+        index.close()
+        _log.error(
+            "disk tier %s is made anew: somebody has put a copy of its index, or an older one, in its place", settings.path
+        )
         _remove(settings.path)
         index = Index(settings.path / "index", settings.map_bytes)
     if index.made and any(True for _ in numbers(settings.path)):

@@ -73,9 +73,9 @@ class DiskTier:
         await self._open(None)
         self._housekeeping = self._loop.call_later(_HOUSEKEEPING_SECONDS, self._keep_house)
 
-    async def _open(self, damaged: tuple[int, int] | None) -> None:
+    async def _open(self, before: Index | None) -> None:
         """Raises DiskError."""
-        index = await asyncio.to_thread(open_index, self.settings, damaged)
+        index = await asyncio.to_thread(open_index, self.settings, before)
         try:
             self._record = CrashRecord(self.settings.path, index.identity)
         except OSError as error:
@@ -308,7 +308,6 @@ class DiskTier:
         self._mending = asyncio.get_running_loop().create_task(self._mend(worker, index))
 
     async def _mend(self, worker: Worker, index: Index) -> None:
-        damaged = index.identity
         record, self._record = self._record, None
         if await asyncio.to_thread(worker.stop, _MEND_SECONDS):
             index.close()
@@ -317,7 +316,7 @@ class DiskTier:
         try:
             while self._index is None and not self._closing.is_set():
                 try:
-                    await self._open(damaged)
+                    await self._open(index)
                 except DiskError as error:
                     _log.error("%s; it is tried again", error)
                     with contextlib.suppress(TimeoutError):
