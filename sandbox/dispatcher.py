@@ -108,13 +108,13 @@ class Dispatcher:
             return
         lane = generator.lane
         if lane.worker is None:
-            self.scheduler.rest(leaf)
+            self.scheduler.sleep(leaf)
             if generator.queue:
                 self.fleet.want(lane)
         elif generator.wants_cpu:
-            self.scheduler.rouse(leaf)
+            self.scheduler.wake(leaf)
         else:
-            self.scheduler.rest(leaf)
+            self.scheduler.sleep(leaf)
 
     def now_ns(self) -> int:
         """The event loop's clock, which shares go by."""
@@ -123,7 +123,7 @@ class Dispatcher:
     def pump(self) -> None:
         """Give slices while there are slots and somebody may run."""
         while self._free > 0 and not self._closed:
-            picked = self.scheduler.first(self.now_ns())
+            picked = self.scheduler.pick(self.now_ns())
             if picked is None:
                 self._pump_later()
                 return
@@ -131,7 +131,7 @@ class Dispatcher:
             slice_ns = self._slice_ns if awake <= self._roomy else self._policy.slice_for(awake)
             self._give_slice(_of(picked), slice_ns)
         while self._free > -self._express and not self._closed:
-            woken = self.scheduler.first_express(self.now_ns())
+            woken = self.scheduler.pick_express(self.now_ns())
             if woken is None:
                 return
             self._give_slice(_of(woken), self._policy.express_slice_ns)
