@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, assert_never, cast
 
-from sandbox import claims, wire
+from sandbox import reports, wire
 from sandbox.fleet import Fleet
 from sandbox.lane import Generator, Job, Lane, Running, Stage, State
 from sandbox.limits import SECOND_NS
@@ -108,13 +108,13 @@ class Dispatcher:
             return
         lane = generator.lane
         if lane.worker is None:
-            self.scheduler.rest(leaf)
+            self.scheduler.sleep(leaf)
             if generator.queue:
                 self.fleet.want(lane)
         elif generator.wants_cpu:
-            self.scheduler.rouse(leaf)
+            self.scheduler.wake(leaf)
         else:
-            self.scheduler.rest(leaf)
+            self.scheduler.sleep(leaf)
 
     def now_ns(self) -> int:
         """The event loop's clock, which shares go by."""
@@ -123,7 +123,7 @@ class Dispatcher:
     def pump(self) -> None:
         """Give slices while there are slots and somebody may run."""
         while self._free > 0 and not self._closed:
-            picked = self.scheduler.first(self.now_ns())
+            picked = self.scheduler.pick(self.now_ns())
             if picked is None:
                 self._pump_later()
                 return
@@ -131,7 +131,7 @@ class Dispatcher:
             slice_ns = self._slice_ns if awake <= self._roomy else self._policy.slice_for(awake)
             self._give_slice(_of(picked), slice_ns)
         while self._free > -self._express and not self._closed:
-            woken = self.scheduler.first_express(self.now_ns())
+            woken = self.scheduler.pick_express(self.now_ns())
             if woken is None:
                 return
             self._give_slice(_of(woken), self._policy.express_slice_ns)
@@ -186,11 +186,11 @@ class Dispatcher:
                 raise wire.WireError("a report about another request")
             event = message.event
             if type(event) is wire.Done:
-                claims.check_end(event.outcome.end)
+                reports.check_end(event.outcome.end)
             call.admit(message)
             if type(event) is wire.WantsMore and call.output_bytes - running.output_bytes < OUTPUT_PENDING_BYTES:
                 call.slices_ns += running.slice_ns
-                claims.check_slices(call.slices_ns, generator.limits.cpu_ns)
+                reports.check_slices(call.slices_ns, generator.limits.cpu_ns)
             used_ns = self._slice_over(lane)
             self._call_slice(generator, call, event)
         else:
@@ -205,7 +205,7 @@ class Dispatcher:
                         raise wire.WireError("a report about another program")
                     if isinstance(message, wire.BootSlice):
                         generator.boot_slices_ns += running.slice_ns
-                        claims.check_slices(generator.boot_slices_ns, generator.limits.boot_cpu_ns)
+                        reports.check_slices(generator.boot_slices_ns, generator.limits.boot_cpu_ns)
                     used_ns = self._slice_over(lane)
                     self._program_slice(generator, message)
                 case _:
@@ -235,9 +235,9 @@ class Dispatcher:
             case wire.Loaded(needs_boot=needs_boot):
                 self._loaded(generator, Stage.LOADED if needs_boot else Stage.SERVING)
             case wire.Rejected(detail=detail):
-                self.requests.unusable(generator, Outcome(End.REJECTED, Usage(), claims.presentable(detail)))
+                self.requests.unusable(generator, Outcome(End.REJECTED, Usage(), reports.presentable(detail)))
             case wire.BootSlice(outcome=outcome, booted=booted) if outcome is not None:
-                generator.boot = outcome = claims.told(outcome)
+                generator.boot = outcome = reports.told(outcome)
                 if booted:
                     self._loaded(generator, Stage.SERVING)
                 else:
@@ -255,9 +255,9 @@ class Dispatcher:
                 if outcome.end is End.FINISHED:
                     generator.warm = min(generator.warm + 1, generator.limits.vms - len(generator.active))
                 if call.held and outcome.end is End.FINISHED:
-                    call.state, call.closing = State.PACED, claims.told(outcome)
+                    call.state, call.closing = State.PACED, reports.told(outcome)
                 else:
-                    self.requests.finish(call, claims.told(outcome))
+                    self.requests.finish(call, reports.told(outcome))
                 self.requests.note(generator, outcome.end)
             case wire.WantsMore():
                 self.requests.wait_or_ready(call)

@@ -26,7 +26,7 @@ class FairQueue:
         self.express = Express(min(express_ns, credit_ns), quantum_ns)
         self.caps = Caps(quantum_ns)
 
-    def rouse(self, node: Node | None) -> None:
+    def wake(self, node: Node | None) -> None:
         """One thing more below this node, or itself, wants CPU."""
         leaf, woken, express = node, True, False
         while node is not None:
@@ -45,7 +45,7 @@ class FairQueue:
         if express and leaf is not None and not leaf.children:
             self.express.add(leaf)
 
-    def rest(self, node: Node | None) -> None:
+    def sleep(self, node: Node | None) -> None:
         """One thing less below this node, or itself, wants CPU."""
         asleep = True
         while node is not None:
@@ -129,14 +129,14 @@ class FairQueue:
         node.entry = 0
         if node.ready:
             old.wanted -= node.weight
-            self.rest(old)
+            self.sleep(old)
         del old.children[node.path]
         self._requeue(old)
         node.parent, above.children[node.path] = above, node
         node.start = node.finish = above.now + lead
         if node.ready:
             above.wanted += node.weight
-            self.rouse(above)
+            self.wake(above)
         for _ in range(running):
             self.hold(above, now_ns)
         self._requeue(node)

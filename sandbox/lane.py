@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 from msgspec.structs import replace
 
-from sandbox import claims, wire
+from sandbox import reports, wire
 from sandbox.call import EdgeCalls, GuestCall
 from sandbox.handle import WorkerHandle
 from sandbox.keeper import Way
@@ -142,7 +142,7 @@ class Job(GuestCall):
             self.on_log(self, report.log)
         event = report.event
         if type(event) is wire.WantsAnswer:
-            claims.check_asked(event)
+            reports.check_asked(event)
             self.edge_calls += 1
             self.sub_requests += event.kind == "fetch"
             if self.edge_calls > limits.edge_calls or self.sub_requests > limits.sub_requests:

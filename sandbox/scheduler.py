@@ -20,6 +20,8 @@ MAX_WEIGHT = 1_000_000
 class Scheduler:
     """A tree of shares. Leaves are woken, picked and charged; CPU time is divided by weight among those that want it.
 
+    The tree is changed by paths. Leaves are passed as their nodes, found once by `node`, so that no slice looks up a path.
+
     `width` of a node is how many leaves below it may hold a CPU at once: 1 for what lives in one single-threaded worker.
     A leaf that wakes is placed at most `credit_ns` (at its weight) before the virtual time, so that a short request of a
     mostly idle generator goes first, while no sleep is ever saved up beyond that. `quantum_ns` is what a pick is expected to
@@ -63,7 +65,7 @@ class Scheduler:
             raise ValueError("the root stays")
         for child in list(node.children):
             self.remove(child, now_ns)
-        self.sleep(path)
+        self.sleep(node)
         if node in self._running:
             self._running.discard(node)
             self._queue.release(node, self._quantum_ns, now_ns)
@@ -98,38 +100,23 @@ class Scheduler:
         if cap != node.cap:
             self._queue.cap(node, cap, now_ns)
 
-    def wake(self, path: Path) -> None:
-        """The leaf wants CPU. Harmless when it is awake."""
-        self.rouse(self._nodes[path])
-
-    def rouse(self, leaf: Node) -> None:
-        """`wake`, by the node."""
+    def wake(self, leaf: Node) -> None:
+        """The leaf wants CPU. Harmless when it is awake. Raises ValueError for a node that has children."""
         if leaf.children:
             raise ValueError(f"{leaf.path} is not a leaf")
         if not leaf.ready:
             self._awake.add(leaf)
-            self._queue.rouse(leaf)
+            self._queue.wake(leaf)
 
-    def sleep(self, path: Path) -> None:
+    def sleep(self, leaf: Node) -> None:
         """The leaf wants no CPU for now. Harmless when it sleeps."""
-        self.rest(self._nodes[path])
-
-    def rest(self, leaf: Node) -> None:
-        """`sleep`, by the node."""
         if not leaf.children and leaf.ready:
             self._awake.discard(leaf)
             self._queue.express.discard(leaf)
-            self._queue.rest(leaf)
+            self._queue.sleep(leaf)
 
-    def pick(self, now_ns: int = 0, count: int = 1) -> list[Path]:
-        """Up to `count` leaves to run now, best first, each held as running until `charge`. O(depth · log children) each."""
-        picked: list[Path] = []
-        while len(picked) < count and (leaf := self.first(now_ns)) is not None:
-            picked.append(leaf.path)
-        return picked
-
-    def first(self, now_ns: int) -> Node | None:
-        """`pick` of one leaf, by its node."""
+    def pick(self, now_ns: int) -> Node | None:
+        """The leaf to run now, held as running until `charge`; None when there is none. O(depth · log children)."""
         self._queue.unthrottle(now_ns)
         node = self._root
         while (child := node.first()) is not None:
@@ -140,17 +127,12 @@ class Scheduler:
         self._queue.hold(node, now_ns)
         return node
 
-    def pick_express(self, now_ns: int = 0) -> Path | None:
+    def pick_express(self, now_ns: int) -> Node | None:
         """A leaf that has woken with credit for an express slice and not used up a slice since: it is worth a CPU more.
 
         Held as running until `charge`, like one that was picked, and charged like it: it only does not wait for a CPU. Who uses
         up its slice, or has used up its credit, waits like everybody.
         """
-        leaf = self.first_express(now_ns)
-        return None if leaf is None else leaf.path
-
-    def first_express(self, now_ns: int) -> Node | None:
-        """`pick_express`, by the node."""
         self._queue.unthrottle(now_ns)
         leaf = self._queue.express.first()
         if leaf is not None:
@@ -158,16 +140,12 @@ class Scheduler:
             self._queue.hold(leaf, now_ns)
         return leaf
 
-    def charge(self, path: Path, cpu_ns: int, now_ns: int = 0, *, yielded: bool = False) -> int:
+    def charge(self, leaf: Node, cpu_ns: int, now_ns: int, *, yielded: bool) -> int:
         """The leaf gave its CPU back after `cpu_ns`. It stays awake until `sleep`. Raises KeyError when it was not running.
 
         `yielded`: not because its slice was over. Who has more to do then is to `pick_express` as if it had just woken.
         What it was charged is returned: `floor_ns` at least.
         """
-        return self.release(self._nodes[path], cpu_ns, now_ns, yielded=yielded)
-
-    def release(self, leaf: Node, cpu_ns: int, now_ns: int, *, yielded: bool) -> int:
-        """`charge`, by the node."""
         self._running.remove(leaf)
         charged_ns = max(self._floor_ns, cpu_ns)
         self._queue.release(leaf, charged_ns, now_ns)
@@ -218,7 +196,7 @@ class Scheduler:
         return list(found.values())
 
     def node(self, path: Path) -> Node:
-        """For who asks often: good until it is `gone`, and changed by the scheduler alone. Raises KeyError."""
+        """What stands at the path: good until it is `gone`, and changed by the scheduler alone. Raises KeyError."""
         return self._nodes[path]
 
     def lineage(self, leaf: Node) -> Iterator[Path]:

@@ -84,7 +84,7 @@ class ShareTree:
 
     def charge(self, leaf: Node, cpu_ns: int, now_ns: int, *, yielded: bool = False) -> None:
         """A generator gave its CPU back after so much; `yielded`: before its slice was over. Raises KeyError."""
-        self._ledger.charge(leaf, self.scheduler.release(leaf, cpu_ns, now_ns, yielded=yielded), now_ns)
+        self._ledger.charge(leaf, self.scheduler.charge(leaf, cpu_ns, now_ns, yielded=yielded), now_ns)
 
     def standings(self, now_ns: int) -> Mapping[Path, Standing]:
         """What everybody who competed in the last ten seconds was promised, and what it received."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgecache.upstream.way import Way
 
 
-class Line:
+class Kit:
     """What it takes to begin a request: the kept connections, and what aiohttp's parser and the deadlines need to await an
     answer."""
 
@@ -41,9 +41,9 @@ class Line:
 class Beginner:
     """Begins requests to the origins of one site."""
 
-    def __init__(self, line: Line, pool: Pool, first_byte: float, go_on: Callable[[BegunExchange], Source]) -> None:
+    def __init__(self, kit: Kit, pool: Pool, first_byte: float, go_on: Callable[[BegunExchange], Source]) -> None:
         """`first_byte`: seconds that a response may take to begin; `go_on`: see `BegunExchange`."""
-        self._line = line
+        self._kit = kit
         self._pool = pool
         self._first_byte = first_byte
         self._go_on = go_on
@@ -71,12 +71,12 @@ class Beginner:
 
     def _at_once(self, member: Member) -> bool:
         """Whether it would be asked without waiting, most likely."""
-        return not member.full and member.waiting == 0 and self._line.kept.any(self._way(member).connection_key)
+        return not member.full and member.waiting == 0 and self._kit.kept.any(self._way(member).connection_key)
 
     def _way(self, member: Member) -> Way:
         way = self._ways.get(member)
         if way is None:
-            way = self._ways[member] = self._line.way(member.endpoint)
+            way = self._ways[member] = self._kit.way(member.endpoint)
         return way
 
     def _send(self, member: Member, request: Request, told: Callable[[], None], on_interim: Interim) -> Sent | None:
@@ -84,20 +84,20 @@ class Beginner:
         endpoint = member.endpoint
         if endpoint.own_tls or endpoint.proxy_protocol or not is_bodiless(request):
             return None
-        line, way = self._line, self._way(member)
+        kit, way = self._kit, self._way(member)
         key = way.connection_key
-        if not line.kept.any(key):
+        if not kit.kept.any(key):
             return None
         try:
             head = encode_request(request, way.host)
         except ValueError:
             return None
-        protocol = line.kept.take(key)
+        protocol = kit.kept.take(key)
         transport = None if protocol is None else protocol.transport
         if protocol is None or transport is None:
             return None
         protocol.on_interim, protocol.trailers = on_interim, None
-        protocol.expect(line.expecting)
-        sent = Sent(line.kept, key, protocol, line.deadlines.begin(self._first_byte, protocol.give_up), told)
+        protocol.expect(kit.expecting)
+        sent = Sent(kit.kept, key, protocol, kit.deadlines.begin(self._first_byte, protocol.give_up), told)
         transport.write(head)
         return sent

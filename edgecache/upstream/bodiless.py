@@ -18,7 +18,7 @@ from multidict import CIMultiDictProxy
 
 from edgecache.policy.message import Request
 from edgecache.source import Interim
-from edgecache.upstream.beginning import Line
+from edgecache.upstream.beginning import Kit
 from edgecache.upstream.begun import REQUEST_TIMEOUT, Sent
 from edgecache.upstream.deadlines import Deadline, Deadlines
 from edgecache.upstream.endpoint import Endpoint
@@ -84,9 +84,9 @@ class BodilessExchanges:
             "max_headers": settings.max_head_fields,
         }
 
-    def line(self, way: Callable[[Endpoint], Way]) -> Line:
+    def kit(self, way: Callable[[Endpoint], Way]) -> Kit:
         """What `beginning` needs to begin requests here that no task waits for."""
-        return Line(self._kept, self._deadlines, self._expecting, way)
+        return Kit(self._kept, self._deadlines, self._expecting, way)
 
     async def exchange(
         self,

@@ -27,7 +27,7 @@ from edgecache.policy.message import Request
 from edgecache.policy.trailing import following
 from edgecache.policy.upstream import HealthRule
 from edgecache.source import Body, Culprit, Interim, SourceError, TrailedBody, Trailers
-from edgecache.upstream.beginning import Line
+from edgecache.upstream.beginning import Kit
 from edgecache.upstream.begun import REQUEST_TIMEOUT, Sent
 from edgecache.upstream.bodiless import BodilessExchanges
 from edgecache.upstream.endpoint import Endpoint, Waits
@@ -151,9 +151,9 @@ class OriginClient:
         await self._probing.close()
         await self._resolver.close()
 
-    def line(self) -> Line:
+    def kit(self) -> Kit:
         """What requests without bodies are begun with, on kept connections."""
-        return self._bodiless.line(self._default_way)
+        return self._bodiless.kit(self._default_way)
 
     async def exchange(
         self,

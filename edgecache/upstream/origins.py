@@ -50,7 +50,7 @@ class Origins:
         self._client = client
         self._pool = pool
         self._waits = waits(client.settings, pool.rule.timeouts)
-        self._beginner = Beginner(client.line(), pool, self._waits.first_byte, self.going_on)
+        self._beginner = Beginner(client.kit(), pool, self._waits.first_byte, self.going_on)
 
     async def fetch(self, request: Request, body: Body | None, request_id: str, on_interim: Interim | None = None) -> Reply:
         """The first origin's answer, or the next one's where nothing was said yet. Raises SourceError."""

@@ -17,6 +17,7 @@ from sandbox.dispatcher import scheduler_for
 from sandbox.policies import DispatchPolicy
 from sandbox.scheduler import Path, Scheduler
 from sandbox.shares import cluster_path
+from tests.unit.sandbox.share_trees import charge, pick, pick_express, sleep, wake
 
 MS = 1_000_000
 POLICY = DispatchPolicy(slots=2)
@@ -78,7 +79,7 @@ class Machine:
             while self.coming and self.coming[0][0] <= self.now:
                 due, path = heapq.heappop(self.coming)
                 self.asked[path].append(due)
-                self.scheduler.wake(path)
+                wake(self.scheduler, path)
                 if not self.patient:
                     heapq.heappush(self.coming, (due + self.gap, path))
             self._pump()
@@ -87,10 +88,10 @@ class Machine:
         if self.now >= self.onset >= 0:
             self.onset = -1
             for number in range(self.loops):
-                self.scheduler.wake((f"loop{number}", "g"))
-        while self.free > 0 and (picked := self.scheduler.pick(self.now)):
+                wake(self.scheduler, (f"loop{number}", "g"))
+        while self.free > 0 and (picked := pick(self.scheduler, self.now)):
             self._begin(picked[0], POLICY.slice_for(self.scheduler.awake))
-        while self.free > -POLICY.express and (woken := self.scheduler.pick_express(self.now)):
+        while self.free > -POLICY.express and (woken := pick_express(self.scheduler, self.now)):
             self.express.add(woken)
             self._begin(woken, POLICY.express_slice_ns)
 
@@ -108,11 +109,11 @@ class Machine:
         if path in self.asked:
             self.asked[path].pop(0)
             if not self.asked[path]:
-                self.scheduler.sleep(path)
+                sleep(self.scheduler, path)
             if self.patient:
                 heapq.heappush(self.coming, (self.now + self.gap, path))
         self.used[path] += self.given[path]
-        self.scheduler.charge(path, self.given[path], self.now, yielded=path in self.asked)
+        charge(self.scheduler, path, self.given[path], self.now, yielded=path in self.asked)
 
 
 @pytest.mark.long

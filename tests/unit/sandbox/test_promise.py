@@ -13,6 +13,7 @@ from sandbox.ledger import WINDOW_NS, Ledger
 from sandbox.nodes import ROOT, Claim, Path
 from sandbox.promise import divide, promises
 from sandbox.scheduler import Scheduler
+from tests.unit.sandbox.share_trees import charge, pick, sleep, wake
 
 MS = 1_000_000
 WEIGHTS = st.integers(1, 1_000_000)
@@ -110,15 +111,15 @@ class TestLedger:
         for name, weight in weights.items():
             scheduler.add((name,), weight)
             scheduler.add((name, "g"), 1, parent=(name,))
-            scheduler.wake((name, "g"))
+            wake(scheduler, (name, "g"))
         ledger = Ledger(scheduler, 1)
         return scheduler, ledger, self.go(scheduler, ledger, slices, start_ns)
 
     def go(self, scheduler: Scheduler, ledger: Ledger, slices: int, now_ns: int) -> int:
         for _ in range(slices):
-            (path,) = scheduler.pick()
+            (path,) = pick(scheduler)
             now_ns += 5 * MS
-            scheduler.charge(path, 5 * MS)
+            charge(scheduler, path, 5 * MS)
             ledger.charge(scheduler.node(path), 5 * MS, now_ns)
         return now_ns
 
@@ -141,15 +142,15 @@ class TestLedger:
 
     def test_who_asks_for_little_is_promised_that_and_the_rest_goes_to_others(self) -> None:
         scheduler, ledger, now_ns = self.run({"busy": 1, "light": 1}, 0)
-        scheduler.sleep(("light", "g"))
+        sleep(scheduler, ("light", "g"))
         for _ in range(100):
             now_ns = self.go(scheduler, ledger, 19, now_ns)
-            scheduler.wake(("light", "g"))
-            picked = scheduler.pick()
+            wake(scheduler, ("light", "g"))
+            picked = pick(scheduler)
             assert picked == [("light", "g")]
             now_ns += 5 * MS
-            scheduler.sleep(("light", "g"))
-            scheduler.charge(("light", "g"), 5 * MS)
+            sleep(scheduler, ("light", "g"))
+            charge(scheduler, ("light", "g"), 5 * MS)
             ledger.charge(scheduler.node(("light", "g")), 5 * MS, now_ns)
         found = ledger.standings(now_ns)
         assert found["light",].promised == pytest.approx(0.05, abs=0.03)

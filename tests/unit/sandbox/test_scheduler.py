@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.scheduler import Path, Scheduler
-from tests.unit.sandbox.share_trees import MS, QUANTUM, WEIGHTS, run, tree
+from tests.unit.sandbox.share_trees import MS, QUANTUM, WEIGHTS, charge, pick, run, sleep, tree, wake
 
 COSTS = st.integers(0, QUANTUM)
 
@@ -25,9 +25,9 @@ class TestFairness:
         scheduler = tree({"site": (1, {str(i): weight for i, weight in enumerate(weights)})})
         used = [0] * len(weights)
         for _ in range(len(costs)):
-            (path,) = scheduler.pick()
+            (path,) = pick(scheduler)
             cost = rng.choice(costs)
-            scheduler.charge(path, cost)
+            charge(scheduler, path, cost)
             used[int(path[1])] += cost
             for i, first in enumerate(weights):
                 for j, second in enumerate(weights):
@@ -46,9 +46,9 @@ class TestFairness:
         scheduler = tree({"short": (1, {"g": 1}), "long": (1, {"g": 1})})
         used: Counter[str] = Counter()
         for _ in range(5000):
-            ((site, name),) = scheduler.pick()
+            ((site, name),) = pick(scheduler)
             cost = MS // 10 if site == "short" else QUANTUM
-            scheduler.charge((site, name), cost)
+            charge(scheduler, (site, name), cost)
             used[site] += cost
         assert abs(used["short"] - used["long"]) <= 2 * QUANTUM
 
@@ -73,14 +73,14 @@ class TestFloor:
         scheduler = Scheduler(quantum_ns=QUANTUM, floor_ns=self.FLOOR)
         for name, weight in zip(("busy", "flood"), weights, strict=True):
             scheduler.add((name,), weight)
-            scheduler.wake((name,))
+            wake(scheduler, (name,))
         used = floods = 0
         for _ in range(picks):
-            (path,) = scheduler.pick()
+            (path,) = pick(scheduler)
             if path == ("busy",):
-                used += scheduler.charge(path, QUANTUM)
+                used += charge(scheduler, path, QUANTUM)
             else:
-                assert scheduler.charge(path, 0) == self.FLOOR
+                assert charge(scheduler, path, 0) == self.FLOOR
                 floods += 1
         return used, floods
 
@@ -94,11 +94,11 @@ class TestFloor:
         scheduler = Scheduler(quantum_ns=QUANTUM, floor_ns=self.FLOOR)
         scheduler.add(("flood",), 1)
         scheduler.set_cap(("flood",), 10, 0)
-        scheduler.wake(("flood",))
+        wake(scheduler, ("flood",))
         floods = now = 0
         while now < 1000 * MS:
-            if scheduler.pick(now):
-                scheduler.charge(("flood",), 0, now)
+            if pick(scheduler, now):
+                charge(scheduler, ("flood",), 0, now)
                 floods += 1
             else:
                 release = scheduler.next_release_ns()
@@ -123,20 +123,20 @@ class TestWorkConservation:
             leaf = data.draw(st.sampled_from(leaves))
             match data.draw(st.sampled_from(["wake", "sleep", "pick", "charge", "weight"])):
                 case "wake":
-                    scheduler.wake(leaf)
+                    wake(scheduler, leaf)
                     awake.add(leaf)
                 case "sleep":
-                    scheduler.sleep(leaf)
+                    sleep(scheduler, leaf)
                     awake.discard(leaf)
                 case "weight":
                     scheduler.set_weight(leaf[: data.draw(st.integers(1, 2))], data.draw(WEIGHTS))
                 case "charge" if leaf in running:
-                    scheduler.charge(leaf, data.draw(COSTS))
+                    charge(scheduler, leaf, data.draw(COSTS))
                     running.discard(leaf)
                 case "pick":
                     held = Counter(path[0] for path in running)
                     able = {path for path in awake - running if held[path[0]] < 2}
-                    picked = scheduler.pick()
+                    picked = pick(scheduler)
                     assert set(picked) <= able
                     assert bool(picked) == bool(able)
                     running.update(picked)
@@ -145,15 +145,15 @@ class TestWorkConservation:
 
     def test_a_site_of_width_one_runs_one_generator_at_a_time(self) -> None:
         scheduler = tree({"a": (1000, {"x": 1, "y": 1}), "b": (1, {"z": 1})})
-        assert {path[0] for path in scheduler.pick(count=4)} == {"a", "b"}
-        assert scheduler.pick() == []
+        assert {path[0] for path in pick(scheduler, count=4)} == {"a", "b"}
+        assert pick(scheduler) == []
 
     def test_a_site_held_up_by_its_width_earns_no_claim_on_the_past(self) -> None:
         """On two CPUs a site in one worker gets one of them, whatever its weight; made light, it does not go on owning it."""
         scheduler = tree({"heavy": (1000, {"g": 1}), "b": (1, {"g": 1}), "c": (1, {"g": 1})})
         for _ in range(1000):
-            for path in scheduler.pick(count=2):
-                scheduler.charge(path, QUANTUM)
+            for path in pick(scheduler, count=2):
+                charge(scheduler, path, QUANTUM)
         scheduler.set_weight(("heavy",), 1)
         ran = run(scheduler, 300)
         assert ran["heavy",] <= ran["b",] + 10 * QUANTUM
@@ -167,18 +167,18 @@ def test_ten_thousand_generators_are_served_by_their_shares() -> None:
         scheduler.add((f"s{site}",), 1 + site % 4)
         for generator in range(5):
             scheduler.add((f"s{site}", f"g{generator}"), 1, parent=(f"s{site}",))
-            scheduler.wake((f"s{site}", f"g{generator}"))
+            wake(scheduler, (f"s{site}", f"g{generator}"))
     used: Counter[int] = Counter()
     for _ in range(8000):
-        picked = scheduler.pick(count=8)
+        picked = pick(scheduler, count=8)
         assert len(picked) == 8
         for path in picked:
             cost = rng.randint(QUANTUM // 2, QUANTUM)
-            scheduler.charge(path, cost)
+            charge(scheduler, path, cost)
             used[int(path[0][1:]) % 4] += cost
             if int(path[1][1:]) % 2 and rng.random() < 0.5:
-                scheduler.sleep(path)
-                scheduler.wake(path)
+                sleep(scheduler, path)
+                wake(scheduler, path)
     for weight in range(4):
         assert used[weight] == pytest.approx((1 + weight) * used[0], rel=0.1)
     for node in scheduler._nodes.values():

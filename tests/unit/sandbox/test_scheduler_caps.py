@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.scheduler import Path, Scheduler
-from tests.unit.sandbox.share_trees import MS, QUANTUM, tree
+from tests.unit.sandbox.share_trees import MS, QUANTUM, charge, pick, tree, wake
 
 SECOND = 1_000 * MS
 
@@ -27,7 +27,7 @@ class TestCaps:
                 scheduler.add((cluster, site), 1, parent=(cluster,), width=2)
                 for leaf in range(2):
                     scheduler.add((cluster, site, str(leaf)), 1, parent=(cluster, site))
-                    scheduler.wake((cluster, site, str(leaf)))
+                    wake(scheduler, (cluster, site, str(leaf)))
         for path in list(scheduler):
             cap = data.draw(st.none() | st.integers(1, 150))
             scheduler.set_cap(path, cap, 0)
@@ -37,7 +37,7 @@ class TestCaps:
         now = 0
         running: dict[Path, int] = {}
         for _ in range(data.draw(st.integers(10, 80))):
-            for path in scheduler.pick(now, 2 - len(running)):
+            for path in pick(scheduler, now, 2 - len(running)):
                 running[path] = now
             if len(running) < 2:
                 for leaf in (path for path in scheduler if len(path) == 3 and path not in running):
@@ -48,10 +48,10 @@ class TestCaps:
             for path in list(running):
                 if data.draw(st.booleans()):
                     cost = min(QUANTUM, now - running.pop(path))
-                    scheduler.charge(path, cost, now)
+                    charge(scheduler, path, cost, now)
                     ran.append((now, path, cost))
             if not running:
-                running = dict.fromkeys(scheduler.pick(now, 2), now)
+                running = dict.fromkeys(pick(scheduler, now, 2), now)
                 if not running and (release := scheduler.next_release_ns()) is not None:
                     now = max(now, release)
         for capped, cap in caps.items():
@@ -69,9 +69,9 @@ class TestCaps:
         scheduler.set_cap(("a",), 20, 0)
         now = used = 0
         while now < 10 * SECOND:
-            if picked := scheduler.pick(now):
+            if picked := pick(scheduler, now):
                 now += QUANTUM
-                scheduler.charge(picked[0], QUANTUM, now)
+                charge(scheduler, picked[0], QUANTUM, now)
                 used += QUANTUM
             else:
                 release = scheduler.next_release_ns()
@@ -90,9 +90,9 @@ class TestCaps:
                 assert used["capped"] == pytest.approx(0.1 * now, rel=0.05)
                 scheduler.set_cap(("capped",), None, now)
                 used.clear()
-            (path,) = scheduler.pick(now)
+            (path,) = pick(scheduler, now)
             now += QUANTUM
-            scheduler.charge(path, QUANTUM, now)
+            charge(scheduler, path, QUANTUM, now)
             used[path[0]] += QUANTUM
         assert used["capped"] == pytest.approx(9 * used["free"], rel=0.02)
 

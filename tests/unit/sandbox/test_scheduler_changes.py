@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.scheduler import MAX_WEIGHT, Scheduler
-from tests.unit.sandbox.share_trees import QUANTUM, WEIGHTS, run, tree
+from tests.unit.sandbox.share_trees import QUANTUM, WEIGHTS, charge, pick, run, tree, wake
 
 
 class TestLiveChanges:
@@ -20,11 +20,14 @@ class TestLiveChanges:
 
     def test_a_running_leaf_can_be_removed(self) -> None:
         scheduler = tree({"a": (1, {"g": 1, "h": 1})})
-        (path,) = scheduler.pick()
-        scheduler.remove(path)
+        leaf = scheduler.pick(0)
+        assert leaf is not None
+        scheduler.remove(leaf.path)
         with pytest.raises(KeyError):
-            scheduler.charge(path, 1)
-        assert len(scheduler.pick(count=5)) == 1
+            scheduler.node(leaf.path)
+        with pytest.raises(KeyError):
+            scheduler.charge(leaf, 1, 0, yielded=False)
+        assert len(pick(scheduler, count=5)) == 1
         scheduler.remove(("a",))
         assert list(scheduler) == []
         assert scheduler.share(()).running == 0
@@ -45,7 +48,7 @@ class TestLiveChanges:
             lambda: scheduler.add(("a",), 1),
             lambda: scheduler.add(("b",), 1, width=0),
             lambda: scheduler.add(("a", "g", "deeper"), 1, parent=("a", "g")),
-            lambda: scheduler.wake(("a",)),
+            lambda: wake(scheduler, ("a",)),
             lambda: scheduler.remove(()),
             lambda: Scheduler(quantum_ns=0),
         ]:
@@ -54,7 +57,7 @@ class TestLiveChanges:
         with pytest.raises(KeyError):
             scheduler.add(("nobody", "g"), 1, parent=("nobody",))
         with pytest.raises(KeyError):
-            scheduler.charge(("a", "g"), 1)
+            charge(scheduler, ("a", "g"), 1)
         assert "2 nodes, 1 leaves awake, 0 running" in repr(scheduler)
 
 
@@ -66,14 +69,14 @@ class TestMoving:
         for site in ("a", "b", "c"):
             scheduler.add((site,), 1, parent=("tin",))
             scheduler.add((site, "g"), 1, parent=(site,))
-            scheduler.wake((site, "g"))
+            wake(scheduler, (site, "g"))
         run(scheduler, 30)
-        (path,) = scheduler.pick()
+        (path,) = pick(scheduler)
         moved = path[:1]
         scheduler.move(moved, ("gold",))
         assert scheduler.share(("gold",)).running == 1
         assert scheduler.share(("tin",)).running == 0
-        scheduler.charge(path, QUANTUM)
+        charge(scheduler, path, QUANTUM)
         ran = run(scheduler, 4000)
         others = sum(ran[site,] for site in "abc" if (site,) != moved)
         assert ran[moved] == pytest.approx(3 * others, rel=0.01)
@@ -98,8 +101,8 @@ def test_a_live_weight_holds_from_the_moment_it_is_set(before: list[int], after:
         scheduler.set_weight(("site", str(i)), weight)
     used = [0] * count
     for _ in range(100):
-        (path,) = scheduler.pick()
-        scheduler.charge(path, QUANTUM)
+        (path,) = pick(scheduler)
+        charge(scheduler, path, QUANTUM)
         used[int(path[1])] += QUANTUM
         for i, first in enumerate(after):
             for j, second in enumerate(after):
@@ -111,19 +114,19 @@ def test_a_node_says_that_it_has_left_and_the_next_of_its_name_is_another() -> N
     scheduler.add(("site",), 1)
     scheduler.add(("site", "g"), 1, parent=("site",))
     leaf = scheduler.node(("site", "g"))
-    scheduler.rouse(leaf)
-    assert scheduler.first(0) is leaf
+    scheduler.wake(leaf)
+    assert scheduler.pick(0) is leaf
     scheduler.remove(("site",))
     assert leaf.gone
     with pytest.raises(KeyError):
-        scheduler.release(leaf, 5, 0, yielded=False)
+        scheduler.charge(leaf, 5, 0, yielded=False)
     scheduler.add(("site",), 1)
     scheduler.add(("site", "g"), 1, parent=("site",))
     again = scheduler.node(("site", "g"))
     assert again is not leaf
     assert not again.gone
-    scheduler.wake(("site", "g"))
-    assert scheduler.first(0) is again
+    wake(scheduler, ("site", "g"))
+    assert scheduler.pick(0) is again
 
 
 def test_who_sleeps_takes_no_room_in_a_heap_of_few_who_are_awake() -> None:
@@ -133,8 +136,8 @@ def test_who_sleeps_takes_no_room_in_a_heap_of_few_who_are_awake() -> None:
         scheduler.add(("site", f"{number}"), 1, parent=("site",))
     for number in range(1000):
         leaf = scheduler.node(("site", f"{number}"))
-        scheduler.rouse(leaf)
-        assert scheduler.first(0) is leaf
-        scheduler.rest(leaf)
-        scheduler.release(leaf, 5, 0, yielded=True)
+        scheduler.wake(leaf)
+        assert scheduler.pick(0) is leaf
+        scheduler.sleep(leaf)
+        scheduler.charge(leaf, 5, 0, yielded=True)
     assert len(scheduler.node(("site",)).heap) < 100

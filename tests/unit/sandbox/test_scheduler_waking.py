@@ -7,28 +7,28 @@ from collections import Counter
 import pytest
 
 from sandbox.scheduler import Scheduler
-from tests.unit.sandbox.share_trees import MS, QUANTUM, run, tree
+from tests.unit.sandbox.share_trees import MS, QUANTUM, charge, pick, run, sleep, tree, wake
 
 
 class TestWaking:
     def test_sleep_is_not_saved_up(self) -> None:
         scheduler = tree({"a": (1, {"g": 1}), "b": (1, {"g": 1})})
-        scheduler.sleep(("b", "g"))
+        sleep(scheduler, ("b", "g"))
         run(scheduler, 1000)
-        scheduler.wake(("b", "g"))
+        wake(scheduler, ("b", "g"))
         ran = run(scheduler, 100)
         assert abs(ran["a",] - ran["b",]) <= 2 * QUANTUM
 
     def test_who_wakes_goes_before_a_busy_loop_but_only_as_long_as_its_credit(self) -> None:
         scheduler = tree({"busy": (1, {"g": 1}), "idle": (1, {"g": 1})}, credit_ns=4 * QUANTUM)
-        scheduler.sleep(("idle", "g"))
+        sleep(scheduler, ("idle", "g"))
         run(scheduler, 100)
-        scheduler.wake(("idle", "g"))
-        turns = [path[0] for path in (scheduler.pick()[0],)]
-        scheduler.charge(("idle", "g"), QUANTUM)
+        wake(scheduler, ("idle", "g"))
+        turns = [path[0] for path in (pick(scheduler)[0],)]
+        charge(scheduler, ("idle", "g"), QUANTUM)
         for _ in range(20):
-            (path,) = scheduler.pick()
-            scheduler.charge(path, QUANTUM)
+            (path,) = pick(scheduler)
+            charge(scheduler, path, QUANTUM)
             turns.append(path[0])
         assert turns[:4] == ["idle"] * 4
         assert abs(turns.count("idle") - turns.count("busy")) <= 4 + 2
@@ -37,20 +37,20 @@ class TestWaking:
         scheduler = tree({"loop": (1, {"g": 1}), "napper": (1, {"g": 1})}, credit_ns=QUANTUM)
         used: Counter[str] = Counter()
         for _ in range(2000):
-            (path,) = scheduler.pick()
-            scheduler.charge(path, QUANTUM)
+            (path,) = pick(scheduler)
+            charge(scheduler, path, QUANTUM)
             used[path[0]] += QUANTUM
             if path[0] == "napper":
-                scheduler.sleep(path)
-                scheduler.wake(path)
+                sleep(scheduler, path)
+                wake(scheduler, path)
         assert abs(used["loop"] - used["napper"]) <= 4 * QUANTUM
 
     def test_waking_twice_and_sleeping_twice_is_once(self) -> None:
         scheduler = tree({"a": (1, {"g": 1})})
-        scheduler.wake(("a", "g"))
-        scheduler.sleep(("a", "g"))
-        scheduler.sleep(("a", "g"))
-        assert scheduler.pick() == []
+        wake(scheduler, ("a", "g"))
+        sleep(scheduler, ("a", "g"))
+        sleep(scheduler, ("a", "g"))
+        assert pick(scheduler) == []
 
 
 @pytest.mark.parametrize("ahead_ms", [20, 60, 500])
@@ -62,19 +62,19 @@ def test_who_is_ahead_waits_for_a_bounded_time_while_others_come_with_credit(ahe
     for name in names:
         scheduler.add(name, 100, parent=("site",))
     first, *others = names
-    scheduler.wake(first)
-    scheduler.pick()
-    scheduler.charge(first, ahead_ms * MS)
+    wake(scheduler, first)
+    pick(scheduler)
+    charge(scheduler, first, ahead_ms * MS)
     coming = iter(others)
     for _ in range(8):
-        scheduler.wake(next(coming))
+        wake(scheduler, next(coming))
     slices: dict[tuple[str, ...], int] = {}
     waited_ms = 0
-    while (picked := scheduler.pick()[0]) != first:
+    while (picked := pick(scheduler)[0]) != first:
         slices[picked] = slices.get(picked, 0) + 1
         if slices[picked] == 3:
-            scheduler.sleep(picked)
-            scheduler.wake(next(coming))
-        scheduler.charge(picked, MS)
+            sleep(scheduler, picked)
+            wake(scheduler, next(coming))
+        charge(scheduler, picked, MS)
         waited_ms += 1
     assert waited_ms <= 9 * (ahead_ms + 10 + 5) + 50

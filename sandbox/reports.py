@@ -1,8 +1,8 @@
-"""What a worker claims about the end of a request or a boot, held to what can be true.
+"""What a worker reports of a request or a boot, held to what can be true.
 
 A worker may have been taken over by its guest: an end that only the monitor decides breaks the protocol, as numbers do that no
 request reaches (`outcome.Usage`); text is cut and made printable, for it goes to logs and problem documents. Called by
-`dispatcher.py`.
+`dispatcher.py` and `lane.py`.
 """
 
 from __future__ import annotations
