@@ -11,6 +11,7 @@ import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Final, NoReturn, Protocol
 
 from aiohttp import web
@@ -28,10 +29,10 @@ from edgecache.control.logs import GuestLogs
 from edgecache.control.publisher import Publisher
 from edgecache.control.registry import Registrar, Registry
 from edgecache.control.settings import ControlSettings
-from edgecache.control.sqlite_state import SqliteState
+from edgecache.control.sqlite_state import DATABASE, SqliteState
 from edgecache.control.state import Failure, StateError
 from edgecache.control.tls_site import TlsSite
-from edgecache.control.tokens import Tokens
+from edgecache.control.tokens import OPERATOR_FILE, Tokens
 from edgecache.control.values import StoredValues
 from edgecache.policy.purging import Purge
 from edgecache.sites import Cluster, Site, SiteTable
@@ -123,6 +124,7 @@ class Control:
         self._clusters.apply_declared()
         settings = self._settings
         try:
+            lost = _was_lost(settings.state_dir)
             await self._state.open()
             self._bundles.prepare()
             await self._tokens.load()
@@ -135,7 +137,14 @@ class Control:
                 raise
             _log.error("the control API refuses changes until a restart with usable state (`state:`, --state): %s", error)
             return
-        if written is not None:
+        if written is not None and lost:
+            _log.error(
+                "the state in %s is empty, though this is no first start: what was added through the API is gone, tokens too. "
+                "Put a copy of state.sqlite back while the edge is stopped, or go on with the operator's new token in %s",
+                settings.state_dir,
+                written,
+            )
+        elif written is not None:
             _log.warning("first start: the operator's token is in %s", written)
         for message in await self._registry.preload(settings.preload):
             _log.error("a generator cannot run: %s", message)
@@ -214,3 +223,9 @@ class Control:
         Call it before `Monitor.call`. Quick when it is known. Raises BundleError where the bundle is missing or damaged.
         """
         return await self._registry.ensure(key)
+
+
+def _was_lost(state_dir: Path) -> bool:
+    """Whether the database is absent or empty in a directory that an edge has had its state in. Raises OSError."""
+    database = state_dir / DATABASE
+    return (state_dir / OPERATOR_FILE).exists() and not (database.exists() and database.stat().st_size)

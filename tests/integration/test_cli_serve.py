@@ -149,3 +149,17 @@ def test_it_may_open_as_many_files_as_it_is_allowed_to(tmp_path: Path, low: bool
         limits = Path(f"/proc/{edge.process.pid}/limits").read_text()
         assert re.search(rf"Max open files\s+{hard}\s+{hard}\s", limits)
     assert ("512 files may be open" in (tmp_path / "log").read_text()) is low
+
+
+def test_a_state_that_was_lost_is_not_called_a_first_start(tmp_path: Path) -> None:
+    state, log = tmp_path / "state", tmp_path / "log"
+    for lost in (False, True):
+        if lost:
+            (state / "state.sqlite").write_bytes(b"")
+        with started("the edge", serve(state=state), EDGE_READY, log):
+            token = (state / "operator.token").read_text()
+        assert ("first start: the operator's token is in" in log.read_text()) is not lost
+        assert ("is empty, though this is no first start" in log.read_text()) is lost
+    with started("the edge", serve(state=state), EDGE_READY, log):
+        assert (state / "operator.token").read_text() == token
+    assert "first start" not in log.read_text()
