@@ -1,18 +1,19 @@
-"""One running edge: the place that knows every room's concrete parts, joins them, and stops them in order.
+"""One running edge: monitor, control API and whoever serves, joined, and stopped in order.
 
-`lifetime` runs it. Requests flow through `processes.path`: in this process where it is the only one, else in serving
-processes, which this one leads.
+`lifetime` runs it. Requests flow through `processes.path`: in this process where it is the only one (`processes.one_process`),
+else in serving processes, which this one leads (`processes.fleet`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
 
 from aiohttp import web
 
@@ -21,27 +22,66 @@ from edgecache.control.bundles import BundleError
 from edgecache.control.listener import check_bind
 from edgecache.control.service import Control
 from edgecache.control.state import StateError
-from edgecache.generate.edge_calls import FetchThrough, GeneratorEdgeCalls
 from edgecache.observe.metrics import Metrics, Sources
 from edgecache.observe.status import StatusBoard
 from edgecache.policy.purging import Purge
 from edgecache.processes import sockets
 from edgecache.processes.fleet import Fleet
 from edgecache.processes.guests import GuestHost
-from edgecache.processes.path import RequestPath
+from edgecache.processes.one_process import OneProcess
 from edgecache.processes.reload import reloaded
-from edgecache.processes.settings import part, whole
 from edgecache.processes.takeover import Inherit, Predecessor, taken
-from edgecache.serve.call import Call
-from edgecache.serve.certificates import CertificateError
 from edgecache.sites import SiteTable
-from edgecache.source import Culprit, Source, SourceError
 from edgecache.yamlform import FormError
 from sandbox import End, GuestFailed, Monitor, Outcome, Usage
 
 _log: Final = logging.getLogger(__name__)
 _FADE_SECONDS: Final = 2.0
 """For clients to ask once more on the connections that they have, and hear that these end."""
+
+
+class Servers(Protocol):
+    """Who answers clients: this process itself, or the serving processes that it leads. `start`, `drain`, `close`.
+
+    What `publish`, `purge` and `apply` return from is in force for every request that begins after it.
+    """
+
+    async def start(self, plain: Sequence[socket.socket], secure: Sequence[socket.socket]) -> None:
+        """Returns when connections are accepted at these, which stay the caller's. Raises StartFailed, OSError,
+        CertificateError; drain and close it also then."""
+
+    async def publish(self) -> None:
+        """The table of sites has changed."""
+
+    async def purge(self, purge: Purge) -> int:
+        """Returns how many entries it concerns. Raises SourceError: it is not on record on disk."""
+
+    async def apply(self, config: Config) -> tuple[str, ...]:
+        """Go on with this configuration. Returns what failed, each thing once; that is tried again at the next.
+
+        A `publish` must follow, for what was answered before to be forgotten where it was remembered by request.
+        """
+
+    async def reopen(self) -> tuple[str, ...]:
+        """Open logs again, after rotation, and read certificates again, after renewal. Returns what could not be read."""
+
+    async def gather(self) -> None:
+        """Have `sources` and `status_parts` tell of now."""
+
+    def sources(self) -> Sources:
+        """Their figures, without the monitor's."""
+
+    def status_parts(self) -> Mapping[str, Mapping[str, object]]:
+        """For `/v1/status`, beside what is made of `sources`."""
+
+    async def fade(self, grace_seconds: float) -> None:
+        """Stop accepting, as others go on at the same sockets; no request begins after this."""
+
+    async def drain(self) -> None:
+        """Stop accepting, and let requests in flight finish, within their bounds. Harmless where nothing was started."""
+
+    async def close(self) -> None:
+        """After `drain`, when no guest runs any more."""
 
 
 class Edge:
@@ -64,39 +104,14 @@ class Edge:
             published=self._publish,
             before_status=self._gather,
         )
-        self._path: RequestPath | None = None
-        self._fleet: Fleet | None = None
         self._plain: tuple[socket.socket, ...] = ()
         self._secure: tuple[socket.socket, ...] = ()
         self._control_socks: tuple[socket.socket, ...] = ()
-        count = config.serve.processes
-        if count == 1:
-            self._path = path = RequestPath(whole(config), table, self._generator)
-            sources = Sources(
-                recorder=path.recorder,
-                store=path.memory.stats,
-                disk=None if path.disk is None else path.disk.stats,
-                monitor=self._monitor.status,
-                fast_hits=lambda: path.pipeline.fast_hits,
-                clients=path.clients,
-                origins=path.upstreams.figures,
-                traces=path.exporter,
-            )
-        else:
-            host = GuestHost(self._monitor, self._control.values, self._control.logs, self._ready_for_guest)
-            self._fleet = Fleet(count, part(config), table, host)
-            reports = self._fleet.reports
-            sources = Sources(
-                recorder=reports,
-                store=reports.store,
-                disk=None if config.cache.disk is None else reports.disk,
-                monitor=self._monitor.status,
-                fast_hits=reports.fast_hits,
-                clients=reports.clients,
-                processes=self._fleet.states,
-                origins=reports.origins,
-                traces=None if config.observe.traces is None else reports.traces,
-            )
+        host = GuestHost(self._monitor, self._control.values, self._control.logs, self._ready)
+        self._servers: Servers = (
+            OneProcess(config, table, host, self._control.knows) if config.serve.processes == 1 else Fleet(config, table, host)
+        )
+        sources = dataclasses.replace(self._servers.sources(), monitor=self._monitor.status)
         self._metrics = Metrics(sources)
         self._board = StatusBoard(sources, time.monotonic())
         self.secure: Address | None = None
@@ -114,11 +129,7 @@ class Edge:
         if predecessor is not None:
             await predecessor.yield_state()
         await self._control.load()
-        if self._fleet is not None:
-            await self._fleet.start(self._plain, self._secure)
-        elif self._path is not None:
-            await self._path.start()
-            await self._path.accept_at(dict(enumerate(self._plain)), dict(enumerate(self._secure)))
+        await self._servers.start(self._plain, self._secure)
         if self._secure:
             self.secure = _address(self._secure[0])
         if predecessor is not None:
@@ -152,17 +163,15 @@ class Edge:
 
     async def fade(self) -> None:
         """Stop accepting, for a successor does; no request begins here after this. `close` follows."""
-        if self._path is not None:
-            await self._path.fade(_FADE_SECONDS)
-        if self._fleet is not None:
-            await self._fleet.fade(_FADE_SECONDS)
+        await self._servers.fade(_FADE_SECONDS)
 
     async def reload(self, read: Callable[[], Config] | None) -> None:
         """Open the log and read the certificates again; then the configuration, where `read` does that.
 
         What is wrong is said, and what was in force stays.
         """
-        await self._reopen()
+        for failure in await self._servers.reopen():
+            _log.error("the certificates in use stay: %s", failure)
         if read is None:
             return
         try:
@@ -180,14 +189,7 @@ class Edge:
                 "not changed while running: %s; for these, restart the edge, or upgrade it in place (SIGUSR2)", ", ".join(kept)
             )
         self._config = config
-        failures: tuple[str, ...] = ()
-        try:
-            if self._path is not None:
-                self._path.change(whole(config))
-        except (CertificateError, OSError) as error:
-            failures = (str(error),)
-        if self._fleet is not None:
-            failures = await self._fleet.apply(part(config))
+        failures = await self._servers.apply(config)
         try:
             await self._control.redeclare(config.sites, config.clusters)
         except StateError as error:
@@ -197,28 +199,14 @@ class Edge:
         if not failures:
             print(f"edgecache: the configuration {config.source} is in force", flush=True)
 
-    async def _reopen(self) -> None:
-        try:
-            if self._path is not None:
-                self._path.reopen()
-            elif self._fleet is not None:
-                for failure in await self._fleet.reopen():
-                    _log.error("the certificates in use stay: %s", failure)
-        except CertificateError as error:
-            _log.error("the certificates in use stay: %s", error)
-
     async def close(self) -> None:
         """Let requests in flight finish, within their bounds, then end everything. Harmless on what did not start."""
         sockets.close_all((*self._plain, *self._secure))
-        if self._path is not None:
-            await self._path.drain()
-        if self._fleet is not None:
-            await self._fleet.close()
+        await self._servers.drain()
         await self._control.close()
         sockets.close_all(self._control_socks)
         await self._monitor.close()
-        if self._path is not None:
-            await self._path.close()
+        await self._servers.close()
 
     def _bind(self, inherit: Inherit | None) -> None:
         """The sockets to listen on: a predecessor's where they are for the addresses configured. Raises OSError."""
@@ -236,54 +224,18 @@ class Edge:
             self._secure = sockets.grown(self._secure, count) or sockets.bind(tls.listen.host, tls.listen.port, count)
 
     async def _publish(self) -> None:
-        if self._fleet is not None:
-            await self._fleet.publish()
+        await self._servers.publish()
 
     async def _gather(self) -> None:
-        if self._fleet is not None:
-            await self._fleet.gather()
+        await self._servers.gather()
 
     async def _purge(self, purge: Purge) -> int:
-        if self._fleet is not None:
-            return await self._fleet.purge(purge)
-        return 0 if self._path is None else await self._path.pipeline.purge(purge)
+        return await self._servers.purge(purge)
 
-    def _status_parts(self) -> dict[str, dict[str, object]]:
-        parts = self._board.snapshot(time.monotonic()).parts()
-        return parts if self._fleet is None else {**parts, "processes": self._fleet.part()}
-
-    def _generator(self, call: Call) -> Source:
-        """The source of one request that a generator answers, in the one process of this edge."""
-        if self._path is None:
-            raise TypeError("a request in a process that does not serve")
-        control = self._control
-        return self._path.generator_source(
-            call,
-            runner=self._monitor,
-            edge_calls=self._edge_calls,
-            log_of=control.logs.of,
-            ready=self._ready,
-            known=control.knows,
-        )
-
-    def _edge_calls(self, call: Call, fetch_through: FetchThrough) -> GeneratorEdgeCalls:
-        request, route = call.request, call.route
-        return GeneratorEdgeCalls(
-            scheme=request.scheme,
-            authority=request.authority,
-            fetch_through=fetch_through,
-            site=route.site.name,
-            generator=route.generator.name if route.generator else "",
-            store=self._control.values,
-        )
+    def _status_parts(self) -> dict[str, Mapping[str, object]]:
+        return {**self._board.snapshot(time.monotonic()).parts(), **self._servers.status_parts()}
 
     async def _ready(self, key: str) -> None:
-        try:
-            await self._ready_for_guest(key)
-        except GuestFailed as failed:
-            raise SourceError(Culprit.GENERATOR, End.UNKNOWN_GENERATOR, failed.outcome.detail, status=503) from failed
-
-    async def _ready_for_guest(self, key: str) -> None:
         try:
             await self._control.ensure(key)
         except (BundleError, StateError, OSError) as error:

@@ -1,7 +1,8 @@
 """The serving processes of one edge, as their leader has them: started, told everything that changes, counted, replaced.
 
-`edge` makes one where more than one process serves. Whatever `publish`, `purge`, `invalidate` and `apply` return from is in force
-in every process that accepts connections: one that does not say so in time is killed, and another begins with nothing stored.
+`edge` makes one where more than one process serves, else a `one_process`. Whatever `publish`, `purge`, `invalidate` and `apply`
+return from is in force in every process that accepts connections: one that does not say so in time is killed, and another begins
+with nothing stored.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from socket import socket
 from typing import Final
 
+from edgecache.config import Config
+from edgecache.observe.metrics import Sources
 from edgecache.policy.purging import Purge
 from edgecache.processes import messages
 from edgecache.processes.flight_board import MAX_NUMBER, FlightBoard
@@ -24,7 +27,7 @@ from edgecache.processes.member import COUNT_SECONDS, Asks, Member, MemberState,
 from edgecache.processes.messages import Report
 from edgecache.processes.pause import pause
 from edgecache.processes.reports import Reports
-from edgecache.processes.settings import PathSettings
+from edgecache.processes.settings import part
 from edgecache.processes.sockets import divide
 from edgecache.serve.purger import not_recorded
 from edgecache.sites import Site, SiteTable
@@ -62,16 +65,11 @@ class ProcessState:
 
 
 class Fleet:
-    """Make it on the loop that runs it; `start`, then `close`. The sockets stay the caller's."""
+    """Implements `edge.Servers`. Make it on the loop that runs it; `start`, `drain`, `close`. The sockets stay the caller's."""
 
-    def __init__(
-        self,
-        count: int,
-        settings: PathSettings,
-        table: SiteTable,
-        host: GuestHost,
-    ) -> None:
-        self._settings = settings
+    def __init__(self, config: Config, table: SiteTable, host: GuestHost) -> None:
+        count = config.serve.processes
+        self._settings = part(config)
         self._table = table
         self._host = host
         self._plain: tuple[socket, ...] = ()
@@ -91,10 +89,10 @@ class Fleet:
         """Set whenever there is one more who serves, or will be none."""
         self._ending = False
         self._tasks: list[asyncio.Task[None]] = []
-        self.reports: Final = Reports(lambda: _last_reports(self._members))
+        self._reports = Reports(lambda: _last_reports(self._members))
 
     async def start(self, plain: Sequence[socket], secure: Sequence[socket]) -> None:
-        """Returns when all of them accept connections at these. Raises StartFailed; close it also then."""
+        """Returns when all of them accept connections at these. Raises StartFailed; drain and close it also then."""
         self._plain, self._secure = tuple(plain), tuple(secure)
         self._sites = {site.name: site for site in self._table.snapshot.sites}
         starting = [self._start(member) for member in self._members]
@@ -155,14 +153,13 @@ class Fleet:
             recorded = recorded or not all(member.ended.is_set() for member in untold)
         return counting
 
-    async def apply(self, settings: PathSettings) -> tuple[str, ...]:
-        """Have all go on with these settings, and those that are started later begin with them. Returns what failed, each thing
-        once.
+    async def apply(self, config: Config) -> tuple[str, ...]:
+        """Have all go on with this, and those that are started later begin with it. Returns what failed, each thing once.
 
         A `publish` must follow: it makes the fast lanes forget their heads, which were answered and logged under the settings
         before.
         """
-        self._settings = settings
+        self._settings = settings = part(config)
         return await self._everywhere(lambda serial: messages.Apply(serial, settings))
 
     async def reopen(self) -> tuple[str, ...]:
@@ -175,41 +172,54 @@ class Fleet:
             *(member.tell(next(self._serials), _REPORT_SECONDS) for member in self._in(MemberState.SERVING, MemberState.DRAINING))
         )
 
+    def sources(self) -> Sources:
+        """All processes' figures together, as of the last reports."""
+        reports, settings = self._reports, self._settings
+        return Sources(
+            recorder=reports,
+            store=reports.store,
+            disk=None if settings.cache.disk is None else reports.disk,
+            fast_hits=reports.fast_hits,
+            clients=reports.clients,
+            origins=reports.origins,
+            processes=self.states,
+            traces=None if settings.observe.traces is None else reports.traces,
+        )
+
     def states(self) -> tuple[ProcessState, ...]:
         """By place, as of the last reports."""
         return tuple(self._state(member) for member in self._members)
 
-    def part(self) -> dict[str, object]:
-        """For `/v1/status`."""
+    def status_parts(self) -> dict[str, dict[str, object]]:
         states = self.states()
-        return {
-            "serving": sum(state.serving for state in states),
-            "wanted": len(states),
-            "restarts": sum(self._restarts),
-            "each": {
-                state.name: {
-                    "pid": state.pid,
-                    "state": str(state.state),
-                    "restarts": state.restarts,
-                    "requests": state.requests,
-                    "connections": state.connections,
-                    "stored_bytes": state.stored_bytes,
-                    "cpu_seconds": round(state.cpu_seconds, 3),
-                }
-                for state in states
-            },
+        each = {
+            state.name: {
+                "pid": state.pid,
+                "state": str(state.state),
+                "restarts": state.restarts,
+                "requests": state.requests,
+                "connections": state.connections,
+                "stored_bytes": state.stored_bytes,
+                "cpu_seconds": round(state.cpu_seconds, 3),
+            }
+            for state in states
         }
+        serving = sum(state.serving for state in states)
+        return {"processes": {"serving": serving, "wanted": len(states), "restarts": sum(self._restarts), "each": each}}
 
     async def fade(self, grace_seconds: float) -> None:
         """Have all stop accepting, as others go on at the same sockets; no request begins in any of them after this."""
         await self._end_keeping()
         await self._everywhere(lambda serial: messages.Fade(serial, grace_seconds))
 
-    async def close(self) -> None:
+    async def drain(self) -> None:
         """Have all finish what they do, within their bounds, and end. Idempotent."""
         await self._end_keeping()
         within = self._settings.serve.drain_timeout + _DRAIN_EXTRA_SECONDS
         await asyncio.gather(*(member.drain(within) for member in self._members if member.pid))
+
+    async def close(self) -> None:
+        """After `drain`. Idempotent."""
         board, self._board = self._board, None
         if board is not None:
             board.close()
@@ -319,7 +329,7 @@ class Fleet:
             self._landed(waiting, None)
             self._say(steps)
             if member.report is not None:
-                self.reports.bury(member.report)
+                self._reports.bury(member.report)
             await asyncio.gather(self._share_out(), member.kill())
             wait = pause(wait, lived)
             self._restarts[slot] += 1

@@ -1,6 +1,7 @@
 """Guests' calls as the leader runs them for its serving processes: from the channel to the monitor and back.
 
 `member` has one `GuestPort` for its serving process. A call ends with its guest, with a Cancel, or with the process that asked.
+Where there is no other process, `one_process` uses the `GuestHost` itself.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Logs(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GuestHost:
-    """What a call needs of the leader."""
+    """What guests' calls need of the process that has monitor and control API."""
 
     runner: GuestRunner[EdgeCalls]
     values: KeyValue

@@ -1,6 +1,6 @@
 """The path of a request in one process: log, store, origins, pipeline and listeners, joined, and ended in order.
 
-The one process of an edge has one of these beside monitor and control API (`edge`); each serving process has nothing else.
+The one process of an edge has one of these beside monitor and control API (`one_process`); each serving process has nothing else.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from edgecache.edge import Edge
 from edgecache.observe.settings import LogSettings
 from edgecache.policy.access import AccessRule
 from edgecache.processes import member
+from edgecache.processes.fleet import Fleet
 from edgecache.processes.member import Member
 from edgecache.serve.settings import ServeSettings
 from edgecache.sites import Site
@@ -300,8 +301,8 @@ async def waiting_for(running: Running, count: int) -> dict[str, int]:
 
 async def joined(running: Running) -> Member:
     """Who fetches for others, once another process waits for it."""
-    fleet = running.edge._fleet
-    assert fleet is not None
+    fleet = running.edge._servers
+    assert isinstance(fleet, Fleet)
     async with asyncio.timeout(30):
         while not (found := [flight for flight in fleet._flights._held.values() if flight.waiting]):
             await asyncio.sleep(0.02)

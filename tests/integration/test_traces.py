@@ -18,6 +18,8 @@ from edgecache.config import Address, Config
 from edgecache.control.settings import ControlSettings
 from edgecache.edge import Edge
 from edgecache.observe.settings import ObserveSettings, TraceSettings
+from edgecache.processes.one_process import OneProcess
+from edgecache.processes.path import RequestPath
 from edgecache.sites import Site
 from sandbox.sdk import compile_c
 from tests.control_support import tar
@@ -183,13 +185,19 @@ async def test_trailers_reach_clients_of_traced_requests_too(tmp_path: Path) -> 
         assert len(here.collector.named("origin")) == 1
 
 
+def path_of(edge: Edge) -> RequestPath:
+    servers = edge._servers
+    assert isinstance(servers, OneProcess)
+    return servers.path
+
+
 async def test_hits_are_traced_whichever_way_they_are_answered(tmp_path: Path) -> None:
     async with running(tmp_path) as here:
         for _ in range(4):
             await here.get("/page")
         await here.get("/page", Traceparent=f"00-{TRACE}-{SPAN}-00")
-        path = here.edge._path
-        assert path is not None and path.pipeline.fast_hits == 2
+        path = path_of(here.edge)
+        assert path.pipeline.fast_hits == 2
         await here.finish()
         words = sorted(told(span)["edgecache.cache"] for span in here.collector.named("GET"))
         assert words == ["hit"] * 4 + ["miss"]
@@ -269,8 +277,8 @@ async def test_a_collector_that_refuses_costs_nothing_but_spans(tmp_path: Path) 
         here.collector.status = 400
         for _ in range(3):
             assert (await here.get("/page")).status == 200
-        path = here.edge._path
-        assert path is not None and path.exporter is not None
+        path = path_of(here.edge)
+        assert path.exporter is not None
         exporter = path.exporter
         async with asyncio.timeout(20):
             while not exporter.dropped:
