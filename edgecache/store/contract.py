@@ -54,7 +54,7 @@ class Store(Protocol):
         """The request fields that select among the stored variants of `uri`."""
 
     def on_record(self) -> int:
-        """How many purges are on record, those of other processes too. Zero where they have no store in common."""
+        """The number of the last purge on record, of other processes too. Zero where they have no store in common."""
 
     def put(self, entry: Entry, record: int | None = None) -> bool:
         """Store, replacing the same variant. False: it is not kept.

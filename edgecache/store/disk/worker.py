@@ -194,9 +194,11 @@ class Worker:
     def _left_by_purges(self, txn: Txn, order: Put) -> Marks | None:
         entry = order.entry
         marks = Marks(entry.marked_stale, entry.renewing)
-        if order.serial == self._index.number(txn, b"serial"):
+        last = self._index.number(txn, b"serial")
+        if order.serial == last:
             return marks
-        if order.serial < self._index.number(txn, b"floor"):
+        # Beyond the last: it was asked for when another index was here.
+        if not self._index.number(txn, b"floor") <= order.serial < last:
             return None
         older = {ban.serial for ban in order.after}
         newer = (purge for serial, purge in self._index.all_bans(txn, order.serial) if serial not in older)
