@@ -76,13 +76,20 @@ class Spool:
         extent = Extent(file, 0, self.length, checksum)
         entry = make(StoredBody(extent, bytearray(blocks(self.length)), condemn))
         place = Place(writer.number, 0, self.length, checksum)
-        if entry is not None and await self._tier.link(entry, place, self._record):
+        if entry is None:
+            await self.abort()
+            return False
+        # Whoever waits may be cancelled when it is stored already, and must not take it back then. What is not stored is reclaimed.
+        self._writer = None
+        try:
+            kept = await self._tier.link(entry, place, self._record)
+        finally:
             writer.close()
-            self._writer = None
+        if kept:
             self._displace(uri, variant)
-            return True
-        await self.abort()
-        return False
+        else:
+            self._tier.release(writer.number)
+        return kept
 
     async def abort(self) -> None:
         """Give back what was taken; idempotent."""
