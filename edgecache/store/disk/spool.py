@@ -79,7 +79,7 @@ class Spool:
         if entry is None:
             await self.abort()
             return False
-        # Whoever waits may be cancelled when it is stored already, and must not take it back then. What is not stored is reclaimed.
+        # Whoever waits may be cancelled when it is stored already, and must not take it back then; if it is not, it is reclaimed.
         self._writer = None
         try:
             kept = await self._tier.link(entry, place, self._record)
