@@ -28,7 +28,8 @@ class Heap:
     def begin(self) -> None:
         """From now on all but the youngest objects are looked at by `look` alone."""
         if _GENERATIONAL:
-            self._settle()
+            gc.collect()
+            gc.freeze()
             gc.set_threshold(_YOUNG, _NEVER, _NEVER)
 
     def look(self) -> bool:
@@ -39,7 +40,10 @@ class Heap:
         """
         if not _GENERATIONAL or gc.get_count()[1] < _ROUNDS:
             return False
-        self._settle()
+        # Not a full collection, though nothing older is left: that one forgets dicts whose items need no looking at, and with the
+        # next item they are young again (gcmodule.c, untrack_dicts). All of the store was gone through, ten times a second.
+        gc.collect(1)
+        gc.freeze()
         return True
 
     async def keep(self) -> NoReturn:
@@ -48,8 +52,3 @@ class Heap:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             self.look()
-
-    @staticmethod
-    def _settle() -> None:
-        gc.collect()
-        gc.freeze()
