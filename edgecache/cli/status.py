@@ -10,7 +10,7 @@ import click
 from edgecache.cli.client import ControlClient, Json
 from edgecache.cli.figures import duration, size
 from edgecache.cli.options import json_option, print_json, with_client
-from edgecache.cli.tables import print_table, shown
+from edgecache.cli.tables import print_facts, print_table
 
 _SITE_COLUMNS: Final = ("SITE", "HOSTS", "WEIGHT", "GENERATOR", "ROUTES", "ACTIVE")
 _ORIGIN_COLUMNS: Final = ("SITE", "ORIGIN", "STATE", "REQUESTS", "FAILURES", "RETRIES", "HEDGES", "CONNECTIONS")
@@ -33,9 +33,7 @@ def status(client: ControlClient, as_json: bool) -> None:
     trouble = f": {state['detail']}" if state["status"] != "ok" and state.get("detail") else ""
     click.echo(f"edgecache {found['version']} · up {duration(found['uptime_seconds'])} · state {state['status']}{trouble}")
     for name, part in found["parts"].items():
-        facts = "  ".join(f"{key} {shown(value)}" for key, value in _flat(part))
-        if facts:
-            click.echo(f"{name}: {facts}")
+        print_facts(name, ((_words(key), value) for key, value in _flat(part)))
     click.echo()
     print_table(_SITE_COLUMNS, _site_rows(found), right=("WEIGHT",), empty="There are no sites.", heads=True)
     if origins := list(_origin_rows(found)):
@@ -80,6 +78,13 @@ def _flat(part: object) -> Iterator[tuple[str, object]]:
                 yield from ((f"{key}.{inner}", fact) for inner, fact in _flat(value))
         elif not isinstance(value, list) or all(not isinstance(item, dict) for item in value):
             yield key, _figure(key, value)
+
+
+def _words(key: str) -> str:
+    """The name of a fact for people; its unit stands behind the figure."""
+    for unit in ("_bytes", "_ns"):
+        key = key.removesuffix(unit)
+    return key.replace(".", " ").replace("_", " ")
 
 
 def _figure(key: str, value: object) -> object:

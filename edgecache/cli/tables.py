@@ -38,6 +38,28 @@ def print_table(
         click.echo(empty)
 
 
+def print_facts(head: str, facts: Iterable[tuple[str, object]]) -> None:
+    """Print named facts, broken between them where a terminal's line ends. To a pipe: one line. Nothing where there are none."""
+    said = [f"{name} {shown(value)}" for name, value in facts]
+    if said:
+        width = Console().width if sys.stdout.isatty() else None
+        click.echo("\n".join(broken(f"{head}:", said, width)))
+
+
+def broken(head: str, parts: Sequence[str], width: int | None) -> list[str]:
+    """Lines of at most `width` characters, where that can be: no part is divided. None: one line."""
+    lines: list[list[str]] = []
+    room = 0
+    for part in parts:
+        if not lines or (width is not None and room < len(part) + 2):
+            lines.append([])
+            room = (width or 0) - len(head)
+        lines[-1].append(part)
+        room -= len(part) + 2
+    margin = " " * len(head)
+    return [f"{margin if number else head} {'  '.join(line)}" for number, line in enumerate(lines)]
+
+
 def shown(cell: object) -> str:
     """One cell's text: lists joined, nothing as a dash, control characters made visible."""
     match cell:

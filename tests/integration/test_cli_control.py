@@ -206,7 +206,7 @@ async def test_status_and_top_tell_what_the_rooms_say(tmp_path: Path) -> None:
     async with running(tmp_path, status_parts=parts) as api:
         await shell(api).run("site", "add", "shop", "--host", "shop.test")
         out, _ = await shell(api).run("status")
-        assert "cache: entries 3  memory_bytes 2.0 KiB" in out
+        assert "cache: entries 3  memory 2.0 KiB" in out
         assert "sandbox: engine unicorn\n" in out
         assert (await shell(api).json("status"))["parts"]["sandbox"]["clusters"]["gold"]["promised"] == 0.75
         out, _ = await shell(api).run("top", "--times", "2", "--every", "0.2")

@@ -304,7 +304,7 @@ def test_status_tells_the_rooms_and_the_sites(run: Run, api: PlayedApi) -> None:
     api.will_answer(200, STATUS)
     lines = run("status", *api.arguments).out.splitlines()
     assert lines[0] == "edgecache 0.1.0 · up 1 h 2 m · state ok"
-    assert "cache: entries 12  memory_bytes 3.0 MiB" in lines
+    assert "cache: entries 12  memory 3.0 MiB" in lines
     assert "sandbox: engine unicorn" in lines
     assert lines[-1].split("\t") == ["shop", "a.test", "1", "hello", "/h/*", "v3 100 %"]
 
