@@ -33,7 +33,7 @@ def draw(folder: Path, throughputs: Mapping[int, float], shares: Shares) -> tupl
     folder.mkdir(parents=True, exist_ok=True)
     crowd = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
     axes = crowd.add_subplot(
-        title="Throughput against number of VMs, called in a Zipf pattern", xlabel="warm VMs", ylabel="answers a second"
+        title="Throughput against the number of generators, called by Zipf's law", xlabel="generators", ylabel="answers a second"
     )
     axes.set_xscale("log")
     axes.plot(list(throughputs), list(throughputs.values()), marker="o")
