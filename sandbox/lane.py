@@ -12,8 +12,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
-from msgspec.structs import replace
-
 from sandbox import reports, wire
 from sandbox.call import EdgeCalls, GuestCall
 from sandbox.handle import WorkerHandle
@@ -178,7 +176,7 @@ class Job(GuestCall):
         """It is over. Times and sizes are filled in as seen from here."""
         wall_ns = max(0, int((now - self.started) * 1e9))
         self.state = State.ENDED
-        self.end(Outcome(outcome.end, _completed(outcome.usage, wall_ns, self.log_dropped_bytes), outcome.detail))
+        self.end(Outcome(outcome.end, outcome.usage.completed(wall_ns, self.log_dropped_bytes), outcome.detail))
 
     def _taken(self) -> None:
         if self.state is State.STALLED and self.on_read is not None:
@@ -393,11 +391,3 @@ class Lane:
     def active_calls(self) -> Iterator[Job]:
         for generator in tuple(self.astir):
             yield from tuple(generator.active)
-
-
-def _completed(usage: Usage, wall_ns: int, dropped: int) -> Usage:
-    """`usage` with its wall time, and with the log that was dropped here counted as dropped."""
-    if not dropped:
-        return replace(usage, wall_ns=wall_ns)
-    log_bytes, log_dropped_bytes = max(0, usage.log_bytes - dropped), usage.log_dropped_bytes + dropped
-    return replace(usage, wall_ns=wall_ns, log_bytes=log_bytes, log_dropped_bytes=log_dropped_bytes)

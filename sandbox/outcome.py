@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Final
 
 import msgspec
+from msgspec.structs import replace
 
 MAX_NUMBER: Final = 1 << 50
 """More nanoseconds, bytes or calls than a request can take: its limits end it long before."""
@@ -97,6 +98,13 @@ class Usage(msgspec.Struct, frozen=True, array_like=True):
     unknown_calls: Annotated[tuple[int, ...], msgspec.Meta(max_length=MAX_UNKNOWN)] = ()
     """Numbers of the system calls answered with ENOSYS, each once."""
     pages_written: Count = 0
+
+    def completed(self, wall_ns: int, dropped_bytes: int) -> Usage:
+        """With its wall time, and with log that its worker counts as sent and the monitor has dropped counted as dropped."""
+        if not dropped_bytes:
+            return replace(self, wall_ns=wall_ns)
+        log_bytes, log_dropped_bytes = max(0, self.log_bytes - dropped_bytes), self.log_dropped_bytes + dropped_bytes
+        return replace(self, wall_ns=wall_ns, log_bytes=log_bytes, log_dropped_bytes=log_dropped_bytes)
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True):

@@ -345,13 +345,13 @@ ToLeader = (
 def _plain(value: Any) -> object:
     if isinstance(value, Path):
         return str(value)
-    raise NotImplementedError(f"{type(value).__name__} has no place in a message")
+    raise TypeError(f"{type(value).__name__} has no place in a message")
 
 
 def _typed(kind: type, value: object) -> object:
     if issubclass(kind, Path) and isinstance(value, str):
         return Path(value)
-    raise NotImplementedError(f"{kind.__name__} has no place in a message")
+    raise TypeError(f"{kind.__name__} has no place in a message")
 
 
 ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=_plain)
