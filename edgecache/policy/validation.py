@@ -92,6 +92,9 @@ def head_update(stored: Timed, head: Timed) -> Timed | None:
         return None
     if any(name in new and new[name] != old.get(name) for name in ("ETag", "Last-Modified", "Content-Length")):
         return None
+    if "Content-Encoding" in new and not any(name in new for name in ("ETag", "Last-Modified", "Content-Length")):
+        # Coded here, which takes the length away: nothing is left that would tell other content.
+        return None
     return update(stored, head)
 
 
