@@ -21,6 +21,7 @@ from edgecache.policy.rule import CacheRule
 from edgecache.policy.upstream import Timeouts, UpstreamRule
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.spooling import SpoolingBody
+from edgecache.source import SourceError
 from edgecache.store.disk import DiskSettings
 from edgecache.store.disk.segments import SegmentWriter
 from edgecache.store.disk.spool import Spool
@@ -175,12 +176,12 @@ async def meddle(edge: Edge, chance: random.Random, generations: Generations, ca
         match chance.randrange(8):
             case 0:
                 floor = generations.made
-                await edge.pipeline.purge(Purge(everything=True))
-                generations.floor = floor
+                if await on_record(edge, Purge(everything=True)):
+                    generations.floor = floor
             case 1:
-                await edge.pipeline.purge(Purge(urls=(f"http://e/p{chance.randrange(PATHS)}",), soft=chance.random() < 0.5))
+                await on_record(edge, Purge(urls=(f"http://e/p{chance.randrange(PATHS)}",), soft=chance.random() < 0.5))
             case 2:
-                await edge.pipeline.purge(Purge(tag=f"t{chance.randrange(3)}"))
+                await on_record(edge, Purge(tag=f"t{chance.randrange(3)}"))
             case 3 if segments:
                 # To nothing: of one that is cut elsewhere, Linux zeroes the rest of the folio (up to 2 MiB), and with it what
                 # sendfile(2) has given to a socket.
@@ -197,6 +198,16 @@ async def meddle(edge: Edge, chance: random.Random, generations: Generations, ca
                 await holding.wait()
             case _:
                 edge.clock.advance(chance.choice((0, 1, 601)))
+
+
+async def on_record(edge: Edge, purge: Purge) -> bool:
+    """Whether a purge is on the disk: one that is full may refuse it, and then a restart may undo it."""
+    try:
+        await edge.pipeline.purge(purge)
+    except SourceError as error:
+        assert error.reason == "purge-not-recorded", error
+        return False
+    return True
 
 
 @contextlib.asynccontextmanager
