@@ -48,9 +48,11 @@ class GuestPort:
         self._send = send
         self._calls: dict[int, _Running] = {}
 
-    def receive(self, message: messages.Call | messages.Credit | messages.Cancel | messages.Fetched | messages.Noted) -> None:
+    def receive(
+        self, message: messages.CallGuest | messages.Credit | messages.Cancel | messages.Fetched | messages.Noted
+    ) -> None:
         """A word about a call that has ended meanwhile is no news."""
-        if isinstance(message, messages.Call):
+        if isinstance(message, messages.CallGuest):
             running = self._calls[message.call] = _Running(self._host, self._send, message)
             running.task.add_done_callback(lambda _: self._calls.pop(message.call, None))
             return
@@ -80,7 +82,7 @@ class GuestPort:
 class _Running:
     """One call."""
 
-    def __init__(self, host: GuestHost, send: Callable[[msgspec.Struct], None], call: messages.Call) -> None:
+    def __init__(self, host: GuestHost, send: Callable[[msgspec.Struct], None], call: messages.CallGuest) -> None:
         self._host = host
         self._send = send
         self._call = call

@@ -221,7 +221,7 @@ class Member:
 
     def _receive(self, message: Any) -> None:
         match message:
-            case messages.Call() | messages.Credit() | messages.Cancel() | messages.Fetched() | messages.Noted():
+            case messages.CallGuest() | messages.Credit() | messages.Cancel() | messages.Fetched() | messages.Noted():
                 self._guests.receive(message)
             case messages.ClaimFlight() | messages.Held() | messages.Settle():
                 self._asks.flight(self, message)

@@ -247,7 +247,7 @@ class Told(_Message, frozen=True):
     report: Report
 
 
-class Call(_Message, frozen=True):
+class CallGuest(_Message, frozen=True):
     """Run the generator's version `key` on a request."""
 
     call: int
@@ -284,6 +284,9 @@ class Noted(_Message, frozen=True):
     key: str
     request_id: str
     line: bytes
+
+
+OfCalls = CallGuest | Credit | Cancel | Fetched | Noted
 
 
 class AskPurge(_Message, frozen=True):
@@ -323,23 +326,7 @@ class Settle(_Message, frozen=True):
     brought: BroughtOver | None = None
 
 
-ToLeader = (
-    Prepared
-    | Refused
-    | Done
-    | Counted
-    | Told
-    | Call
-    | Credit
-    | Cancel
-    | Fetched
-    | Noted
-    | AskPurge
-    | AskInvalidate
-    | ClaimFlight
-    | Held
-    | Settle
-)
+ToLeader = Prepared | Refused | Done | Counted | Told | OfCalls | AskPurge | AskInvalidate | ClaimFlight | Held | Settle
 
 
 def _plain(value: Any) -> object:

@@ -52,7 +52,7 @@ class RemoteGuests:
             raise leader_gone()
         number = next(self._numbers)
         call = self._calls[number] = RemoteCall(self, number, edge)
-        self.send(messages.Call(number, key, request.environ, request.body, request_id))
+        self.send(messages.CallGuest(number, key, request.environ, request.body, request_id))
         self.send(messages.Credit(number, CREDIT_BYTES))
         return call
 

@@ -47,7 +47,7 @@ Access = Open | Known | Verb
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ApiCall:
     """One admitted request."""
 
     request: web.Request
@@ -94,7 +94,7 @@ class Call:
             raise forbidden(f"needs the verb {verb}, and this token has {', '.join(sorted(token.verbs)) or 'none'}")
 
 
-Work = Callable[[Call], Awaitable[web.Response]]
+Work = Callable[[ApiCall], Awaitable[web.Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Endpoint:
         """Let the request in, or raise Problem."""
         services = request.app[SERVICES]
         token = None if self.access is Open.OPEN else authenticated(request, services)
-        call = Call(request, services, token)
+        call = ApiCall(request, services, token)
         if isinstance(self.access, Verb):
             call.may(self.access, call.request.match_info["site"])
         elif self.access is Known.OPERATOR and token is not None and not token.operator:

@@ -8,7 +8,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from edgecache.control.api import shapes
-from edgecache.control.api.endpoint import Call, Endpoint
+from edgecache.control.api.endpoint import ApiCall, Endpoint
 from edgecache.control.api.messages import answer, flag, no_content, number, parameters, read_archive_body, read_json
 from edgecache.control.problems import Code, Problem, not_found
 from edgecache.control.records import Verb
@@ -30,7 +30,7 @@ class Empty(Struct, forbid_unknown_fields=True):
     """A body that says nothing."""
 
 
-async def list_generators(call: Call) -> web.Response:
+async def list_generators(call: ApiCall) -> web.Response:
     parameters(call.request, ())
     site = call.site
     state = call.services.state
@@ -38,12 +38,12 @@ async def list_generators(call: Call) -> web.Response:
     return answer({"generators": [shapes.generator(item, await state.versions(site.name, item.name)) for item in found]})
 
 
-async def get_generator(call: Call) -> web.Response:
+async def get_generator(call: ApiCall) -> web.Response:
     parameters(call.request, ())
     return await _now(call)
 
 
-async def remove_generator(call: Call) -> web.Response:
+async def remove_generator(call: ApiCall) -> web.Response:
     parameters(call.request, ())
     name = call.name
     site = await call.services.deployer.remove(call.still, name)
@@ -51,13 +51,13 @@ async def remove_generator(call: Call) -> web.Response:
     return no_content()
 
 
-async def list_versions(call: Call) -> web.Response:
+async def list_versions(call: ApiCall) -> web.Response:
     parameters(call.request, ())
     generator, versions = await call.services.deployer.generator(call.site, call.name)
     return answer({"versions": [shapes.version(version, generator.active) for version in versions]})
 
 
-async def push_version(call: Call) -> web.Response:
+async def push_version(call: ApiCall) -> web.Response:
     activate = flag(parameters(call.request, ("activate",)).get("activate"), "activate")
     site, name = call.site, call.name
     if activate:
@@ -74,7 +74,7 @@ async def push_version(call: Call) -> web.Response:
     return answer(shown, status=201, location=path) if new else answer(shown)
 
 
-async def get_version(call: Call) -> web.Response:
+async def get_version(call: ApiCall) -> web.Response:
     parameters(call.request, ())
     text = call.request.match_info["version"]
     if not (text.isascii() and text.isdigit() and len(text) < 16):
@@ -87,7 +87,7 @@ async def get_version(call: Call) -> web.Response:
     return answer(shapes.version(version, generator.active))
 
 
-async def activate_version(call: Call) -> web.Response:
+async def activate_version(call: ApiCall) -> web.Response:
     parameters(call.request, ())
     form = await read_json(call.request, ActivateRequest, call.services.settings)
     for where, value, high in (("$.percent", form.percent, 100), ("$.version", form.version, _MAX_NUMBER)):
@@ -97,14 +97,14 @@ async def activate_version(call: Call) -> web.Response:
     return await _now(call)
 
 
-async def roll_back(call: Call) -> web.Response:
+async def roll_back(call: ApiCall) -> web.Response:
     parameters(call.request, ())
     await read_json(call.request, Empty, call.services.settings, optional=True)
     await call.services.deployer.roll_back(call.still, call.name)
     return await _now(call)
 
 
-async def logs(call: Call) -> web.Response:
+async def logs(call: ApiCall) -> web.Response:
     given = parameters(call.request, ("lines", "after"))
     lines = number(given.get("lines", "100"), "lines", 1, _MAX_LINES)
     after = number(given["after"], "after", 0, _MAX_NUMBER) if "after" in given else None
@@ -114,7 +114,7 @@ async def logs(call: Call) -> web.Response:
     return answer(shapes.logs(call.services.logs.read(site.name, name, lines=lines, after=after)))
 
 
-async def _now(call: Call) -> web.Response:
+async def _now(call: ApiCall) -> web.Response:
     return answer(shapes.generator(*await call.services.deployer.generator(call.site, call.name)))
 
 
