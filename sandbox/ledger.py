@@ -24,14 +24,14 @@ _BOOKING_NS_EACH = 500_000
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Allocation:
     """One node over the last seconds: parts of the CPU time given out, 0 to 1."""
 
     promised: float = 0.0
     received: float = 0.0
 
 
-NOTHING = Standing()
+NOTHING = Allocation()
 
 
 class _Part:
@@ -81,7 +81,7 @@ class Ledger:
                 part.received_ns[path] = part.received_ns.get(path, 0) + used_ns
         self._due_ns = now_ns + max(_BOOKING_NS, _BOOKING_NS_EACH * len(claims))
 
-    def standings(self, now_ns: int) -> Mapping[Path, Standing]:
+    def allocations(self, now_ns: int) -> Mapping[Path, Allocation]:
         """Of everybody who competed in the last seconds."""
         self.book(now_ns)
         self._forget(now_ns)
@@ -90,7 +90,7 @@ class Ledger:
             _summed(part.promised_ns for part in self._parts),
             _summed(part.received_ns for part in self._parts),
         )
-        return {path: Standing(promised.get(path, 0.0) / given_ns, received.get(path, 0.0) / given_ns) for path in promised}
+        return {path: Allocation(promised.get(path, 0.0) / given_ns, received.get(path, 0.0) / given_ns) for path in promised}
 
     def _part(self, now_ns: int) -> _Part:
         self._forget(now_ns)

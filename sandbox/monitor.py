@@ -19,7 +19,7 @@ from sandbox.errors import GuestFailed, ImageError, SandboxError
 from sandbox.images import Images
 from sandbox.jail import JailReport
 from sandbox.lane import Generator, Lane
-from sandbox.ledger import NOTHING, Standing
+from sandbox.ledger import NOTHING, Allocation
 from sandbox.limits import KIB, SECOND_NS, Limits
 from sandbox.nodes import Path, Share
 from sandbox.outcome import End, Outcome, Usage
@@ -217,8 +217,8 @@ class Monitor:
     def status(self) -> MonitorStatus:
         dispatcher = self._running()
         dispatcher.settle_tabs()
-        standings = dispatcher.shares.standings(dispatcher.now_ns())
-        clusters, tenants = _share_statuses(dispatcher.shares, standings)
+        allocations = dispatcher.shares.allocations(dispatcher.now_ns())
+        clusters, tenants = _share_statuses(dispatcher.shares, allocations)
         return MonitorStatus(
             jail=self.jail,
             workers=tuple(
@@ -233,7 +233,7 @@ class Monitor:
                 for lane in dispatcher.fleet.lanes.values()
                 if lane.worker is not None
             ),
-            generators=tuple(self._generator_status(generator, standings) for generator in self._generators.values()),
+            generators=tuple(self._generator_status(generator, allocations) for generator in self._generators.values()),
             workers_started=dispatcher.fleet.started,
             workers_lost=dispatcher.fleet.lost,
             hot_bytes=dispatcher.fleet.hot_bytes,
@@ -244,7 +244,7 @@ class Monitor:
             tenants=tenants,
         )
 
-    def _generator_status(self, generator: Generator, standings: Mapping[Path, Standing]) -> GeneratorStatus:
+    def _generator_status(self, generator: Generator, allocations: Mapping[Path, Allocation]) -> GeneratorStatus:
         return GeneratorStatus(
             key=generator.key,
             tenant=generator.path[0],
@@ -259,7 +259,7 @@ class Monitor:
             cap=self._running().scheduler.share(generator.path).cap,
             delayed=generator.delayed,
             log_dropped_bytes=generator.log_dropped_bytes,
-            standing=standings.get(generator.path, NOTHING),
+            allocation=allocations.get(generator.path, NOTHING),
         )
 
     def _running(self) -> Dispatcher:
@@ -279,12 +279,12 @@ def _own_cap(limits: Limits, cap: int | None) -> int | None:
 
 
 def _share_statuses(
-    tree: ShareTree, standings: Mapping[Path, Standing]
+    tree: ShareTree, allocations: Mapping[Path, Allocation]
 ) -> tuple[tuple[ShareStatus, ...], tuple[ShareStatus, ...]]:
     """Clusters and tenants; programs that are tried count as one cluster without tenants."""
 
     def shown(name: str, share: Share, cluster: str = "") -> ShareStatus:
-        return ShareStatus(name, share.weight, share.cap, share.cpu_ns, standings.get(share.path, NOTHING), cluster)
+        return ShareStatus(name, share.weight, share.cap, share.cpu_ns, allocations.get(share.path, NOTHING), cluster)
 
     clusters: list[ShareStatus] = []
     tenants: list[ShareStatus] = []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sandbox.ledger import Ledger, Standing
+from sandbox.ledger import Allocation, Ledger
 from sandbox.nodes import Path, Share
 from sandbox.scheduler import Scheduler
 from sandbox.sharenode import Node
@@ -86,9 +86,9 @@ class ShareTree:
         """A generator gave its CPU back after so much; `yielded`: before its slice was over. Raises KeyError."""
         self._ledger.charge(leaf, self.scheduler.charge(leaf, cpu_ns, now_ns, yielded=yielded), now_ns)
 
-    def standings(self, now_ns: int) -> Mapping[Path, Standing]:
+    def allocations(self, now_ns: int) -> Mapping[Path, Allocation]:
         """What everybody who competed in the last ten seconds was promised, and what it received."""
-        return self._ledger.standings(now_ns)
+        return self._ledger.allocations(now_ns)
 
     def clusters(self) -> dict[str, tuple[Share, tuple[Path, ...]]]:
         """Each cluster's share, and its sites, by name."""

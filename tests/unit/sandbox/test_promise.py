@@ -125,7 +125,7 @@ class TestLedger:
 
     def test_what_was_received_follows_what_was_promised(self) -> None:
         _, ledger, now_ns = self.run({"a": 3, "b": 1}, 1000)
-        found = ledger.standings(now_ns)
+        found = ledger.allocations(now_ns)
         assert found["a",].promised == pytest.approx(0.75)
         for path in (("a",), ("a", "g"), ("b",), ("b", "g")):
             assert found[path].received == pytest.approx(found[path].promised, abs=0.01)
@@ -135,9 +135,9 @@ class TestLedger:
         ledger.book(now_ns)
         scheduler.set_weight(("a",), 1)
         now_ns = self.go(scheduler, ledger, 1000, now_ns)
-        assert ledger.standings(now_ns)["a",].promised == pytest.approx(0.625, abs=0.02)
+        assert ledger.allocations(now_ns)["a",].promised == pytest.approx(0.625, abs=0.02)
         now_ns = self.go(scheduler, ledger, 1500, now_ns)
-        found = ledger.standings(now_ns)
+        found = ledger.allocations(now_ns)
         assert (found["a",].promised, found["a",].received) == (pytest.approx(0.5), pytest.approx(0.5, abs=0.01))
 
     def test_who_asks_for_little_is_promised_that_and_the_rest_goes_to_others(self) -> None:
@@ -152,11 +152,11 @@ class TestLedger:
             sleep(scheduler, ("light", "g"))
             charge(scheduler, ("light", "g"), 5 * MS)
             ledger.charge(scheduler.node(("light", "g")), 5 * MS, now_ns)
-        found = ledger.standings(now_ns)
+        found = ledger.allocations(now_ns)
         assert found["light",].promised == pytest.approx(0.05, abs=0.03)
         assert found["busy",].promised == pytest.approx(0.95, abs=0.03)
 
     def test_a_quiet_window_leaves_nothing_behind(self) -> None:
         _, ledger, now_ns = self.run({str(number): 1 for number in range(50)}, 500)
-        assert len(ledger.standings(now_ns)) == 100
-        assert not ledger.standings(now_ns + 2 * WINDOW_NS)
+        assert len(ledger.allocations(now_ns)) == 100
+        assert not ledger.allocations(now_ns + 2 * WINDOW_NS)
