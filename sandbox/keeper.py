@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from sandbox.limits import SECOND_NS, Rates
-from sandbox.pacing import Flow, Gate, Line, bucket
+from sandbox.pacing import Flow, Gate, Queue, bucket
 
 _TIMER_SLACK_S = 0.000_1
 
@@ -54,5 +54,5 @@ class Keeper:
             self._timer = None
 
 
-Way = tuple[Keeper, Line]
-"""A site's gate, and a generator's line through it."""
+Way = tuple[Keeper, Queue]
+"""A site's gate, and a generator's queue at it."""

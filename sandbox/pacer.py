@@ -12,7 +12,7 @@ from collections.abc import Callable
 from sandbox.keeper import Keeper, Way
 from sandbox.lane import Generator, Job
 from sandbox.limits import DEFAULT_RATES, KIB, Rates
-from sandbox.pacing import Flow, Line, bucket
+from sandbox.pacing import Flow, Queue, bucket
 
 _PIECE_BYTES = 64 * KIB
 _LEAST_PIECE_BYTES = KIB
@@ -46,8 +46,8 @@ class Pacer:
 
     def output(self, call: Job, data: bytes) -> None:
         """Deliver what the guest has sent: now, or as its rate allows."""
-        keeper, line = self._way(call.generator, Flow.OUTPUT)
-        if not call.held and keeper.gate.take(line, len(data), keeper.now_ns()):
+        keeper, queue = self._way(call.generator, Flow.OUTPUT)
+        if not call.held and keeper.gate.take(queue, len(data), keeper.now_ns()):
             call.deliver(data)
             return
         call.held.append(memoryview(data))
@@ -72,8 +72,8 @@ class Pacer:
         """Hand on as much of the log as the rate allows; count the rest, and say so in the log as soon as there is room."""
         generator = call.generator
         self.own_up(call)
-        keeper, line = self._way(generator, Flow.LOG)
-        kept = keeper.gate.take_some(line, len(data), keeper.now_ns())
+        keeper, queue = self._way(generator, Flow.LOG)
+        kept = keeper.gate.take_some(queue, len(data), keeper.now_ns())
         lost = len(data) - kept
         call.log_dropped_bytes += lost
         generator.log_dropped_bytes += lost
@@ -86,21 +86,21 @@ class Pacer:
         generator = call.generator
         if not generator.log_untold_bytes:
             return
-        keeper, line = self._way(generator, Flow.LOG)
-        rate = min(line.bucket.rate, keeper.gate.bucket.rate)
+        keeper, queue = self._way(generator, Flow.LOG)
+        rate = min(queue.bucket.rate, keeper.gate.bucket.rate)
         notice = f"({generator.log_untold_bytes} bytes of log dropped: more than {rate} a second)\n".encode()
-        if keeper.gate.take(line, len(notice), keeper.now_ns()):
+        if keeper.gate.take(queue, len(notice), keeper.now_ns()):
             generator.log_untold_bytes = 0
             call.tell(notice)
 
     def turn(self, generator: Generator, flow: Flow) -> asyncio.Future[None] | None:
         """When one call may be made: None at once, and it counts; else when this is done. Who cancels it gives its place up."""
-        keeper, line = self._way(generator, flow)
-        if keeper.gate.take(line, 1, keeper.now_ns()):
+        keeper, queue = self._way(generator, flow)
+        if keeper.gate.take(queue, 1, keeper.now_ns()):
             return None
         generator.delayed += 1
         here: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        ticket = keeper.gate.wait(line, 1, lambda: _settle(here), keeper.now_ns())
+        ticket = keeper.gate.wait(queue, 1, lambda: _settle(here), keeper.now_ns())
         here.add_done_callback(lambda _: keeper.gate.leave(ticket))
         keeper.wind()
         return here
@@ -111,11 +111,11 @@ class Pacer:
             keeper.close()
 
     def _next_piece(self, call: Job) -> None:
-        keeper, line = self._way(call.generator, Flow.OUTPUT)
-        rate = min(line.bucket.rate, keeper.gate.bucket.rate)
+        keeper, queue = self._way(call.generator, Flow.OUTPUT)
+        rate = min(queue.bucket.rate, keeper.gate.bucket.rate)
         smooth = max(_LEAST_PIECE_BYTES, rate // _PIECES_A_SECOND)
-        size = min(len(call.held[0]), keeper.gate.most(line), smooth, _PIECE_BYTES)
-        call.ticket = keeper.gate.wait(line, size, lambda: self._piece_passed(call, size), keeper.now_ns())
+        size = min(len(call.held[0]), keeper.gate.most(queue), smooth, _PIECE_BYTES)
+        call.ticket = keeper.gate.wait(queue, size, lambda: self._piece_passed(call, size), keeper.now_ns())
         keeper.wind()
 
     def _piece_passed(self, call: Job, size: int) -> None:
@@ -133,7 +133,7 @@ class Pacer:
             self._drained(call)
 
     def _way(self, generator: Generator, flow: Flow) -> Way:
-        """The site's gate, and the generator's line through it."""
+        """The site's gate, and the generator's queue at it."""
         if flow is Flow.OUTPUT and generator.output_way is not None:
             return generator.output_way  # for every answer
         site = generator.path[0]
@@ -142,7 +142,7 @@ class Pacer:
             keeper = self._gates.get((site, flow))
             if keeper is None:
                 keeper = self._gates[site, flow] = Keeper(self._rates.get(site, DEFAULT_RATES), flow)
-            found = generator.ways[flow] = keeper, Line(bucket(generator.limits.rates, flow, keeper.now_ns()))
+            found = generator.ways[flow] = keeper, Queue(bucket(generator.limits.rates, flow, keeper.now_ns()))
             if flow is Flow.OUTPUT:
                 generator.output_way = found
         return found

@@ -177,7 +177,7 @@ class DiskTier:
             return done
         order = Ban(purge, partial(_settle, done), counted=True)
         self._pending.purging.append(order)
-        self._worker.line.append(order, urgent=True)
+        self._worker.queue.append(order, urgent=True)
         return done
 
     @property
@@ -232,11 +232,11 @@ class DiskTier:
     # Plumbing.
 
     async def _asked(self, order: Callable[[Told], Order]) -> object:
-        """Put an order in line, and wait for what became of it: None also where the disk failed."""
+        """Put an order in the queue, and wait for what became of it: None also where the disk failed."""
         if self._worker is None or self._loop is None or self._crowded():
             return None
         done: asyncio.Future[object] = self._loop.create_future()
-        self._worker.line.append(order(partial(_settle, done)), urgent=True)
+        self._worker.queue.append(order(partial(_settle, done)), urgent=True)
         try:
             return await done
         except DiskError:
@@ -248,7 +248,7 @@ class DiskTier:
         if not self._crowded():
             if isinstance(order, Drop):
                 self._pending.drop(order)
-            self._worker.line.append(order)
+            self._worker.queue.append(order)
         else:
             self._empty("it does not keep up")
 
@@ -262,7 +262,7 @@ class DiskTier:
 
     def _empty_again(self) -> None:
         if self._worker is not None and self._overrun is not None:
-            self._worker.line.append(self._overrun, urgent=True)
+            self._worker.queue.append(self._overrun, urgent=True)
 
     def _keep_house(self) -> None:
         if self._loop is None:
@@ -326,7 +326,7 @@ class DiskTier:
             self._mending = None
 
     def _crowded(self) -> bool:
-        return self._overrun is not None or (self._worker is not None and len(self._worker.line) >= _MAX_ORDERS)
+        return self._overrun is not None or (self._worker is not None and len(self._worker.queue) >= _MAX_ORDERS)
 
     def _finished_elsewhere(self, outcomes: Sequence[tuple[Order, object]]) -> None:
         """Called on the worker's thread."""
