@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from sandbox import reports, wire
 from sandbox.call import EdgeCalls, GuestCall
 from sandbox.handle import WorkerHandle
-from sandbox.keeper import Way
 from sandbox.limits import Limits
 from sandbox.nodes import Path
 from sandbox.outcome import End, Outcome, Usage
@@ -25,6 +24,7 @@ from sandbox.quarantine import Record
 from sandbox.request import GuestRequest
 from sandbox.sharenode import Node
 from sandbox.tab import Tab
+from sandbox.timed_shaper import Way
 
 _log = logging.getLogger(__name__)
 

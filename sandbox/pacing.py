@@ -1,6 +1,6 @@
 """How fast output, log, edge calls and sub-requests may flow: what passes now, and when to look again. Pure: time is an argument.
 
-A `Gate` is one flow of one site; each of its generators has a `Queue` at it. Whatever passes is taken from the generator's
+A `Shaper` is one flow of one site; each of its generators has a `Queue` at it. Whatever passes is taken from the generator's
 bucket and the site's in the same moment, so that neither ever lets more through than its rate. Called by `pacer.py`.
 """
 
@@ -60,14 +60,14 @@ class Queue:
         self.bucket = bucket
         self.waiting: OrderedDict[Ticket, None] = OrderedDict()
         self.listed = False
-        """Whether the gate looks after it: once only, however many come and go. Nobody waits where it does not."""
+        """Whether the shaper looks after it: once only, however many come and go. Nobody waits where it does not."""
 
     @property
     def head(self) -> Ticket | None:
         return next(iter(self.waiting), None)
 
 
-class Gate:
+class Shaper:
     """One flow of one site. Generators whose own rate lets them pass take turns at the site's."""
 
     def __init__(self, bucket: TokenBucket) -> None:

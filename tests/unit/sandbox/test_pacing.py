@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 
 from sandbox.bucket import TokenBucket
 from sandbox.limits import DEFAULT_RATES, SECOND_NS, Rates
-from sandbox.pacing import Flow, Gate, Queue, Ticket, bucket
+from sandbox.pacing import Flow, Queue, Shaper, Ticket, bucket
 
 MS = 1_000_000
 SMALL = st.integers(1, 50)
 
 
 class Road:
-    """A gate with queues, driven through time as its timer would: everything that passes is written down."""
+    """A shaper with queues, driven through time as its timer would: everything that passes is written down."""
 
     def __init__(self, site: tuple[int, int], queues: list[tuple[int, int]]) -> None:
-        self.gate = Gate(TokenBucket(*site, 0))
+        self.shaper = Shaper(TokenBucket(*site, 0))
         self.queues = [Queue(TokenBucket(rate, burst, 0)) for rate, burst in queues]
         self.now = 0
         self.passed: list[tuple[int, int, int]] = []
@@ -28,28 +28,28 @@ class Road:
 
     def ask(self, number: int, amount: int) -> Ticket | None:
         queue = self.queues[number]
-        amount = min(amount, self.gate.most(queue))
-        if self.gate.take(queue, amount, self.now):
+        amount = min(amount, self.shaper.most(queue))
+        if self.shaper.take(queue, amount, self.now):
             self.passed.append((self.now, number, amount))
             return None
-        ticket = self.gate.wait(queue, amount, lambda: None, self.now)
+        ticket = self.shaper.wait(queue, amount, lambda: None, self.now)
         self.advance()
         return ticket
 
     def advance(self) -> None:
-        for ticket in self.gate.advance(self.now):
+        for ticket in self.shaper.advance(self.now):
             self.order.append(ticket)
             self.passed.append((self.now, self.queues.index(ticket.queue), ticket.amount))
 
     def until(self, now: int) -> None:
-        while (due := self.gate.next_ns(self.now)) is not None and due <= now:
+        while (due := self.shaper.next_ns(self.now)) is not None and due <= now:
             self.now = max(self.now, due)
             self.advance()
         self.now = now
 
     def drain(self) -> None:
         for _ in range(10_000):
-            due = self.gate.next_ns(self.now)
+            due = self.shaper.next_ns(self.now)
             if due is None:
                 return
             self.now = max(self.now, due)
@@ -80,7 +80,7 @@ def test_over_any_interval_no_more_passes_than_rate_times_time_and_burst(
         road.until(road.now + pause_ms * MS)
         ticket = road.ask(number % len(queues), amount)
         if ticket is not None and leaves:
-            road.gate.leave(ticket)
+            road.shaper.leave(ticket)
             road.advance()
     road.drain()
     road.most(None, *site)
@@ -117,10 +117,10 @@ def test_generators_take_turns_at_their_sites_rate() -> None:
 
 
 def test_what_cannot_wait_passes_in_part() -> None:
-    gate, queue = Gate(TokenBucket(10, 10, 0)), Queue(TokenBucket(100, 6, 0))
-    assert [gate.take_some(queue, 8, 0), gate.take_some(queue, 8, 0)] == [6, 0]
-    assert gate.take_some(queue, 100, SECOND_NS) == 6
-    assert gate.take_some(queue, 100, SECOND_NS) == 0
+    shaper, queue = Shaper(TokenBucket(10, 10, 0)), Queue(TokenBucket(100, 6, 0))
+    assert [shaper.take_some(queue, 8, 0), shaper.take_some(queue, 8, 0)] == [6, 0]
+    assert shaper.take_some(queue, 100, SECOND_NS) == 6
+    assert shaper.take_some(queue, 100, SECOND_NS) == 0
 
 
 def test_coming_and_leaving_without_end_leaves_nothing_behind() -> None:
@@ -129,21 +129,21 @@ def test_coming_and_leaving_without_end_leaves_nothing_behind() -> None:
     for _ in range(1000):
         ticket = road.ask(0, 1)
         assert ticket is not None
-        road.gate.leave(ticket)
+        road.shaper.leave(ticket)
         road.advance()
-    assert len(road.gate._later) <= 1
+    assert len(road.shaper._later) <= 1
     road.drain()
     assert len(road.passed) == 1
 
 
 def test_a_changed_rate_gives_nobody_more_than_its_burst() -> None:
-    gate = Gate(bucket(DEFAULT_RATES, Flow.OUTPUT, 0))
+    shaper = Shaper(bucket(DEFAULT_RATES, Flow.OUTPUT, 0))
     slow = replace(DEFAULT_RATES, output_bytes=1000)
-    gate.retune(slow, Flow.OUTPUT, 0)
-    assert (gate.bucket.rate, gate.bucket.level(0)) == (1000, 1000)
-    gate.bucket.take(1000, 0)
-    gate.retune(DEFAULT_RATES, Flow.OUTPUT, 0)
-    assert gate.bucket.level(0) == 0
+    shaper.retune(slow, Flow.OUTPUT, 0)
+    assert (shaper.bucket.rate, shaper.bucket.level(0)) == (1000, 1000)
+    shaper.bucket.take(1000, 0)
+    shaper.retune(DEFAULT_RATES, Flow.OUTPUT, 0)
+    assert shaper.bucket.level(0) == 0
 
 
 def test_a_burst_is_at_least_one() -> None:
