@@ -248,9 +248,9 @@ class Member:
     def _answer(self, serial: int, work: Awaitable[int]) -> None:
         async def answer() -> None:
             try:
-                told = messages.Answered(serial, await work)
+                told = messages.Forgotten(serial, await work)
             except SourceError as error:
-                told = messages.Answered(serial, 0, error.detail)
+                told = messages.Forgotten(serial, 0, error.detail)
             self.send(told)
 
         task = asyncio.get_running_loop().create_task(answer())

@@ -150,7 +150,7 @@ class Fetch(_Message, frozen=True):
     data: bytes
 
 
-class Answered(_Message, frozen=True):
+class Forgotten(_Message, frozen=True):
     """The end of an `AskPurge` or `AskInvalidate`: how many entries, in all processes; or why a purge is not on record."""
 
     serial: int
@@ -206,7 +206,7 @@ ToServing = (
     | Output
     | Ended
     | Fetch
-    | Answered
+    | Forgotten
     | Claimed
     | Awaited
     | Whose

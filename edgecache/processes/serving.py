@@ -130,7 +130,7 @@ class Serving:
                 self._start(self._accept(message))
             case messages.Tell():
                 self._channel.send(messages.Told(message.serial, self._built.report()))
-            case messages.Answered():
+            case messages.Forgotten():
                 self._answered(message)
             case messages.Begin():
                 self._begin(message)
@@ -141,7 +141,7 @@ class Serving:
             case _:
                 self._done(message.serial, self._do(message))
 
-    def _answered(self, message: messages.Answered) -> None:
+    def _answered(self, message: messages.Forgotten) -> None:
         waiting = self._asked.get(message.serial)
         if waiting is None or waiting.done():
             return
