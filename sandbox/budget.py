@@ -23,7 +23,7 @@ class Hot:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class MemoryBudget:
     """Hot memory: of all workers together, and of one site's."""
 
     host_bytes: int
@@ -55,7 +55,7 @@ class Refuse:
 Decision = Admit | Wait | Refuse
 
 
-def admit(hot: Iterable[Hot], tenant: str, need_bytes: int, budget: Budget) -> Decision:
+def admit(hot: Iterable[Hot], tenant: str, need_bytes: int, budget: MemoryBudget) -> Decision:
     """What to do with a tenant's wish for `need_bytes` more hot memory. Parks least recently used first, and only as needed."""
     for name, bound in (("site", budget.site_bytes), ("host", budget.host_bytes)):
         if need_bytes > bound:

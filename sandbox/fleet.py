@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from sandbox import wire
-from sandbox.budget import Admit, Budget, Hot, Refuse, Wait, admit
+from sandbox.budget import Admit, Hot, MemoryBudget, Refuse, Wait, admit
 from sandbox.errors import JailError, WorkerLost
 from sandbox.footprint import proportional_bytes, resident_bytes
 from sandbox.lane import Lane
@@ -52,7 +52,7 @@ class Fleet:
         self._policy = policy
         self._tasks = tasks
         self._crew = crew
-        self._budget = Budget(policy.hot_bytes, policy.site_hot_bytes)
+        self._budget = MemoryBudget(policy.hot_bytes, policy.site_hot_bytes)
         self._expected_bytes = min(_EXPECTED_BYTES, policy.hot_bytes, policy.site_hot_bytes)
         self._waiting: dict[str, Lane] = {}
         """Lanes that want a worker while all places are taken, in the order in which they asked."""

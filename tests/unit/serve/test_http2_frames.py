@@ -11,7 +11,7 @@ from hyperframe.frame import ContinuationFrame, DataFrame, GoAwayFrame, HeadersF
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecache.serve.http2.floods import Budget, FloodGuard
+from edgecache.serve.http2.floods import FloodBudget, FloodGuard
 from edgecache.serve.http2.frames import PREFACE, ConnectionFault, Frame, FrameCutter, Kind
 from edgecache.serve.http2.hpack import CONTENT_LENGTH, PREPARED, FieldDecoder, FieldEncoder, encode
 
@@ -127,7 +127,7 @@ def test_the_decoder_hides_what_the_library_would_judge() -> None:
 
 
 def test_budgets_refill_with_time_and_work() -> None:
-    budget = Budget(10, 2, 0.0)
+    budget = FloodBudget(10, 2, 0.0)
     assert all(budget.spend(1, 0.0) for _ in range(10))
     assert not budget.spend(1, 0.0)
     assert budget.spend(1, 1.0)
