@@ -70,16 +70,16 @@ class Ledger:
         since_ns, self._booked_ns = self._booked_ns, now_ns
         if not given_ns:
             return
-        claims = self._scheduler.claims({leaf: used / given_ns for leaf, used in pending.items()})
+        contenders = self._scheduler.contenders({leaf: used / given_ns for leaf, used in pending.items()})
         cpus = given_ns / max(1, now_ns - since_ns) if since_ns is not None else 0.0
         part = self._part(now_ns)
         part.given_ns += given_ns
-        for path, promised in promises(claims, cpus=cpus, slots=self._slots).items():
+        for path, promised in promises(contenders, cpus=cpus, slots=self._slots).items():
             part.promised_ns[path] = part.promised_ns.get(path, 0.0) + promised * given_ns
         for leaf, used_ns in pending.items():
             for path in self._scheduler.lineage(leaf):
                 part.received_ns[path] = part.received_ns.get(path, 0) + used_ns
-        self._due_ns = now_ns + max(_BOOKING_NS, _BOOKING_NS_EACH * len(claims))
+        self._due_ns = now_ns + max(_BOOKING_NS, _BOOKING_NS_EACH * len(contenders))
 
     def allocations(self, now_ns: int) -> Mapping[Path, Allocation]:
         """Of everybody who competed in the last seconds."""

@@ -1,4 +1,4 @@
-"""The share tree's nodes as values: their names, what is seen of one, and what one that competes may claim.
+"""The share tree's nodes as values: their names, what is seen of one, and one that competes.
 
 `scheduler.py` makes them; `promise.py` and whoever shows shares read them.
 """
@@ -29,7 +29,7 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Contender:
     """A node of the share tree that competes, or below which somebody does."""
 
     path: Path

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from sandbox.caps import MAX_CAP
 from sandbox.fairqueue import FairQueue
-from sandbox.nodes import ROOT, Claim, Path, Share
+from sandbox.nodes import ROOT, Contender, Path, Share
 from sandbox.sharenode import Node
 
 __all__ = ["MAX_CAP", "MAX_WEIGHT", "ROOT", "Path", "Scheduler", "Share"]
@@ -174,25 +174,25 @@ class Scheduler:
         """Leaves that want CPU."""
         return len(self._awake)
 
-    def claims(self, used: Mapping[Node, float]) -> list[Claim]:
+    def contenders(self, used: Mapping[Node, float]) -> list[Contender]:
         """Everybody who competes, parents first: leaves that are awake or run, and of those in `used` the others, which got what
         they asked for: that part of the CPU time given out.
         """
         busy = self._awake | self._running
-        found: dict[Node, Claim] = {}
+        found: dict[Node, Contender] = {}
 
-        def claim(node: Node, wants: float | None) -> None:
+        def contend(node: Node, wants: float | None) -> None:
             parent = node.parent
             if parent is None or node in found:
                 return
-            claim(parent, None)
-            found[node] = Claim(node.path, parent.path, node.weight, node.width, node.cap, wants)
+            contend(parent, None)
+            found[node] = Contender(node.path, parent.path, node.weight, node.width, node.cap, wants)
 
         for node in busy:
-            claim(node, None)
+            contend(node, None)
         for node, part in used.items():
             if not node.gone:
-                claim(node, part)
+                contend(node, part)
         return list(found.values())
 
     def node(self, path: Path) -> Node:
