@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from edgecache.serve.http2.frames import END_STREAM, Frame, Kind
+from edgecache.serve.http2.frames import END_STREAM, Frame, FrameType
 
 _WORTH_BYTES: Final = 1024
 """Body bytes, either way, that pay for one frame: large transfers need window updates."""
@@ -66,10 +66,10 @@ class FloodGuard:
 
 def _cost(frame: Frame) -> float:
     match frame.kind:
-        case Kind.DATA:
+        case FrameType.DATA:
             ending = 1 if frame.flags & END_STREAM else 0
             return 1 - ending - frame.length / _WORTH_BYTES
-        case Kind.HEADERS:
+        case FrameType.HEADERS:
             return 0.0
         case _:
             return 1.0
