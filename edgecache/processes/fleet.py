@@ -275,12 +275,12 @@ class Fleet:
         await self._everywhere(lambda serial: messages.Invalidate(serial, message.uris), asker)
         return 0
 
-    def _flight_told(self, teller: Member, message: messages.ClaimFlight | messages.Held | messages.Settle) -> None:
+    def _flight_told(self, teller: Member, message: messages.ClaimFlight | messages.HeldClaim | messages.Settle) -> None:
         match message:
             case messages.ClaimFlight(serial=serial, key=key, uri=uri, holder=holder):
                 step = self._flights.claim(key, uri, (teller, serial), self._numbered(holder))
                 self._say(() if step is None else (step,))
-            case messages.Held(key=key, serial=serial):
+            case messages.HeldClaim(key=key, serial=serial):
                 self._say(self._flights.answered(teller, key, serial))
             case messages.Settle(serial=serial, brought=brought):
                 self._landed(self._flights.settle((teller, serial)), brought)

@@ -53,7 +53,7 @@ class Asks:
 
     purge: Callable[[Member, messages.AskPurge], Awaitable[int]]
     invalidate: Callable[[Member, messages.AskInvalidate], Awaitable[int]]
-    flight: Callable[[Member, messages.ClaimFlight | messages.Held | messages.Settle], None]
+    flight: Callable[[Member, messages.ClaimFlight | messages.HeldClaim | messages.Settle], None]
 
 
 class Member:
@@ -223,7 +223,7 @@ class Member:
         match message:
             case messages.CallGuest() | messages.Credit() | messages.Cancel() | messages.Fetched() | messages.Noted():
                 self._guests.receive(message)
-            case messages.ClaimFlight() | messages.Held() | messages.Settle():
+            case messages.ClaimFlight() | messages.HeldClaim() | messages.Settle():
                 self._asks.flight(self, message)
             case messages.Done(serial=serial, failure=failure):
                 _resolve(self._waiting.get(serial), failure)

@@ -187,7 +187,7 @@ class Awaited(_Message, frozen=True):
 
 
 class Whose(_Message, frozen=True):
-    """Is this process fetching under this digest, as the board says? Others wait for it then. A `Held` answers."""
+    """Is this process fetching under this digest, as the board says? Others wait for it then. A `HeldClaim` answers."""
 
     key: bytes
 
@@ -312,7 +312,7 @@ class ClaimFlight(_Message, frozen=True):
     holder: int
 
 
-class Held(_Message, frozen=True):
+class HeldClaim(_Message, frozen=True):
     """The answer to `Whose`. `serial`: of the claim that is held, which a `Settle` ends; 0: none is."""
 
     key: bytes
@@ -326,7 +326,7 @@ class Settle(_Message, frozen=True):
     brought: BroughtOver | None = None
 
 
-ToLeader = Prepared | Refused | Done | Counted | Told | OfCalls | AskPurge | AskInvalidate | ClaimFlight | Held | Settle
+ToLeader = Prepared | Refused | Done | Counted | Told | OfCalls | AskPurge | AskInvalidate | ClaimFlight | HeldClaim | Settle
 
 
 def _plain(value: Any) -> object:
