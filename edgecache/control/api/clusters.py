@@ -10,7 +10,7 @@ from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from edgecache.control.api import shapes
-from edgecache.control.api.endpoint import ApiCall, Endpoint, Known
+from edgecache.control.api.endpoint import ApiCall, Endpoint, WithToken
 from edgecache.control.api.messages import answer, no_content, parameters, read_json
 from edgecache.control.manifest import NAME
 from edgecache.control.problems import Code, Problem, not_found
@@ -121,9 +121,9 @@ def _shown(call: ApiCall, cluster: Cluster) -> dict[str, object]:
 
 
 ENDPOINTS: Final = (
-    Endpoint("GET", "/v1/clusters", Known.OPERATOR, list_clusters),
-    Endpoint("GET", "/v1/clusters/{name}", Known.OPERATOR, get_cluster),
-    Endpoint("PUT", "/v1/clusters/{name}", Known.OPERATOR, put_cluster),
-    Endpoint("PATCH", "/v1/clusters/{name}", Known.OPERATOR, change_cluster),
-    Endpoint("DELETE", "/v1/clusters/{name}", Known.OPERATOR, remove_cluster),
+    Endpoint("GET", "/v1/clusters", WithToken.OPERATOR, list_clusters),
+    Endpoint("GET", "/v1/clusters/{name}", WithToken.OPERATOR, get_cluster),
+    Endpoint("PUT", "/v1/clusters/{name}", WithToken.OPERATOR, put_cluster),
+    Endpoint("PATCH", "/v1/clusters/{name}", WithToken.OPERATOR, change_cluster),
+    Endpoint("DELETE", "/v1/clusters/{name}", WithToken.OPERATOR, remove_cluster),
 )

@@ -35,14 +35,14 @@ class Open(enum.Enum):
     OPEN = "open"
 
 
-class Known(enum.Enum):
+class WithToken(enum.Enum):
     """Access with any valid token (the handler confines), or with the operator's alone."""
 
     ANY = "any"
     OPERATOR = "operator"
 
 
-Access = Open | Known | Verb
+Access = Open | WithToken | Verb
 """A Verb: the operator, or a token with that verb on the site in the path."""
 
 
@@ -113,7 +113,7 @@ class Endpoint:
         call = ApiCall(request, services, token)
         if isinstance(self.access, Verb):
             call.may(self.access, call.request.match_info["site"])
-        elif self.access is Known.OPERATOR and token is not None and not token.operator:
+        elif self.access is WithToken.OPERATOR and token is not None and not token.operator:
             site = request.match_info.get("site", token.site)
             if site is not None and token.site not in (None, site):
                 raise no_site(site)

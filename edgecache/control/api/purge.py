@@ -8,7 +8,7 @@ from typing import Final
 from aiohttp import web
 from msgspec import Struct
 
-from edgecache.control.api.endpoint import ApiCall, Endpoint, Known, forbidden
+from edgecache.control.api.endpoint import ApiCall, Endpoint, WithToken, forbidden
 from edgecache.control.api.messages import answer, parameters, read_json
 from edgecache.control.problems import Code, Problem, no_site
 from edgecache.control.records import Verb
@@ -113,4 +113,4 @@ def _check_url(text: str, where: str, right: str) -> None:
         raise Problem(Code.BAD_REQUEST, detail, f"write it as clients ask for it: {right}", where=where)
 
 
-ENDPOINTS: Final = (Endpoint("POST", "/v1/purge", Known.ANY, purge),)
+ENDPOINTS: Final = (Endpoint("POST", "/v1/purge", WithToken.ANY, purge),)

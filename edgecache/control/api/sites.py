@@ -10,7 +10,7 @@ from typing import Final
 from aiohttp import web
 
 from edgecache.control.api import shapes
-from edgecache.control.api.endpoint import ApiCall, Endpoint, Known, forbidden
+from edgecache.control.api.endpoint import ApiCall, Endpoint, WithToken, forbidden
 from edgecache.control.api.messages import answer, no_content, parameters, read_json
 from edgecache.control.problems import Code, Problem, no_site
 from edgecache.control.records import Verb
@@ -140,9 +140,9 @@ async def _shown(call: ApiCall, site: Site) -> dict[str, object]:
 
 
 ENDPOINTS: Final = (
-    Endpoint("GET", "/v1/sites", Known.ANY, list_sites),
-    Endpoint("POST", "/v1/sites", Known.OPERATOR, create_site),
+    Endpoint("GET", "/v1/sites", WithToken.ANY, list_sites),
+    Endpoint("POST", "/v1/sites", WithToken.OPERATOR, create_site),
     Endpoint("GET", "/v1/sites/{site}", Verb.READ, get_site),
-    Endpoint("PATCH", "/v1/sites/{site}", Known.OPERATOR, change_site),
-    Endpoint("DELETE", "/v1/sites/{site}", Known.OPERATOR, remove_site),
+    Endpoint("PATCH", "/v1/sites/{site}", WithToken.OPERATOR, change_site),
+    Endpoint("DELETE", "/v1/sites/{site}", WithToken.OPERATOR, remove_site),
 )

@@ -13,7 +13,7 @@ import yaml
 from aiohttp import web
 
 from edgecache.control.api import shapes
-from edgecache.control.api.endpoint import ApiCall, Endpoint, Known, Open, forbidden
+from edgecache.control.api.endpoint import ApiCall, Endpoint, Open, WithToken, forbidden
 from edgecache.control.api.messages import answer, parameters
 from edgecache.control.records import Verb
 from edgecache.control.state import StateError
@@ -120,5 +120,5 @@ def _site(site: Site) -> dict[str, object]:
 ENDPOINTS: Final = (
     Endpoint("GET", "/v1/healthz", Open.OPEN, healthz),
     Endpoint("GET", "/v1/openapi.json", Open.OPEN, openapi),
-    Endpoint("GET", "/v1/status", Known.ANY, status),
+    Endpoint("GET", "/v1/status", WithToken.ANY, status),
 )

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from edgecache import units
 from edgecache.control.api import shapes
-from edgecache.control.api.endpoint import ApiCall, Endpoint, Known
+from edgecache.control.api.endpoint import ApiCall, Endpoint, WithToken
 from edgecache.control.api.messages import answer, no_content, parameters, read_json
 from edgecache.control.problems import Code, Problem, no_site, not_found
 from edgecache.control.records import READER, Verb
@@ -100,7 +100,7 @@ def _wrong(where: str, message: str) -> Problem:
 
 
 ENDPOINTS: Final = (
-    Endpoint("GET", "/v1/tokens", Known.OPERATOR, list_tokens),
-    Endpoint("POST", "/v1/tokens", Known.OPERATOR, create_token),
-    Endpoint("DELETE", "/v1/tokens/{id}", Known.OPERATOR, revoke_token),
+    Endpoint("GET", "/v1/tokens", WithToken.OPERATOR, list_tokens),
+    Endpoint("POST", "/v1/tokens", WithToken.OPERATOR, create_token),
+    Endpoint("DELETE", "/v1/tokens/{id}", WithToken.OPERATOR, revoke_token),
 )
