@@ -11,7 +11,7 @@ from dataclasses import replace
 from edgecache.policy.lookup import ERROR_STATUSES, Validate
 from edgecache.policy.message import Request, Response, Timed
 from edgecache.policy.partial import MAX_JOINED_BYTES, Held, head_of, resumable
-from edgecache.policy.storing import NoStore, NoStoreReason, Store, admit, strip, tags
+from edgecache.policy.storing import NoStore, NoStoreReason, Storable, admit, strip, tags
 from edgecache.policy.validation import selects
 from edgecache.policy.variance import variant_key
 from edgecache.serve.asking import Asker, coded, content_length
@@ -21,8 +21,7 @@ from edgecache.serve.keeping import Keeper, reusable
 from edgecache.serve.long_bodies import LongBodies
 from edgecache.serve.parts import wants_less
 from edgecache.source import Culprit, Reply, SourceError
-from edgecache.store import Entry
-from edgecache.store import Store as ResponseStore
+from edgecache.store import Entry, Store
 from edgecache.upstream.body import BytesBody
 from edgecache.upstream.collapse import Landing, Private, Shareable
 from edgecache.upstream.predictor import Predictor
@@ -39,7 +38,7 @@ class Fetcher:
     def __init__(
         self,
         *,
-        store: ResponseStore,
+        store: Store,
         asker: Asker,
         keeper: Keeper,
         long_bodies: LongBodies,
@@ -156,7 +155,7 @@ class Fetcher:
         if brought.variant != variant_key(call.request, brought.vary, rule):
             return None
         reply = Reply(brought.timed.response, BytesBody(brought.body), brought.detail)
-        if not isinstance(admit(call.request, brought.timed, rule), Store):
+        if not isinstance(admit(call.request, brought.timed, rule), Storable):
             return None
         return self._judged(call, reply, brought.timed, entry=None, key=key, since=since)
 
@@ -195,7 +194,7 @@ class Fetcher:
         return self._shareable(call, reply, timed, admitted, key=key, since=since, ranged=ranged)
 
     def _shareable(
-        self, call: Call, reply: Reply, timed: Timed, admitted: Store, *, key: Hashable | None, since: int, ranged: bool
+        self, call: Call, reply: Reply, timed: Timed, admitted: Storable, *, key: Hashable | None, since: int, ranged: bool
     ) -> Shareable:
         """A response that is stored as it passes, for whoever waits for the same."""
         rule = call.route.rule
@@ -253,7 +252,7 @@ class Fetcher:
 
 
 def _selected(
-    call: Call, reply: Reply, stored: Timed, admitted: Store, *, vary: tuple[str, ...], variant: str, since: int
+    call: Call, reply: Reply, stored: Timed, admitted: Storable, *, vary: tuple[str, ...], variant: str, since: int
 ) -> Selected:
     return Selected(
         vary,
