@@ -13,7 +13,7 @@ from typing import Any, assert_never, cast
 
 from sandbox import reports, wire
 from sandbox.fleet import Fleet
-from sandbox.lane import Generator, Job, Lane, Running, Stage, State
+from sandbox.lane import Generator, Job, JobState, Lane, Running, Stage
 from sandbox.limits import SECOND_NS
 from sandbox.outcome import End, Outcome, Usage
 from sandbox.policies import DispatchPolicy
@@ -164,8 +164,8 @@ class Dispatcher:
             case Stage.SERVING:
                 call = running.call = generator.next_call()
                 running.output_bytes = call.output_bytes
-                was, call.state = call.state, State.RUNNING
-                if was is State.QUEUED:
+                was, call.state = call.state, JobState.RUNNING
+                if was is JobState.QUEUED:
                     call.queued_s = now - call.started
                     worker.send(wire.Start(call.number, generator.number, call.request, slice_ns))
                 else:
@@ -255,7 +255,7 @@ class Dispatcher:
                 if outcome.end is End.FINISHED:
                     generator.warm = min(generator.warm + 1, generator.limits.vms - len(generator.active))
                 if call.held and outcome.end is End.FINISHED:
-                    call.state, call.closing = State.PACED, reports.told(outcome)
+                    call.state, call.closing = JobState.PACED, reports.told(outcome)
                 else:
                     self.requests.finish(call, reports.told(outcome))
                 self.requests.note(generator, outcome.end)
@@ -322,7 +322,7 @@ class Dispatcher:
             if worker is None:
                 continue
             for call in lane.active_calls():
-                if call.state is State.STALLED and now - call.stalled_since > policy.reader_s:
+                if call.state is JobState.STALLED and now - call.stalled_since > policy.reader_s:
                     self.requests.end(call, Outcome(End.CANCELLED, call.usage, "nobody reads the answer"))
             if running is None:
                 lane.settle_tab()

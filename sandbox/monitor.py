@@ -25,7 +25,7 @@ from sandbox.nodes import Path, Share
 from sandbox.outcome import End, Outcome, Usage
 from sandbox.policies import Isolation, MonitorPolicy
 from sandbox.program import Program
-from sandbox.quarantine import Record
+from sandbox.quarantine import Score
 from sandbox.request import GuestRequest
 from sandbox.shares import DEFAULT_CLUSTER, ClusterShare, SiteShare
 from sandbox.sharetree import ShareTree
@@ -127,7 +127,7 @@ class Monitor:
         by_site = self._policy.isolation is Isolation.SITE
         name = tenant if by_site else f"{tenant}/{key}#{self._serial}"
         lane = dispatcher.fleet.lanes.get(name) or Lane(name, tenant, self._policy.dispatch.floor_ns)
-        record = Record(self._policy.dispatch.quarantine)
+        record = Score(self._policy.dispatch.quarantine)
         path = (tenant, f"{key}\0{self._serial}")
         shared = self._images.share(program)
         generator = Generator(key, self._serial, shared, limits, path=path, weight=weight, lane=lane, record=record)

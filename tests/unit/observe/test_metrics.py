@@ -15,7 +15,7 @@ from edgecache.observe.record import CACHE_WORDS, Renewal
 from edgecache.observe.recorder import Recorder
 from edgecache.observe.status import StatusBoard
 from edgecache.store.memory import MemoryStore
-from sandbox.jail import JailReport, Layer, Missing
+from sandbox.jail import JailReport, Layer, MissingLayer
 from sandbox.ledger import Allocation
 from sandbox.outcome import End, Usage
 from sandbox.status import GeneratorStatus, MonitorStatus, ShareStatus, WorkerStatus
@@ -23,7 +23,7 @@ from tests.unit.observe.values import RECORD
 
 
 def monitor_status() -> MonitorStatus:
-    report = JailReport((Layer.SECCOMP,), (Missing(Layer.LANDLOCK, "not in this kernel"),))
+    report = JailReport((Layer.SECCOMP,), (MissingLayer(Layer.LANDLOCK, "not in this kernel"),))
     worker = WorkerStatus(1, "shop", report, 1, 1, 5)
     generator = GeneratorStatus("shop/hello@1", "shop", 1, 4, {End.FINISHED: 3, End.FAULT: 1}, 9, 2, 1, 3, 1.5)
     clusters = (ShareStatus("default", 2, None, 9, Allocation(0.75, 0.5)),)
