@@ -19,7 +19,7 @@ from edgecache.serve.respond import Outcome, Responder, suits
 from edgecache.sites import OnError
 from edgecache.source import UNREACHABLE, Culprit, SourceError
 from edgecache.store import Entry, Store
-from edgecache.upstream.collapse import Flights, Private, Released, Seat, Settled, Stream
+from edgecache.upstream.collapse import Flights, Private, Released, Seat, Settled, SharedReply
 from edgecache.upstream.predictor import Predictor
 
 _RANGE = "range"
@@ -111,10 +111,10 @@ class Flyer:
         match landed:
             case Private(reply, reason):
                 return self.respond.passed(call, decision, reply, HeldBody(reply.body, seat.leave), Outcome("miss", reason))
-            case Stream(token=Selected() as selected, kept=Entry() as kept) if seat.first and suits(call, kept):
+            case SharedReply(token=Selected() as selected, kept=Entry() as kept) if seat.first and suits(call, kept):
                 await seat.leave()
                 return self.respond.brought(call, decision, kept, selected)
-            case Stream(body=body, token=Selected() as selected):
+            case SharedReply(body=body, token=Selected() as selected):
                 if not (seat.first or purges.allow(selected.expected, selected.since, boarded)):
                     await seat.leave()
                     return await self.fly(call, decision, entry, vary=vary, epoch=boarded)

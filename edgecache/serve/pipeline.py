@@ -50,7 +50,7 @@ from edgecache.sites import Route, Site, SiteTable
 from edgecache.source import Body, Interim, Reply, Source, SourceError
 from edgecache.store import Entry, Store, StoredBody
 from edgecache.upstream.background import Background
-from edgecache.upstream.collapse import Private, Stream
+from edgecache.upstream.collapse import Private, SharedReply
 from edgecache.upstream.settings import UpstreamSettings
 
 _log = logging.getLogger(__name__)
@@ -308,7 +308,7 @@ class Pipeline:
             case Private(reply):
                 body = HeldBody(reply.body, seat.leave)
                 return self.respond.passed(call, decision, reply, body, Outcome("bypass", decision.reason))
-            case Stream(body=streamed, token=Selected() as selected):
+            case SharedReply(body=streamed, token=Selected() as selected):
                 return self.respond.streamed(call, decision, seat, streamed, selected)
             case _:
                 raise TypeError(f"unknown landing {landed!r}")

@@ -66,7 +66,7 @@ Landing = Shareable | Private | Settled
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
+class SharedReply:
     """A seat's view of a shareable landing."""
 
     response: Response
@@ -83,7 +83,7 @@ class Released:
     """Somebody else's private response: go on alone."""
 
 
-Landed = Stream | Private | Settled | Released
+Landed = SharedReply | Private | Settled | Released
 
 
 class _Flight:
@@ -152,7 +152,7 @@ class Seat:
             case Shareable():
                 if self.reader is None:
                     return Released()
-                return Stream(landing.response, self.reader, landing.token, self._late, flight.kept)
+                return SharedReply(landing.response, self.reader, landing.token, self._late, flight.kept)
             case Settled(joinable=True):
                 return landing
             case Private() | Settled():

@@ -28,7 +28,7 @@ from edgecache.policy.trailing import following
 from edgecache.policy.upstream import HealthRule
 from edgecache.source import Body, Culprit, Interim, SourceError, TrailedBody, Trailers
 from edgecache.upstream.beginning import Kit
-from edgecache.upstream.begun import REQUEST_TIMEOUT, Sent
+from edgecache.upstream.begun import REQUEST_TIMEOUT, SentRequest
 from edgecache.upstream.bodiless import BodilessExchanges
 from edgecache.upstream.endpoint import Endpoint, Waits
 from edgecache.upstream.health import expected
@@ -164,7 +164,7 @@ class OriginClient:
         *,
         on_interim: Interim | None = None,
         trailers: TrailerReader | None = None,
-        begun: Sent | None = None,
+        begun: SentRequest | None = None,
     ) -> OriginResponse | WholeResponse:
         """One attempt at one origin, up to its response head, which is usable. Raises SourceError.
 
@@ -210,7 +210,7 @@ class OriginClient:
         on_interim: Interim | None = None,
         trailers: TrailerReader | None = None,
         probing: bool = False,
-        begun: Sent | None = None,
+        begun: SentRequest | None = None,
     ) -> OriginResponse | WholeResponse:
         try:
             context = await self.trust.context(endpoint.tls) if endpoint.own_tls else True
