@@ -29,7 +29,7 @@ from edgecache.store.disk.row import CorruptRow, Place
 from edgecache.store.disk.segments import SegmentWriter
 from edgecache.store.disk.settings import FULL, DiskSettings
 from edgecache.store.disk.stats import Counts, DiskStats
-from edgecache.store.disk.worker import Worker
+from edgecache.store.disk.worker import DiskWorker
 from edgecache.store.entry import Entry
 
 _log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class DiskTier:
         self.counts = Counts()
         self._max_variants = max_variants
         self._index: Index | None = None
-        self._worker: Worker | None = None
+        self._worker: DiskWorker | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pending = Pending()
         self._lookups = self._new_lookups()
@@ -81,7 +81,7 @@ class DiskTier:
         except OSError as error:
             index.close()
             raise DiskError(f"the disk tier {self.settings.path} cannot be opened: {error.strerror}") from error
-        self._worker = Worker(self.settings, index, self.counts, self._finished_elsewhere, max_variants=self._max_variants)
+        self._worker = DiskWorker(self.settings, index, self.counts, self._finished_elsewhere, max_variants=self._max_variants)
         self._index = self._lookups.index = index
         self._worker.start()
 
@@ -307,7 +307,7 @@ class DiskTier:
         self._finished([(order, 0 if isinstance(order, Ban) else None) for order in worker.abandon()])
         self._mending = asyncio.get_running_loop().create_task(self._mend(worker, index))
 
-    async def _mend(self, worker: Worker, index: Index) -> None:
+    async def _mend(self, worker: DiskWorker, index: Index) -> None:
         record, self._record = self._record, None
         if await asyncio.to_thread(worker.stop, _MEND_SECONDS):
             index.close()

@@ -35,7 +35,7 @@ _ROOM_STEPS: Final = 1000
 _COMPLAIN_SECONDS: Final = 10.0
 
 
-class Worker:
+class DiskWorker:
     """The orders of one process; `finished` is called on its thread with each batch and what is to be told of it."""
 
     def __init__(
