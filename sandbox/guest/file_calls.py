@@ -11,7 +11,7 @@ import struct
 from typing import Final
 
 from sandbox.guest.access import CallError
-from sandbox.guest.files import MAX_OPEN, FileKind, OpenFile, mode, resolve
+from sandbox.guest.files import MAX_OPEN, FileKind, GuestFile, mode, resolve
 from sandbox.guest.process import Process
 from sandbox.program import Convention
 
@@ -159,7 +159,7 @@ def lseek(process: Process, fd: int, offset: int, whence: int, *_: int) -> int:
     target = origins[whence] + (offset - (1 << 64) if offset >> 63 else offset)
     if not 0 <= target < 1 << 63:
         raise CallError(errno.EINVAL)
-    process.state.files[fd] = OpenFile(file.kind, file.path, target)
+    process.state.files[fd] = GuestFile(file.kind, file.path, target)
     return target
 
 
@@ -250,18 +250,18 @@ def getdents64(process: Process, fd: int, address: int, length: int, *_: int) ->
     if not packed and at < len(entries):
         raise CallError(errno.EINVAL)
     process.access.write(address, bytes(packed))
-    process.state.files[fd] = OpenFile(directory.kind, directory.path, at)
+    process.state.files[fd] = GuestFile(directory.kind, directory.path, at)
     return len(packed)
 
 
-def _open(process: Process, fd: int) -> OpenFile:
+def _open(process: Process, fd: int) -> GuestFile:
     file = process.state.files.get(fd)
     if file is None:
         raise CallError(errno.EBADF)
     return file
 
 
-def _install(process: Process, file: OpenFile, lowest: int) -> int:
+def _install(process: Process, file: GuestFile, lowest: int) -> int:
     files = process.state.files
     for fd in range(lowest, MAX_OPEN):
         if fd not in files:
@@ -270,7 +270,7 @@ def _install(process: Process, file: OpenFile, lowest: int) -> int:
     raise CallError(errno.EMFILE)
 
 
-def _take(process: Process, file: OpenFile, offset: int, length: int) -> bytes:
+def _take(process: Process, file: GuestFile, offset: int, length: int) -> bytes:
     match file.kind:
         case FileKind.STDIN:
             return process.exchange.take_input(length)
@@ -286,9 +286,9 @@ def _take(process: Process, file: OpenFile, offset: int, length: int) -> bytes:
             raise CallError(errno.EBADF)
 
 
-def _advance(process: Process, fd: int, file: OpenFile, count: int) -> None:
+def _advance(process: Process, fd: int, file: GuestFile, count: int) -> None:
     if file.kind is FileKind.FILE:
-        process.state.files[fd] = OpenFile(file.kind, file.path, file.offset + count)
+        process.state.files[fd] = GuestFile(file.kind, file.path, file.offset + count)
 
 
 def _vectors(process: Process, address: int, count: int) -> list[tuple[int, int]]:
@@ -315,14 +315,14 @@ def _path(process: Process, directory: int, address: int) -> str:
     return resolve(base.path, path)
 
 
-def _find(process: Process, directory: int, path: int) -> OpenFile:
+def _find(process: Process, directory: int, path: int) -> GuestFile:
     file = process.files.find(_path(process, directory, path))
     if file is None:
         raise CallError(errno.ENOENT)
     return file
 
 
-def _put_stat(process: Process, file: OpenFile, address: int) -> int:
+def _put_stat(process: Process, file: GuestFile, address: int) -> int:
     size = process.files.size(file)
     packed = _STAT.pack(1, process.files.number(file), 1, mode(file), 0, 0, 0, 0, size, 4096, (size + 511) // 512, *[0] * 6)
     process.access.write(address, packed)

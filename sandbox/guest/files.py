@@ -28,7 +28,7 @@ class FileKind(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class OpenFile:
+class GuestFile:
     """An open file: replaced, never changed, so that a snapshot of a table is a copy of the table."""
 
     kind: FileKind
@@ -36,10 +36,10 @@ class OpenFile:
     offset: int = 0
 
 
-STANDARD: Final[Mapping[int, OpenFile]] = {
-    0: OpenFile(FileKind.STDIN),
-    1: OpenFile(FileKind.STDOUT),
-    2: OpenFile(FileKind.STDERR),
+STANDARD: Final[Mapping[int, GuestFile]] = {
+    0: GuestFile(FileKind.STDIN),
+    1: GuestFile(FileKind.STDOUT),
+    2: GuestFile(FileKind.STDERR),
 }
 _DEVICES: Final = {"/dev/null": FileKind.NULL, "/dev/urandom": FileKind.RANDOM, "/dev/random": FileKind.RANDOM}
 
@@ -69,35 +69,35 @@ class FileTree:
         self._directories = {path: tuple(sorted(names)) for path, names in children.items()}
         self._numbers = {path: n for n, path in enumerate((*self._directories, *self._files), start=2)}
 
-    def find(self, path: str) -> OpenFile | None:
+    def find(self, path: str) -> GuestFile | None:
         """What an absolute, normalised path names; None for nothing."""
         if path in self._files:
-            return OpenFile(FileKind.FILE, path)
+            return GuestFile(FileKind.FILE, path)
         if path in self._directories:
-            return OpenFile(FileKind.DIRECTORY, path)
+            return GuestFile(FileKind.DIRECTORY, path)
         device = _DEVICES.get(path)
-        return OpenFile(device, path) if device else None
+        return GuestFile(device, path) if device else None
 
-    def content(self, file: OpenFile) -> bytes:
+    def content(self, file: GuestFile) -> bytes:
         return self._files[file.path]
 
-    def names(self, directory: OpenFile) -> tuple[tuple[str, OpenFile], ...]:
+    def names(self, directory: GuestFile) -> tuple[tuple[str, GuestFile], ...]:
         """Name and file of everything in a directory, `.` and `..` first."""
         here = directory.path
         inside = tuple(
             (name, found) for name in self._directories[here] if (found := self.find(posixpath.join(here, name))) is not None
         )
-        return ((".", directory), ("..", OpenFile(FileKind.DIRECTORY, posixpath.dirname(here))), *inside)
+        return ((".", directory), ("..", GuestFile(FileKind.DIRECTORY, posixpath.dirname(here))), *inside)
 
-    def number(self, file: OpenFile) -> int:
+    def number(self, file: GuestFile) -> int:
         """A stable inode number, never 0."""
         return self._numbers.get(file.path, 1)
 
-    def size(self, file: OpenFile) -> int:
+    def size(self, file: GuestFile) -> int:
         return len(self._files[file.path]) if file.kind is FileKind.FILE else 0
 
 
-def mode(file: OpenFile) -> int:
+def mode(file: GuestFile) -> int:
     """st_mode."""
     return _MODES[file.kind]
 
