@@ -15,7 +15,7 @@ from edgecache.serve.answer import Answer, HeldBody
 from edgecache.serve.asking import Asker
 from edgecache.serve.call import Call, Selected, flight_key
 from edgecache.serve.fetching import Fetcher
-from edgecache.serve.respond import Outcome, Responder, suits
+from edgecache.serve.respond import CacheOutcome, Responder, suits
 from edgecache.sites import OnError
 from edgecache.source import UNREACHABLE, Culprit, SourceError
 from edgecache.store import Entry, Store
@@ -110,7 +110,7 @@ class Flyer:
             raise
         match landed:
             case Private(reply, reason):
-                return self.respond.passed(call, decision, reply, HeldBody(reply.body, seat.leave), Outcome("miss", reason))
+                return self.respond.passed(call, decision, reply, HeldBody(reply.body, seat.leave), CacheOutcome("miss", reason))
             case SharedReply(token=Selected() as selected, kept=Entry() as kept) if seat.first and suits(call, kept):
                 await seat.leave()
                 return self.respond.brought(call, decision, kept, selected)
