@@ -1,7 +1,7 @@
 """Which idle worker goes, and who waits, so that hot memory never exceeds its budget: values in, decisions out.
 
 No process is known here, no clock, no I/O: sizes are bytes, times are seconds of one clock. A generator that is only registered
-costs nothing here: what is hot, that is mapped in a worker, counts. Called by `fleet.py`.
+costs nothing here: what is hot, that is mapped in a worker, counts. Called by `worker_pool.py`.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ class Monitor:
         self._serial += 1
         by_site = self._policy.isolation is Isolation.SITE
         name = tenant if by_site else f"{tenant}/{key}#{self._serial}"
-        lane = dispatcher.fleet.lanes.get(name) or Lane(name, tenant, self._policy.dispatch.floor_ns)
+        lane = dispatcher.pool.lanes.get(name) or Lane(name, tenant, self._policy.dispatch.floor_ns)
         record = Score(self._policy.dispatch.quarantine)
         path = (tenant, f"{key}\0{self._serial}")
         shared = self._images.share(program)
@@ -230,15 +230,15 @@ class Monitor:
                     calls=sum(1 for _ in lane.active_calls()),
                     cpu_ns=lane.worker.cpu_ns(),
                 )
-                for lane in dispatcher.fleet.lanes.values()
+                for lane in dispatcher.pool.lanes.values()
                 if lane.worker is not None
             ),
             generators=tuple(self._generator_status(generator, allocations) for generator in self._generators.values()),
-            workers_started=dispatcher.fleet.started,
-            workers_lost=dispatcher.fleet.lost,
-            hot_bytes=dispatcher.fleet.hot_bytes,
-            hot_budget_bytes=self._policy.dispatch.fleet.hot_bytes,
-            parked=dispatcher.fleet.parked,
+            workers_started=dispatcher.pool.started,
+            workers_lost=dispatcher.pool.lost,
+            hot_bytes=dispatcher.pool.hot_bytes,
+            hot_budget_bytes=self._policy.dispatch.pool.hot_bytes,
+            parked=dispatcher.pool.parked,
             engine=dispatcher.engine,
             clusters=clusters,
             tenants=tenants,

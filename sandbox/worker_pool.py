@@ -17,7 +17,7 @@ from sandbox.footprint import proportional_bytes, resident_bytes
 from sandbox.lane import Lane
 from sandbox.limits import MIB
 from sandbox.outcome import End
-from sandbox.policies import FleetPolicy
+from sandbox.policies import PoolPolicy
 from sandbox.spawner import Spawner
 from sandbox.tasks import Tasks
 
@@ -44,10 +44,10 @@ class Crew(Protocol):
         """The worker is dead; the lane still remembers what it was doing."""
 
 
-class Fleet:
+class WorkerPool:
     """The workers of all lanes: started where requests wait, parked and ended to keep to the budget of memory."""
 
-    def __init__(self, spawner: Spawner, policy: FleetPolicy, tasks: Tasks, crew: Crew) -> None:
+    def __init__(self, spawner: Spawner, policy: PoolPolicy, tasks: Tasks, crew: Crew) -> None:
         self._spawner = spawner
         self._policy = policy
         self._tasks = tasks
