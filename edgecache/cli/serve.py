@@ -119,7 +119,7 @@ def _run(settings: Config, read: Callable[[], Config] | None, pidfile: Path | No
     from edgecache.control.state import StateError  # noqa: PLC0415
     from edgecache.lifetime import run  # noqa: PLC0415
     from edgecache.processes.entry import run_loop  # noqa: PLC0415
-    from edgecache.processes.member import StartFailed  # noqa: PLC0415
+    from edgecache.processes.serving_process import StartFailed  # noqa: PLC0415
     from edgecache.processes.takeover import TakeoverFailed  # noqa: PLC0415
     from edgecache.serve.certificates import CertificateError  # noqa: PLC0415
     from sandbox import SandboxError  # noqa: PLC0415

@@ -1,6 +1,6 @@
 """Guests' calls as the leader runs them for its serving processes: from the channel to the monitor and back.
 
-`member` has one `GuestPort` for its serving process. A call ends with its guest, with a Cancel, or with the process that asked.
+`serving_process` has one `GuestPort` for each. A call ends with its guest, with a Cancel, or with the process that asked.
 Where there is no other process, `one_process` uses the `GuestHost` itself.
 """
 

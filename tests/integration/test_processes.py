@@ -23,7 +23,7 @@ from edgecache.observe.settings import LogSettings
 from edgecache.policy.access import AccessRule
 from edgecache.processes import member
 from edgecache.processes.fleet import Fleet
-from edgecache.processes.member import Member
+from edgecache.processes.serving_process import ServingProcess
 from edgecache.serve.settings import ServeSettings
 from edgecache.sites import Site
 from edgecache.store.disk import DiskSettings
@@ -299,7 +299,7 @@ async def waiting_for(running: Running, count: int) -> dict[str, int]:
             await asyncio.sleep(0.05)
 
 
-async def joined(running: Running) -> Member:
+async def joined(running: Running) -> ServingProcess:
     """Who fetches for others, once another process waits for it."""
     fleet = running.edge._servers
     assert isinstance(fleet, Fleet)
