@@ -21,7 +21,7 @@ from edgecache.control.settings import ControlSettings
 from edgecache.edge import Edge
 from edgecache.observe.settings import LogSettings
 from edgecache.policy.access import AccessRule
-from edgecache.processes import member
+from edgecache.processes import serving_process
 from edgecache.processes.fleet import Fleet
 from edgecache.processes.serving_process import ServingProcess
 from edgecache.serve.settings import ServeSettings
@@ -247,7 +247,7 @@ async def test_a_process_that_is_killed_is_replaced_and_the_others_go_on(running
 
 
 async def test_a_process_that_does_not_acknowledge_is_replaced(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(member, "ACKNOWLEDGE_SECONDS", 1.0)
+    monkeypatch.setattr(serving_process, "ACKNOWLEDGE_SECONDS", 1.0)
     await running.each("/page", hit)
     stopped = (await running.processes())["each"]["1"]["pid"]
     os.kill(stopped, signal.SIGSTOP)
