@@ -76,7 +76,8 @@ class RequestPath:
         self.upstreams = Upstreams(self._client)
         table.followers.append(self.upstreams.follow)
         self.upstreams.follow(table.snapshot)
-        self._upgrades = Upgrades(TunnelClient(settings.upstream, settings.serve.max_connections, self.upstreams), settings.serve)
+        self._tunnels = TunnelClient(settings.upstream, settings.serve.max_connections, self.upstreams)
+        self._upgrades = Upgrades(self._tunnels, settings.serve)
         self._retiring: set[asyncio.Task[object]] = set()
         cache = settings.cache
         self.memory = MemoryStore(
@@ -123,7 +124,8 @@ class RequestPath:
 
     def reopen(self) -> None:
         """Open the log again, after rotation, and read the certificates again, after renewal. Raises CertificateError."""
-        self._client.trust.forget()
+        for trust in (self._client.trust, self._tunnels.trust):
+            trust.forget()
         if self.log is not None:
             self.log.reopen()
         if self.certificates is not None:
@@ -145,6 +147,9 @@ class RequestPath:
             client, self._client = self._client, OriginClient(settings.upstream)
             self.upstreams.use(self._client)
             self._retire(client.retire(_RETIRE_SECONDS))
+        self._upgrades.settings = settings.serve
+        if (tunnels := self._tunnels.change(settings.upstream, settings.serve.max_connections)) is not None:
+            self._retire(tunnels.retire(None))
         if self.certificates is not None and settings.certificates:
             self.certificates.change(settings.certificates)
         if settings.log != self._logged:

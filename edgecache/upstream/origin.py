@@ -137,13 +137,16 @@ class OriginClient:
             max_headers=settings.max_head_fields,
         )
 
-    async def retire(self, within_seconds: float) -> None:
-        """Close it once no exchange is under way any more, or when the time is up: nobody begins another."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(within_seconds):
-                while any(connector.busy for connector in self._connectors):  # noqa: ASYNC110 - aiohttp tells nobody
-                    await asyncio.sleep(_RETIRE_SECONDS)
-        await self.close()
+    async def retire(self, within_seconds: float | None) -> None:
+        """Close it once no exchange is under way any more, or when the time is up (None: it never is), or when this is cancelled:
+        nobody begins another."""
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within_seconds):
+                    while any(connector.busy for connector in self._connectors):  # noqa: ASYNC110 - aiohttp tells nobody
+                        await asyncio.sleep(_RETIRE_SECONDS)
+        finally:
+            await self.close()
 
     async def close(self) -> None:
         await self._pooled.close()
