@@ -48,9 +48,7 @@ class GuestPort:
         self._send = send
         self._calls: dict[int, _Running] = {}
 
-    def receive(
-        self, message: messages.CallGuest | messages.Credit | messages.Cancel | messages.Fetched | messages.Noted
-    ) -> None:
+    def receive(self, message: messages.OfGuests) -> None:
         """A word about a call that has ended meanwhile is no news."""
         if isinstance(message, messages.CallGuest):
             running = self._calls[message.call] = _Running(self._host, self._send, message)

@@ -286,7 +286,8 @@ class Noted(_Message, frozen=True):
     line: bytes
 
 
-OfCalls = CallGuest | Credit | Cancel | Fetched | Noted
+OfGuests = CallGuest | Credit | Cancel | Fetched | Noted
+"""What is for whoever runs guests (`guests.GuestPort`)."""
 
 
 class AskPurge(_Message, frozen=True):
@@ -326,7 +327,7 @@ class Settle(_Message, frozen=True):
     brought: BroughtOver | None = None
 
 
-ToLeader = Prepared | Refused | Done | Counted | Told | OfCalls | AskPurge | AskInvalidate | ClaimFlight | HeldClaim | Settle
+ToLeader = Prepared | Refused | Done | Counted | Told | OfGuests | AskPurge | AskInvalidate | ClaimFlight | HeldClaim | Settle
 
 
 def _plain(value: Any) -> object:
