@@ -21,7 +21,7 @@ from edgecache.control.answering import ControlRunner
 from edgecache.control.api.routes import build_control
 from edgecache.control.api.services import Services, StatusParts
 from edgecache.control.bundles import BundleStore
-from edgecache.control.clusters import Clusters, Scales
+from edgecache.control.clusters import Clusters, ClusterShares
 from edgecache.control.deploy import Deployer, Verifier
 from edgecache.control.idling import IdleWatch
 from edgecache.control.listener import check_bind
@@ -42,7 +42,7 @@ _SHUTDOWN_SECONDS: Final = 10.0
 BUNDLES: Final = "bundles"
 
 
-class Sandbox(Verifier, Registrar, Scales, Protocol):
+class Sandbox(Verifier, Registrar, ClusterShares, Protocol):
     """What is used of `sandbox.Monitor`."""
 
 
