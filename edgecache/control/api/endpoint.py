@@ -70,7 +70,7 @@ class ApiCall:
             raise no_site(name)
         return site
 
-    def still(self) -> Site:
+    def readmit(self) -> Site:
         """The site in the path, of a caller who has waited: its token may be revoked meanwhile, or the site gone. Raises
         Problem.
         """

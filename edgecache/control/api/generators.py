@@ -46,7 +46,7 @@ async def get_generator(call: ApiCall) -> web.Response:
 async def remove_generator(call: ApiCall) -> web.Response:
     parameters(call.request, ())
     name = call.name
-    site = await call.services.deployer.remove(call.still, name)
+    site = await call.services.deployer.remove(call.readmit, name)
     call.services.logs.remove(site.name, name)
     return no_content()
 
@@ -65,7 +65,7 @@ async def push_version(call: ApiCall) -> web.Response:
     deployer = call.services.deployer
     async with deployer.receiving(site):
         archive = await read_archive_body(call.request, call.services.settings)
-        version, new = await deployer.push(call.still, name, archive, activate=activate)
+        version, new = await deployer.push(call.readmit, name, archive, activate=activate)
     generator = await call.services.state.generator(site.name, name)
     if generator is None:
         raise not_found(f"generator {name}")
@@ -93,14 +93,14 @@ async def activate_version(call: ApiCall) -> web.Response:
     for where, value, high in (("$.percent", form.percent, 100), ("$.version", form.version, _MAX_NUMBER)):
         if not 1 <= value <= high:
             raise Problem(Code.BAD_REQUEST, f"{where}: must be from 1 to {high}, not {value}", "correct the body", where=where)
-    await call.services.deployer.activate(call.still, call.name, form.version, form.percent)
+    await call.services.deployer.activate(call.readmit, call.name, form.version, form.percent)
     return await _now(call)
 
 
 async def roll_back(call: ApiCall) -> web.Response:
     parameters(call.request, ())
     await read_json(call.request, Empty, call.services.settings, optional=True)
-    await call.services.deployer.roll_back(call.still, call.name)
+    await call.services.deployer.roll_back(call.readmit, call.name)
     return await _now(call)
 
 
