@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from edgecache import configobserve, configsites, configwords, siteform
 from edgecache.configwords import Table, fill, fill_part
-from edgecache.control.listener import BindRefused, check_bind, is_loopback
+from edgecache.control.binding import BindRefused, check_bind, is_loopback
 from edgecache.control.settings import ControlSettings
 from edgecache.observe.settings import LogSettings, ObserveSettings
 from edgecache.policy.authority import DEFAULT_PORTS

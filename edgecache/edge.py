@@ -18,8 +18,8 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from edgecache.config import Address, Config
+from edgecache.control.binding import check_bind
 from edgecache.control.bundles import BundleError
-from edgecache.control.listener import check_bind
 from edgecache.control.service import Control
 from edgecache.control.state import StateError
 from edgecache.observe.metrics import Metrics, Sources

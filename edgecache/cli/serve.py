@@ -115,7 +115,7 @@ def _without_sites() -> Config:
 
 
 def _run(settings: Config, read: Callable[[], Config] | None, pidfile: Path | None) -> int:
-    from edgecache.control.listener import BindRefused  # noqa: PLC0415 (as above)
+    from edgecache.control.binding import BindRefused  # noqa: PLC0415 (as above)
     from edgecache.control.state import StateError  # noqa: PLC0415
     from edgecache.lifetime import run  # noqa: PLC0415
     from edgecache.processes.entry import run_loop  # noqa: PLC0415
