@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from edgecache.config import Address, Config
+from edgecache.control.api.services import Rooms
 from edgecache.control.binding import check_bind
 from edgecache.control.bundles import BundleError
 from edgecache.control.service import Control
@@ -99,10 +100,8 @@ class Edge:
             purge=self._purge,
             config_sites=config.sites,
             config_clusters=config.clusters,
-            status_parts=self._status_parts,
-            metrics=self._render_metrics,
             published=self._publish,
-            before_status=self._gather,
+            rooms=Rooms(gather=self._gather, parts=self._status_parts, metrics=self._render_metrics),
         )
         self._plain: tuple[socket.socket, ...] = ()
         self._secure: tuple[socket.socket, ...] = ()

@@ -10,16 +10,15 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Final, NoReturn, Protocol
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
 from edgecache.control.answering import ControlRunner
 from edgecache.control.api.routes import build_control
-from edgecache.control.api.services import Services, StatusParts
+from edgecache.control.api.services import Rooms, Services
 from edgecache.control.binding import check_bind
 from edgecache.control.bundles import BundleStore
 from edgecache.control.clusters import Clusters, ClusterShares
@@ -46,10 +45,6 @@ class Sandbox(Verifier, Registrar, ClusterShares, Protocol):
     """What is used of `sandbox.Monitor`."""
 
 
-def _no_parts() -> Mapping[str, Mapping[str, object]]:
-    return {}
-
-
 async def _nothing() -> None:
     return
 
@@ -66,15 +61,13 @@ class Control:
         purge: Callable[[Purge], Awaitable[int]],
         config_sites: Iterable[Site] = (),
         config_clusters: Iterable[Cluster] = (),
-        status_parts: StatusParts = _no_parts,
-        metrics: Handler | None = None,
         published: Callable[[], Awaitable[None]] = _nothing,
-        before_status: Callable[[], Awaitable[None]] = _nothing,
+        rooms: Rooms | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         """Publishes `config_sites` to `table` at once; nothing else happens before `load`.
 
-        `published` is awaited after each change of `table`, before the API answers; `before_status` before `status_parts`.
+        `published` is awaited after each change of `table`, before the API answers.
         """
         self._settings = settings
         self._state = SqliteState(settings)
@@ -101,11 +94,9 @@ class Control:
             deployer=self._deployer,
             logs=self.logs,
             purge=purge,
-            status_parts=status_parts,
-            before_status=before_status,
+            rooms=rooms or Rooms(),
             now=now,
             started=now(),
-            metrics=metrics,
         )
 
     @property

@@ -45,10 +45,10 @@ async def status(call: ApiCall) -> web.Response:
     now = services.now()
     seen = [site for site in services.publisher.sites() if token.allows(Verb.READ, site.name)]
     if everything:
-        await services.before_status()
-        parts = services.status_parts()
+        await services.rooms.gather()
+        parts = services.rooms.parts()
     else:
-        parts = await services.recent.parts(services.before_status, services.status_parts)
+        parts = await services.recent.parts(services.rooms)
     return answer(
         {
             "version": edgecache_version(),
