@@ -20,8 +20,8 @@ from edgecache.config import Config
 from edgecache.observe.metrics import Sources
 from edgecache.policy.purging import Purge
 from edgecache.processes import messages
-from edgecache.processes.flight_board import MAX_NUMBER, FlightBoard
-from edgecache.processes.flights import Ask, Awaited, FlightTable, Fly
+from edgecache.processes.flight_board import MAX_NUMBER
+from edgecache.processes.flight_desk import FlightDesk
 from edgecache.processes.guests import GuestHost
 from edgecache.processes.messages import Report
 from edgecache.processes.pause import pause
@@ -33,8 +33,6 @@ from edgecache.serve.purger import not_recorded
 from edgecache.sites import Site, SiteTable
 
 _log: Final = logging.getLogger(__name__)
-_LEADERS_NUMBER: Final = 0
-"""On the board: it fetches nothing."""
 _REPORT_SECONDS: Final = 2.0
 """How long to wait for a report; without one the last one stands."""
 _LOOK_SECONDS: Final = 5.0
@@ -76,12 +74,12 @@ class Fleet:
         self._secure: tuple[socket, ...] = ()
         self._sites: dict[str, Site] = {}
         """As they were sent last."""
-        self._asks = Asks(purge=self._purge_asked, invalidate=self._invalidate_asked, flight=self._flight_told)
-        self._flights: FlightTable[ServingProcess] = FlightTable()
-        self._board: FlightBoard | None = None
         self._serials = itertools.count(1)
         self._numbers = itertools.cycle(range(1, MAX_NUMBER + 1))
-        self._members = [ServingProcess(slot, next(self._numbers), self._asks, host) for slot in range(count)]
+        self._members: list[ServingProcess] = []
+        self._flights = FlightDesk(self._members)
+        self._asks = Asks(purge=self._purge_asked, invalidate=self._invalidate_asked, flight=self._flights.told)
+        self._members += [ServingProcess(slot, next(self._numbers), self._asks, host) for slot in range(count)]
         self._accepting: dict[ServingProcess, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         self._restarts = [0] * count
         self._sharing = asyncio.Lock()
@@ -223,9 +221,7 @@ class Fleet:
 
     async def close(self) -> None:
         """After `drain`. Idempotent."""
-        board, self._board = self._board, None
-        if board is not None:
-            board.close()
+        self._flights.close()
 
     async def _end_keeping(self) -> None:
         """Start nobody again from here on."""
@@ -240,9 +236,7 @@ class Fleet:
     async def _start(self, member: ServingProcess) -> None:
         """Raises StartFailed."""
         try:
-            if self._board is None:
-                self._board = FlightBoard(_LEADERS_NUMBER)
-            board = self._board.descriptor
+            board = self._flights.board()
         except OSError as error:
             raise StartFailed(f"there is no memory for processes to share: {error}") from error
         sockets = [sock.fileno() for sock in (*self._plain, *self._secure)]
@@ -278,34 +272,6 @@ class Fleet:
         await self._everywhere(lambda serial: messages.Invalidate(serial, message.uris), asker)
         return 0
 
-    def _flight_told(self, teller: ServingProcess, message: messages.ClaimFlight | messages.HeldClaim | messages.Settle) -> None:
-        match message:
-            case messages.ClaimFlight(serial=serial, key=key, uri=uri, holder=holder):
-                step = self._flights.claim(key, uri, (teller, serial), self._numbered(holder))
-                self._say(() if step is None else (step,))
-            case messages.HeldClaim(key=key, serial=serial):
-                self._say(self._flights.answered(teller, key, serial))
-            case messages.Settle(serial=serial, brought=brought):
-                self._landed(self._flights.settle((teller, serial)), brought)
-
-    def _numbered(self, number: int) -> ServingProcess | None:
-        """Who lives and has this number on the board."""
-        return next((member for member in self._members if member.number == number and not member.ended.is_set()), None)
-
-    def _say(self, steps: Sequence[Fly[ServingProcess] | Awaited[ServingProcess] | Ask[ServingProcess]]) -> None:
-        for step in steps:
-            match step:
-                case Fly(claim=(member, serial)):
-                    member.send(messages.Claimed(serial, granted=True))
-                case Awaited(claim=(member, serial)):
-                    member.send(messages.Awaited(serial))
-                case Ask(process=member, key=key):
-                    member.send(messages.Whose(key))
-
-    def _landed(self, waiting: list[tuple[ServingProcess, int]], brought: messages.BroughtOver | None) -> None:
-        for member, serial in waiting:
-            member.send(messages.Claimed(serial, granted=False, brought=brought))
-
     async def _share_out(self) -> None:
         """Give every socket to one who serves; who gains one is told before who loses it."""
         async with self._sharing:
@@ -326,11 +292,7 @@ class Fleet:
             member = self._members[slot]
             await member.ended.wait()
             lived = time.time() - member.since
-            if self._board is not None:
-                self._board.clear(member.number)
-            waiting, steps = self._flights.lose(member)
-            self._landed(waiting, None)
-            self._say(steps)
+            self._flights.lose(member)
             if member.report is not None:
                 self._reports.bury(member.report)
             await asyncio.gather(self._share_out(), member.kill())

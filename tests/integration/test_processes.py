@@ -304,7 +304,7 @@ async def joined(running: Running) -> ServingProcess:
     fleet = running.edge._servers
     assert isinstance(fleet, Fleet)
     async with asyncio.timeout(30):
-        while not (found := [flight for flight in fleet._flights._held.values() if flight.waiting]):
+        while not (found := [flight for flight in fleet._flights._table._held.values() if flight.waiting]):
             await asyncio.sleep(0.02)
         while not running.origin.asked:
             await asyncio.sleep(0.02)
