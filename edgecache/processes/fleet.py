@@ -20,14 +20,14 @@ from edgecache.config import Config
 from edgecache.observe.metrics import Sources
 from edgecache.policy.purging import Purge
 from edgecache.processes import messages
+from edgecache.processes.backoff import backoff
 from edgecache.processes.flight_board import MAX_NUMBER
 from edgecache.processes.flight_desk import FlightDesk
 from edgecache.processes.guests import GuestHost
 from edgecache.processes.messages import Report
-from edgecache.processes.pause import pause
 from edgecache.processes.reports import Reports
 from edgecache.processes.serving_process import COUNT_SECONDS, Asks, ServingProcess, ServingState, StartFailed
-from edgecache.processes.settings import part
+from edgecache.processes.settings import divided
 from edgecache.processes.sockets import divide
 from edgecache.serve.purger import not_recorded
 from edgecache.sites import Site, SiteTable
@@ -67,7 +67,7 @@ class Fleet:
 
     def __init__(self, config: Config, table: SiteTable, host: GuestHost) -> None:
         count = config.serve.processes
-        self._settings = part(config)
+        self._settings = divided(config)
         self._table = table
         self._host = host
         self._plain: tuple[socket, ...] = ()
@@ -157,7 +157,7 @@ class Fleet:
         A `publish` must follow: it makes the fast lanes forget their heads, which were answered and logged under the settings
         before.
         """
-        self._settings = settings = part(config)
+        self._settings = settings = divided(config)
         return await self._everywhere(lambda serial: messages.Apply(serial, settings))
 
     async def reopen(self) -> tuple[str, ...]:
@@ -296,7 +296,7 @@ class Fleet:
             if member.report is not None:
                 self._reports.bury(member.report)
             await asyncio.gather(self._share_out(), member.kill())
-            wait = pause(wait, lived)
+            wait = backoff(wait, lived)
             self._restarts[slot] += 1
             how = member.how_it_ended
             _log.error("serving process %d (pid %d) has ended (%s); another is started in %g s", slot + 1, member.pid, how, wait)

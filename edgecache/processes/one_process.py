@@ -15,7 +15,7 @@ from edgecache.observe.metrics import Sources
 from edgecache.policy.purging import Purge
 from edgecache.processes.guests import GuestHost
 from edgecache.processes.path import RequestPath
-from edgecache.processes.settings import whole
+from edgecache.processes.settings import undivided
 from edgecache.serve.call import Call
 from edgecache.serve.certificates import CertificateError
 from edgecache.sites import SiteTable
@@ -33,7 +33,7 @@ class OneProcess:
         """
         self._host = host
         self._known = known
-        self.path: Final = RequestPath(whole(config), table, self._generator)
+        self.path: Final = RequestPath(undivided(config), table, self._generator)
 
     async def start(self, plain: Sequence[socket], secure: Sequence[socket]) -> None:
         """Raises OSError, CertificateError."""
@@ -48,7 +48,7 @@ class OneProcess:
 
     async def apply(self, config: Config) -> tuple[str, ...]:
         try:
-            self.path.change(whole(config))
+            self.path.change(undivided(config))
         except (CertificateError, OSError) as error:
             return (str(error),)
         return ()

@@ -26,7 +26,7 @@ from edgecache.processes.channel import Channel
 from edgecache.processes.claims import Claims
 from edgecache.processes.flight_board import FlightBoard
 from edgecache.processes.path import RequestPath
-from edgecache.processes.remote import RemoteGuests, leader_gone
+from edgecache.processes.remote_guests import RemoteGuests, leader_gone
 from edgecache.processes.sockets import close_all, inherited
 from edgecache.serve.call import Call
 from edgecache.serve.certificates import CertificateError

@@ -10,7 +10,7 @@ import pytest
 from edgecache.config import Config
 from edgecache.observe.settings import LogSettings
 from edgecache.processes.path import RequestPath
-from edgecache.processes.settings import PathSettings, whole
+from edgecache.processes.settings import PathSettings, undivided
 from edgecache.serve.call import Call
 from edgecache.sites import SiteTable
 from edgecache.source import Source
@@ -18,7 +18,7 @@ from tests.unit.observe.values import RECORD
 
 
 def logging_to(file: Path) -> PathSettings:
-    return replace(whole(Config()), log=LogSettings(access=file))
+    return replace(undivided(Config()), log=LogSettings(access=file))
 
 
 def no_generator(call: Call) -> Source:

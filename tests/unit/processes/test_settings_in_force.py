@@ -14,7 +14,7 @@ from edgecache.config import Address, CacheSettings, Config, TlsSettings
 from edgecache.observe.settings import LogSettings, ObserveSettings, TraceSettings
 from edgecache.processes.path import RequestPath
 from edgecache.processes.reload import reloaded
-from edgecache.processes.settings import whole
+from edgecache.processes.settings import undivided
 from edgecache.serve.call import Call
 from edgecache.serve.certificates import CertificateFiles
 from edgecache.sites import SiteTable
@@ -125,10 +125,10 @@ def no_generator(call: Call) -> Source:
 
 async def reached(first: Config, then: Config | None = None) -> dict[str, object]:
     """What a path holds that was made with `first`, and changed to `then`."""
-    path = RequestPath(whole(first), SiteTable(), no_generator)
+    path = RequestPath(undivided(first), SiteTable(), no_generator)
     try:
         if then is not None:
-            path.change(whole(then))
+            path.change(undivided(then))
         found: dict[str, object] = {}
         held(path, "path", found, set())
         return found

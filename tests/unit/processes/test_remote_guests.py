@@ -13,7 +13,7 @@ import pytest
 from edgecache.processes import messages
 from edgecache.processes.channel import Channel
 from edgecache.processes.guests import GuestHost, GuestPort
-from edgecache.processes.remote import CREDIT_BYTES, RemoteCall, RemoteGuests
+from edgecache.processes.remote_guests import CREDIT_BYTES, RemoteCall, RemoteGuests
 from edgecache.source import SourceError
 from sandbox import EdgeCalls, End, GuestFailed, GuestRequest, Outcome, Usage
 
