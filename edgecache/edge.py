@@ -106,10 +106,8 @@ class Edge:
         self._plain: tuple[socket.socket, ...] = ()
         self._secure: tuple[socket.socket, ...] = ()
         self._control_socks: tuple[socket.socket, ...] = ()
-        host = GuestHost(self._monitor, self._control.values, self._control.logs, self._ready)
-        self._servers: Servers = (
-            OneProcess(config, table, host, self._control.knows) if config.serve.processes == 1 else Fleet(config, table, host)
-        )
+        host = GuestHost(self._monitor, self._control.values, self._control.logs, self._ready, self._control.knows)
+        self._servers: Servers = OneProcess(config, table, host) if config.serve.processes == 1 else Fleet(config, table, host)
         sources = dataclasses.replace(self._servers.sources(), monitor=self._monitor.status)
         self._metrics = Metrics(sources)
         self._board = StatusBoard(sources, time.monotonic())

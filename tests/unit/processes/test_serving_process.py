@@ -31,7 +31,7 @@ class Nothing:
 
 def member() -> ServingProcess:
     nothing = Nothing()
-    host = GuestHost(nothing, nothing, nothing, nothing.asked)  # type: ignore[arg-type]
+    host = GuestHost(nothing, nothing, nothing, nothing.asked, nothing)  # type: ignore[arg-type]
     return ServingProcess(0, 1, Asks(purge=nothing.asked, invalidate=nothing.asked, flight=nothing.told), host)
 
 

@@ -14,11 +14,10 @@ from edgecache.config import Address, CacheSettings, Config, TlsSettings
 from edgecache.observe.settings import LogSettings, ObserveSettings, TraceSettings
 from edgecache.processes.path import RequestPath
 from edgecache.processes.reload import reloaded
+from edgecache.processes.remote_guests import RemoteGuests
 from edgecache.processes.settings import undivided
-from edgecache.serve.call import Call
 from edgecache.serve.certificates import CertificateFiles
 from edgecache.sites import SiteTable
-from edgecache.source import Source
 from edgecache.store.disk import DiskSettings
 
 CERTIFICATE = CertificateFiles((), Path("a.pem"), Path("a.key"))
@@ -119,13 +118,9 @@ def attributes(value: object) -> list[str]:
     return [name for name in names if not name.startswith("__")]
 
 
-def no_generator(call: Call) -> Source:
-    raise AssertionError(call)
-
-
 async def reached(first: Config, then: Config | None = None) -> dict[str, object]:
     """What a path holds that was made with `first`, and changed to `then`."""
-    path = RequestPath(undivided(first), SiteTable(), no_generator)
+    path = RequestPath(undivided(first), SiteTable(), RemoteGuests(lambda message: None))
     try:
         if then is not None:
             path.change(undivided(then))
