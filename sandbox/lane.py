@@ -16,7 +16,7 @@ from sandbox import reports, wire
 from sandbox.call import EdgeCalls, GuestCall
 from sandbox.handle import WorkerHandle
 from sandbox.limits import Limits
-from sandbox.nodes import Path
+from sandbox.nodes import NodePath
 from sandbox.outcome import End, Outcome, Usage
 from sandbox.pacing import Flow, Ticket
 from sandbox.program import Program
@@ -191,7 +191,7 @@ class Generator:
     """One registered program: requests that wait, requests that hold a VM, and counters."""
 
     def __init__(
-        self, key: str, number: int, program: Program, limits: Limits, *, path: Path, weight: int, lane: Lane, record: Score
+        self, key: str, number: int, program: Program, limits: Limits, *, path: NodePath, weight: int, lane: Lane, record: Score
     ) -> None:
         self.key = key
         self.number = number
@@ -288,7 +288,7 @@ class Lane:
         self.name = name
         self.tenant = tenant
         self._floor_ns = floor_ns
-        self.generators: dict[Path, Generator] = {}
+        self.generators: dict[NodePath, Generator] = {}
         self.astir: set[Generator] = set()
         """Those that may hold requests; who queues one adds its generator. A lane has thousands, of which few are at work."""
         self.retired: set[Generator] = set()

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from sandbox.nodes import Path
+from sandbox.nodes import NodePath
 from sandbox.promise import promises
 from sandbox.scheduler import Scheduler
 from sandbox.sharenode import Node
@@ -42,8 +42,8 @@ class _Part:
     def __init__(self, since_ns: int) -> None:
         self.since_ns = since_ns
         self.given_ns = 0
-        self.promised_ns: dict[Path, float] = {}
-        self.received_ns: dict[Path, int] = {}
+        self.promised_ns: dict[NodePath, float] = {}
+        self.received_ns: dict[NodePath, int] = {}
 
 
 class Ledger:
@@ -81,7 +81,7 @@ class Ledger:
                 part.received_ns[path] = part.received_ns.get(path, 0) + used_ns
         self._due_ns = now_ns + max(_BOOKING_NS, _BOOKING_NS_EACH * len(contenders))
 
-    def allocations(self, now_ns: int) -> Mapping[Path, Allocation]:
+    def allocations(self, now_ns: int) -> Mapping[NodePath, Allocation]:
         """Of everybody who competed in the last seconds."""
         self.book(now_ns)
         self._forget(now_ns)
@@ -103,8 +103,8 @@ class Ledger:
             self._parts.popleft()
 
 
-def _summed(tables: Iterable[Mapping[Path, float]]) -> dict[Path, float]:
-    total: dict[Path, float] = {}
+def _summed(tables: Iterable[Mapping[NodePath, float]]) -> dict[NodePath, float]:
+    total: dict[NodePath, float] = {}
     for table in tables:
         for path, amount in table.items():
             total[path] = total.get(path, 0.0) + amount

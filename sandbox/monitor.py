@@ -21,7 +21,7 @@ from sandbox.jail import JailReport
 from sandbox.lane import Generator, Lane
 from sandbox.ledger import NOTHING, Allocation
 from sandbox.limits import KIB, SECOND_NS, Limits
-from sandbox.nodes import Path, Share
+from sandbox.nodes import NodePath, Share
 from sandbox.outcome import End, Outcome, Usage
 from sandbox.policies import Isolation, MonitorPolicy
 from sandbox.program import Program
@@ -244,7 +244,7 @@ class Monitor:
             tenants=tenants,
         )
 
-    def _generator_status(self, generator: Generator, allocations: Mapping[Path, Allocation]) -> GeneratorStatus:
+    def _generator_status(self, generator: Generator, allocations: Mapping[NodePath, Allocation]) -> GeneratorStatus:
         return GeneratorStatus(
             key=generator.key,
             tenant=generator.path[0],
@@ -279,7 +279,7 @@ def _own_cap(limits: Limits, cap: int | None) -> int | None:
 
 
 def _share_statuses(
-    tree: ShareTree, allocations: Mapping[Path, Allocation]
+    tree: ShareTree, allocations: Mapping[NodePath, Allocation]
 ) -> tuple[tuple[ShareStatus, ...], tuple[ShareStatus, ...]]:
     """Clusters and tenants; programs that are tried count as one cluster without tenants."""
 

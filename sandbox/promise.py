@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sandbox.nodes import ROOT, Contender, Path
+from sandbox.nodes import ROOT, Contender, NodePath
 
 
-def promises(contenders: Sequence[Contender], *, cpus: float, slots: int) -> dict[Path, float]:
+def promises(contenders: Sequence[Contender], *, cpus: float, slots: int) -> dict[NodePath, float]:
     """Each node's part, 0 to 1, of the CPU time given out.
 
     `contenders`: parents before their children; `cpus`: how many CPUs' time was given out; `slots`: how many leaves run at once.
     The parts of the leaves sum to 1, unless caps hold them all back.
     """
-    children: dict[Path, list[Contender]] = {ROOT: []}
+    children: dict[NodePath, list[Contender]] = {ROOT: []}
     for contender in contenders:
         children[contender.path] = []
         children[contender.parent].append(contender)
@@ -31,12 +31,12 @@ def promises(contenders: Sequence[Contender], *, cpus: float, slots: int) -> dic
     return found
 
 
-def divide(amount: float, among: Mapping[Path, tuple[int, float]]) -> dict[Path, float]:
+def divide(amount: float, among: Mapping[NodePath, tuple[int, float]]) -> dict[NodePath, float]:
     """`amount` divided by weight among those that may have at most their ceiling each: weights and ceilings by path.
 
     What the ceilings keep from all of them is left over.
     """
-    found: dict[Path, float] = {}
+    found: dict[NodePath, float] = {}
     # Whose ceiling is least for its weight reaches it first, and then the others' parts only grow.
     left, weights = amount, sum(weight for weight, _ in among.values())
     for path, (weight, ceiling) in sorted(among.items(), key=lambda item: item[1][1] / item[1][0]):
@@ -46,9 +46,9 @@ def divide(amount: float, among: Mapping[Path, tuple[int, float]]) -> dict[Path,
     return found
 
 
-def _widths(contenders: Sequence[Contender], children: Mapping[Path, Sequence[Contender]]) -> dict[Path, int]:
+def _widths(contenders: Sequence[Contender], children: Mapping[NodePath, Sequence[Contender]]) -> dict[NodePath, int]:
     """How many leaves of those that take whatever they get can run at once, by node."""
-    widths: dict[Path, int] = dict.fromkeys(children, 0)
+    widths: dict[NodePath, int] = dict.fromkeys(children, 0)
     for contender in reversed(contenders):
         own = min(contender.width, widths[contender.path]) if children[contender.path] else int(contender.wants is None)
         widths[contender.path] = own
@@ -57,10 +57,10 @@ def _widths(contenders: Sequence[Contender], children: Mapping[Path, Sequence[Co
 
 
 def _ceilings(
-    contenders: Sequence[Contender], children: Mapping[Path, Sequence[Contender]], cpus: float, usable: int
-) -> dict[Path, float]:
+    contenders: Sequence[Contender], children: Mapping[NodePath, Sequence[Contender]], cpus: float, usable: int
+) -> dict[NodePath, float]:
     """The largest part that each node can or may use: its slots, its cap, its wish, and what those below it can use."""
-    most: dict[Path, float] = {}
+    most: dict[NodePath, float] = {}
     for contender in reversed(contenders):
         below = children[contender.path]
         bounds = [1.0, (contender.width if below else 1) / usable]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.ledger import WINDOW_NS, Ledger
-from sandbox.nodes import ROOT, Contender, Path
+from sandbox.nodes import ROOT, Contender, NodePath
 from sandbox.promise import divide, promises
 from sandbox.scheduler import Scheduler
 from tests.unit.sandbox.share_trees import charge, pick, sleep, wake
@@ -24,7 +24,7 @@ def trees(draw: st.DrawFn, *, caps: bool = False, wants: bool = False) -> list[C
     """Clusters with sites with leaves, parents first."""
     contenders: list[Contender] = []
 
-    def add(path: Path, parent: Path, *, leaf: bool = False) -> None:
+    def add(path: NodePath, parent: NodePath, *, leaf: bool = False) -> None:
         cap = draw(st.none() | st.integers(1, 400)) if caps else None
         wish = draw(st.none() | st.floats(0, 1)) if wants and leaf else None
         contenders.append(Contender(path, parent, draw(WEIGHTS), draw(st.integers(1, 4)), cap, wish))
@@ -57,7 +57,7 @@ def test_no_ceiling_is_passed_and_a_parents_promise_is_its_childrens(
     contenders: list[Contender], slots: int, cpus: float
 ) -> None:
     found = promises(contenders, cpus=cpus, slots=slots)
-    below: dict[Path, float] = defaultdict(float)
+    below: dict[NodePath, float] = defaultdict(float)
     for contender in contenders:
         below[contender.parent] += found[contender.path]
         if contender.cap is not None:
@@ -80,7 +80,7 @@ def test_more_weight_never_promises_less(contenders: list[Contender], slots: int
 
 
 @given(st.dictionaries(st.tuples(st.text(max_size=3)), st.tuples(WEIGHTS, st.floats(0, 1)), min_size=1, max_size=8))
-def test_whoever_is_below_its_ceiling_has_as_much_for_its_weight_as_anybody(among: dict[Path, tuple[int, float]]) -> None:
+def test_whoever_is_below_its_ceiling_has_as_much_for_its_weight_as_anybody(among: dict[NodePath, tuple[int, float]]) -> None:
     """Weighted max-min fairness: nobody could have more without somebody who has less for its weight losing."""
     found = divide(1.0, among)
     for path, (weight, ceiling) in among.items():
