@@ -30,8 +30,8 @@ COMPILED: Final = {
         response retrying trailers whole
     """,
     "sandbox": """
-        bucket call caps cpuclock deadlines dispatcher express fairqueue faults frames handle keeper lane ledger memory
-        pacer pacing polling promise quarantine reports requests scheduler serving sharenode tab undoing vm
+        bucket call caps cpuclock deadlines dispatcher express fairqueue faults frames handle lane ledger memory
+        pacer pacing polling promise quarantine reports requests scheduler serving sharenode tab timed_shaper undoing vm
     """,
     "sandbox/engines": "base kvm sliced watchdog",
     "sandbox/guest": "access actions calls exchange process",

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from edgecache import configobserve, configsites, configwords, siteform
 from edgecache.configwords import Table, fill, fill_part
-from edgecache.control.listener import BindRefused, check_bind, is_loopback
+from edgecache.control.binding import BindRefused, check_bind, is_loopback
 from edgecache.control.settings import ControlSettings
 from edgecache.observe.settings import LogSettings, ObserveSettings
 from edgecache.policy.authority import DEFAULT_PORTS
@@ -244,16 +244,16 @@ def _control(node: Node | None, base: ControlSettings, directory: Path, problems
 def _sandbox(node: Node | None, base: MonitorPolicy, problems: Problems) -> MonitorPolicy:
     if node is None or node.null:
         return base
-    tables = (configwords.MONITOR, configwords.JAIL, configwords.DISPATCH, configwords.FLEET)
+    tables = (configwords.MONITOR, configwords.JAIL, configwords.DISPATCH, configwords.POOL)
     problems.check(lambda: node.mapping([*(key for table in tables for key in table), "quarantine"]))
     parts = node.value if isinstance(node.value, Mapping) else {}
     dispatch = dataclasses.replace(
         fill_part(node, base.dispatch, configwords.DISPATCH, problems),
-        fleet=fill_part(node, base.dispatch.fleet, configwords.FLEET, problems),
+        pool=fill_part(node, base.dispatch.pool, configwords.POOL, problems),
         quarantine=fill(parts.get("quarantine"), base.dispatch.quarantine, configwords.QUARANTINE, problems),
     )
-    if dispatch.fleet.max_workers < dispatch.slots:
-        wrong = f"max_workers ({dispatch.fleet.max_workers}) is below workers ({dispatch.slots}); raise it, or lower workers"
+    if dispatch.pool.max_workers < dispatch.slots:
+        wrong = f"max_workers ({dispatch.pool.max_workers}) is below workers ({dispatch.slots}); raise it, or lower workers"
         problems.add(node.error(wrong))
     if dispatch.quarantine.longest_s < dispatch.quarantine.first_s:
         problems.add(parts["quarantine"].error("longest is below first; raise it, or lower first"))

@@ -126,7 +126,7 @@ DISPATCH: Final[Table] = {
     "hang_cpu": ("hang_cpu_ns", _duration(10**6, 60 * 10**9)),
     "hang_wall": ("hang_wall_s", _time(1, 600)),
 }
-FLEET: Final[Table] = {
+POOL: Final[Table] = {
     "max_workers": ("max_workers", _count(1, 100_000)),
     "hot_memory": ("hot_bytes", _size(64 * _MIB, 16 * _TIB)),
     "site_hot_memory": ("site_hot_bytes", _size(64 * _MIB, 16 * _TIB)),

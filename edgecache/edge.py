@@ -18,8 +18,9 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from edgecache.config import Address, Config
+from edgecache.control.api.services import Rooms
+from edgecache.control.binding import check_bind
 from edgecache.control.bundles import BundleError
-from edgecache.control.listener import check_bind
 from edgecache.control.service import Control
 from edgecache.control.state import StateError
 from edgecache.observe.metrics import Metrics, Sources
@@ -99,18 +100,14 @@ class Edge:
             purge=self._purge,
             config_sites=config.sites,
             config_clusters=config.clusters,
-            status_parts=self._status_parts,
-            metrics=self._render_metrics,
             published=self._publish,
-            before_status=self._gather,
+            rooms=Rooms(gather=self._gather, parts=self._status_parts, metrics=self._render_metrics),
         )
         self._plain: tuple[socket.socket, ...] = ()
         self._secure: tuple[socket.socket, ...] = ()
         self._control_socks: tuple[socket.socket, ...] = ()
-        host = GuestHost(self._monitor, self._control.values, self._control.logs, self._ready)
-        self._servers: Servers = (
-            OneProcess(config, table, host, self._control.knows) if config.serve.processes == 1 else Fleet(config, table, host)
-        )
+        host = GuestHost(self._monitor, self._control.values, self._control.logs, self._ready, self._control.knows)
+        self._servers: Servers = OneProcess(config, table, host) if config.serve.processes == 1 else Fleet(config, table, host)
         sources = dataclasses.replace(self._servers.sources(), monitor=self._monitor.status)
         self._metrics = Metrics(sources)
         self._board = StatusBoard(sources, time.monotonic())

@@ -20,7 +20,7 @@ from edgecache.edge import Edge
 from edgecache.heap import Heap
 from edgecache.processes import announce, descriptors
 from edgecache.processes.entry import prepare
-from edgecache.processes.settings import part
+from edgecache.processes.settings import divided
 from edgecache.processes.takeover import UPGRADE_SECONDS, Able, Accepting, Faded, Successor, TakeoverFailed, Yours, predecessor
 
 _log: Final = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ async def run(config: Config, read: Read | None = None, pidfile: Path | None = N
     A second signal does not wait for requests in flight. Raises what `Edge.start` raises.
     """
     prepare()
-    descriptors.allow(descriptors.wanted(part(config)))
+    descriptors.allow(descriptors.wanted(divided(config)))
     loop = asyncio.get_running_loop()
     stop, reload, upgrade = asyncio.Event(), asyncio.Event(), asyncio.Event()
     for number in _STOP_SIGNALS:

@@ -21,7 +21,7 @@ from sandbox.bench.guests import REQUEST, build
 from sandbox.errors import GuestFailed
 from sandbox.limits import DEFAULT_LIMITS, SECOND_NS
 from sandbox.monitor import Monitor, NoEdge
-from sandbox.policies import DispatchPolicy, FleetPolicy, MonitorPolicy
+from sandbox.policies import DispatchPolicy, MonitorPolicy, PoolPolicy
 
 _ROUNDS: Final = 5
 _SPIN_S: Final = 1.0
@@ -118,7 +118,7 @@ class _Phase:
 async def measure(loops: int, seconds: float, rate: float) -> Figures:
     """Let `loops` sites loop, and ask another site `rate` times a second."""
     page, burner = build("page"), build("burner")
-    dispatch = DispatchPolicy(fleet=FleetPolicy(max_workers=loops + 4, idle_s=3600.0))
+    dispatch = DispatchPolicy(pool=PoolPolicy(max_workers=loops + 4, idle_s=3600.0))
     alone, beside = _Phase(), _Phase()
     async with Monitor(MonitorPolicy(dispatch=dispatch)) as monitor:
         monitor.register("light", page, _LIMITS, tenant="light")

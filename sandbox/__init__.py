@@ -9,7 +9,7 @@ from sandbox.jail import JailPolicy, JailReport, Layer
 from sandbox.limits import DEFAULT_LIMITS, Limits
 from sandbox.monitor import Monitor
 from sandbox.outcome import End, Fault, FaultKind, Outcome, Usage
-from sandbox.policies import DispatchPolicy, FleetPolicy, Isolation, MonitorPolicy
+from sandbox.policies import DispatchPolicy, Isolation, MonitorPolicy, PoolPolicy
 from sandbox.program import Convention, Program
 from sandbox.quarantine import QuarantinePolicy
 from sandbox.request import GuestRequest
@@ -28,7 +28,6 @@ __all__ = [
     "EngineUnavailable",
     "Fault",
     "FaultKind",
-    "FleetPolicy",
     "GeneratorStatus",
     "GuestCall",
     "GuestFailed",
@@ -44,6 +43,7 @@ __all__ = [
     "MonitorPolicy",
     "MonitorStatus",
     "Outcome",
+    "PoolPolicy",
     "Program",
     "QuarantinePolicy",
     "SandboxError",

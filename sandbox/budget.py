@@ -1,7 +1,7 @@
 """Which idle worker goes, and who waits, so that hot memory never exceeds its budget: values in, decisions out.
 
 No process is known here, no clock, no I/O: sizes are bytes, times are seconds of one clock. A generator that is only registered
-costs nothing here: what is hot, that is mapped in a worker, counts. Called by `fleet.py`.
+costs nothing here: what is hot, that is mapped in a worker, counts. Called by `worker_pool.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Hot:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class MemoryBudget:
     """Hot memory: of all workers together, and of one site's."""
 
     host_bytes: int
@@ -55,7 +55,7 @@ class Refuse:
 Decision = Admit | Wait | Refuse
 
 
-def admit(hot: Iterable[Hot], tenant: str, need_bytes: int, budget: Budget) -> Decision:
+def admit(hot: Iterable[Hot], tenant: str, need_bytes: int, budget: MemoryBudget) -> Decision:
     """What to do with a tenant's wish for `need_bytes` more hot memory. Parks least recently used first, and only as needed."""
     for name, bound in (("site", budget.site_bytes), ("host", budget.host_bytes)):
         if need_bytes > bound:

@@ -69,7 +69,7 @@ class GuestCall:
         return closed(self)
 
     def take(self) -> bytes | None:
-        """See `reading.Source`."""
+        """See `reading.OutputSource`."""
         if not self._chunks:
             if self.outcome is None:
                 return None
@@ -87,7 +87,7 @@ class GuestCall:
         return b"".join(self._chunks) if self.outcome is not None and self.outcome.ok else None
 
     def more(self) -> asyncio.Future[None]:
-        """See `reading.Source`."""
+        """See `reading.OutputSource`."""
         self._waiter = waiter = asyncio.get_running_loop().create_future()
         return waiter
 
@@ -103,7 +103,7 @@ class GuestCall:
         self._notify()
 
     def close(self) -> None:
-        """See `reading.Source`."""
+        """See `reading.OutputSource`."""
         if self.outcome is None:
             self._given_up()
         self._chunks.clear()

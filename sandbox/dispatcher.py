@@ -12,8 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, assert_never, cast
 
 from sandbox import reports, wire
-from sandbox.fleet import Fleet
-from sandbox.lane import Generator, Job, Lane, Running, Stage, State
+from sandbox.lane import Generator, Job, JobState, Lane, Running, Stage
 from sandbox.limits import SECOND_NS
 from sandbox.outcome import End, Outcome, Usage
 from sandbox.policies import DispatchPolicy
@@ -25,6 +24,7 @@ from sandbox.sharetree import ShareTree
 from sandbox.spawner import Spawner
 from sandbox.tasks import Tasks
 from sandbox.vm import OUTPUT_PENDING_BYTES
+from sandbox.worker_pool import WorkerPool
 
 _TIMER_SLACK_S = 0.000_1
 """A timer that fires a rounding error early would find nothing to do."""
@@ -55,7 +55,7 @@ class Dispatcher:
         self._free = policy.slots
         """Negative while express slices run."""
         self._closed = False
-        self.fleet = Fleet(spawner, policy.fleet, self._tasks, self)
+        self.pool = WorkerPool(spawner, policy.pool, self._tasks, self)
         self.scheduler = scheduler_for(policy)
         self.shares = ShareTree(self.scheduler, policy.slots, policy.express)
         self.requests = Requests(policy, clock, self._tasks, self)
@@ -69,7 +69,7 @@ class Dispatcher:
         generator.leaf = self.shares.enter(generator.path, generator.weight, width, cluster)
         generator.leaf.holder = generator
         generator.lane.generators[generator.path] = generator
-        self.fleet.lanes[generator.lane.name] = generator.lane
+        self.pool.lanes[generator.lane.name] = generator.lane
 
     def retire(self, generator: Generator) -> None:
         """Forget a generator as soon as its requests have ended."""
@@ -81,7 +81,7 @@ class Dispatcher:
         if lane.retired:
             for generator in [generator for generator in lane.retired if generator.idle]:
                 self._drop(generator)
-        self.fleet.settle(lane)
+        self.pool.settle(lane)
 
     def _drop(self, generator: Generator) -> None:
         lane = generator.lane
@@ -94,7 +94,7 @@ class Dispatcher:
             generator.leaf.holder = None
         lane.retired.discard(generator)
         if not lane.generators:
-            self.fleet.forget(lane)
+            self.pool.forget(lane)
         elif lane.worker is not None and generator.stage is not None:
             generator.stage = None
             lane.tell(wire.Unload(generator.number))
@@ -110,7 +110,7 @@ class Dispatcher:
         if lane.worker is None:
             self.scheduler.sleep(leaf)
             if generator.queue:
-                self.fleet.want(lane)
+                self.pool.want(lane)
         elif generator.wants_cpu:
             self.scheduler.wake(leaf)
         else:
@@ -164,8 +164,8 @@ class Dispatcher:
             case Stage.SERVING:
                 call = running.call = generator.next_call()
                 running.output_bytes = call.output_bytes
-                was, call.state = call.state, State.RUNNING
-                if was is State.QUEUED:
+                was, call.state = call.state, JobState.RUNNING
+                if was is JobState.QUEUED:
                     call.queued_s = now - call.started
                     worker.send(wire.Start(call.number, generator.number, call.request, slice_ns))
                 else:
@@ -255,7 +255,7 @@ class Dispatcher:
                 if outcome.end is End.FINISHED:
                     generator.warm = min(generator.warm + 1, generator.limits.vms - len(generator.active))
                 if call.held and outcome.end is End.FINISHED:
-                    call.state, call.closing = State.PACED, reports.told(outcome)
+                    call.state, call.closing = JobState.PACED, reports.told(outcome)
                 else:
                     self.requests.finish(call, reports.told(outcome))
                 self.requests.note(generator, outcome.end)
@@ -271,7 +271,7 @@ class Dispatcher:
         if stage is Stage.SERVING and generator.boot is None:
             generator.boot = Outcome(End.FINISHED, Usage())
 
-    # What happens to workers: `fleet.Crew`.
+    # What happens to workers: `worker_pool.Crew`.
 
     def worker_changed(self, lane: Lane) -> None:
         # With the worker gone nobody may be picked any more, also who held a request a moment ago.
@@ -317,12 +317,12 @@ class Dispatcher:
         """Kill workers that hang, cancel for readers that never read, end idle workers. To be called a few times a second."""
         now = self._loop.time()
         policy = self._policy
-        for lane in self.fleet.held:
+        for lane in self.pool.held:
             worker, running = lane.worker, lane.running
             if worker is None:
                 continue
             for call in lane.active_calls():
-                if call.state is State.STALLED and now - call.stalled_since > policy.reader_s:
+                if call.state is JobState.STALLED and now - call.stalled_since > policy.reader_s:
                     self.requests.end(call, Outcome(End.CANCELLED, call.usage, "nobody reads the answer"))
             if running is None:
                 lane.settle_tab()
@@ -330,11 +330,11 @@ class Dispatcher:
                 used_ns = worker.cpu_ns() - running.cpu_ns
                 if used_ns > running.slice_ns + policy.hang_cpu_ns or now - running.since > policy.hang_wall_s:
                     worker.lose("it did not report at the end of its slice")
-        self.fleet.sweep(now)
+        self.pool.sweep(now)
 
     def settle_tabs(self) -> None:
         """Bring the CPU time of all who do not run up to date."""
-        for lane in self.fleet.held:
+        for lane in self.pool.held:
             if lane.running is None:
                 lane.settle_tab()
 
@@ -344,10 +344,10 @@ class Dispatcher:
         if self._pump_timer is not None:
             self._pump_timer.cancel()
         closing = Outcome(End.CANCELLED, Usage(), "the monitor is closing")
-        for generator in [generator for lane in self.fleet.lanes.values() for generator in lane.generators.values()]:
+        for generator in [generator for lane in self.pool.lanes.values() for generator in lane.generators.values()]:
             self.requests.fail_queue(generator, closing)
             for call in tuple(generator.active):
                 self.requests.finish(call, closing)
         self.requests.close()
-        self.fleet.close()
+        self.pool.close()
         return self._tasks.close()

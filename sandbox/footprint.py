@@ -1,6 +1,6 @@
 """What a process really takes: each page it maps, divided by how many map it (PSS), so that a shared template counts once.
 
-Reads proc_pid_smaps(5); decides nothing. Called by `fleet.py` and `bench/`.
+Reads proc_pid_smaps(5); decides nothing. Called by `worker_pool.py` and `bench/`.
 """
 
 from __future__ import annotations

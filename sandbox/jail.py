@@ -114,7 +114,7 @@ class JailPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class MissingLayer:
     """A layer that is not in force, and why."""
 
     layer: Layer
@@ -126,7 +126,7 @@ class JailReport:
     """What is in force in one worker, and what is not."""
 
     active: tuple[Layer, ...]
-    missing: tuple[Missing, ...]
+    missing: tuple[MissingLayer, ...]
 
 
 class _Ledger:
@@ -150,7 +150,7 @@ class _Ledger:
         return True
 
     def report(self) -> JailReport:
-        missing = (Missing(layer, self.reasons.get(layer, "not tried")) for layer in Layer if layer not in self.active)
+        missing = (MissingLayer(layer, self.reasons.get(layer, "not tried")) for layer in Layer if layer not in self.active)
         return JailReport(tuple(layer for layer in Layer if layer in self.active), tuple(missing))
 
 

@@ -15,16 +15,16 @@ from collections.abc import Callable, Iterator
 from sandbox import reports, wire
 from sandbox.call import EdgeCalls, GuestCall
 from sandbox.handle import WorkerHandle
-from sandbox.keeper import Way
 from sandbox.limits import Limits
-from sandbox.nodes import Path
+from sandbox.nodes import NodePath
 from sandbox.outcome import End, Outcome, Usage
 from sandbox.pacing import Flow, Ticket
 from sandbox.program import Program
-from sandbox.quarantine import Record
+from sandbox.quarantine import Score
 from sandbox.request import GuestRequest
 from sandbox.sharenode import Node
 from sandbox.tab import Tab
+from sandbox.timed_shaper import Way
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Stage(enum.Enum):
     SERVING = "serving"
 
 
-class State(enum.Enum):
+class JobState(enum.Enum):
     """Where a request stands."""
 
     QUEUED = "queued"
@@ -90,7 +90,7 @@ class Job(GuestCall):
         self.edge = edge
         self.log = log
         self.started = now
-        self.state = State.QUEUED
+        self.state = JobState.QUEUED
         self.retried = False
         self.output_bytes = self.log_bytes = self.log_dropped_bytes = self.edge_calls = self.sub_requests = 0
         self.slices_ns = 0
@@ -175,11 +175,11 @@ class Job(GuestCall):
     def finish(self, outcome: Outcome, now: float) -> None:
         """It is over. Times and sizes are filled in as seen from here."""
         wall_ns = max(0, int((now - self.started) * 1e9))
-        self.state = State.ENDED
+        self.state = JobState.ENDED
         self.end(Outcome(outcome.end, outcome.usage.completed(wall_ns, self.log_dropped_bytes), outcome.detail))
 
     def _taken(self) -> None:
-        if self.state is State.STALLED and self.on_read is not None:
+        if self.state is JobState.STALLED and self.on_read is not None:
             self.on_read(self)
 
     def _given_up(self) -> None:
@@ -191,7 +191,7 @@ class Generator:
     """One registered program: requests that wait, requests that hold a VM, and counters."""
 
     def __init__(
-        self, key: str, number: int, program: Program, limits: Limits, *, path: Path, weight: int, lane: Lane, record: Record
+        self, key: str, number: int, program: Program, limits: Limits, *, path: NodePath, weight: int, lane: Lane, record: Score
     ) -> None:
         self.key = key
         self.number = number
@@ -274,7 +274,7 @@ class Generator:
     def requeue(self, call: Job) -> None:
         """Back to the head of the queue, for another worker to begin from the start."""
         call.retried = True
-        call.state = State.QUEUED
+        call.state = JobState.QUEUED
         call.answer = None
         self.queue.insert(0, call)
         self.lane.astir.add(self)
@@ -288,7 +288,7 @@ class Lane:
         self.name = name
         self.tenant = tenant
         self._floor_ns = floor_ns
-        self.generators: dict[Path, Generator] = {}
+        self.generators: dict[NodePath, Generator] = {}
         self.astir: set[Generator] = set()
         """Those that may hold requests; who queues one adds its generator. A lane has thousands, of which few are at work."""
         self.retired: set[Generator] = set()

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from sandbox.nodes import Path
+from sandbox.nodes import NodePath
 from sandbox.promise import promises
 from sandbox.scheduler import Scheduler
 from sandbox.sharenode import Node
@@ -24,14 +24,14 @@ _BOOKING_NS_EACH = 500_000
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Allocation:
     """One node over the last seconds: parts of the CPU time given out, 0 to 1."""
 
     promised: float = 0.0
     received: float = 0.0
 
 
-NOTHING = Standing()
+NOTHING = Allocation()
 
 
 class _Part:
@@ -42,8 +42,8 @@ class _Part:
     def __init__(self, since_ns: int) -> None:
         self.since_ns = since_ns
         self.given_ns = 0
-        self.promised_ns: dict[Path, float] = {}
-        self.received_ns: dict[Path, int] = {}
+        self.promised_ns: dict[NodePath, float] = {}
+        self.received_ns: dict[NodePath, int] = {}
 
 
 class Ledger:
@@ -70,18 +70,18 @@ class Ledger:
         since_ns, self._booked_ns = self._booked_ns, now_ns
         if not given_ns:
             return
-        claims = self._scheduler.claims({leaf: used / given_ns for leaf, used in pending.items()})
+        contenders = self._scheduler.contenders({leaf: used / given_ns for leaf, used in pending.items()})
         cpus = given_ns / max(1, now_ns - since_ns) if since_ns is not None else 0.0
         part = self._part(now_ns)
         part.given_ns += given_ns
-        for path, promised in promises(claims, cpus=cpus, slots=self._slots).items():
+        for path, promised in promises(contenders, cpus=cpus, slots=self._slots).items():
             part.promised_ns[path] = part.promised_ns.get(path, 0.0) + promised * given_ns
         for leaf, used_ns in pending.items():
             for path in self._scheduler.lineage(leaf):
                 part.received_ns[path] = part.received_ns.get(path, 0) + used_ns
-        self._due_ns = now_ns + max(_BOOKING_NS, _BOOKING_NS_EACH * len(claims))
+        self._due_ns = now_ns + max(_BOOKING_NS, _BOOKING_NS_EACH * len(contenders))
 
-    def standings(self, now_ns: int) -> Mapping[Path, Standing]:
+    def allocations(self, now_ns: int) -> Mapping[NodePath, Allocation]:
         """Of everybody who competed in the last seconds."""
         self.book(now_ns)
         self._forget(now_ns)
@@ -90,7 +90,7 @@ class Ledger:
             _summed(part.promised_ns for part in self._parts),
             _summed(part.received_ns for part in self._parts),
         )
-        return {path: Standing(promised.get(path, 0.0) / given_ns, received.get(path, 0.0) / given_ns) for path in promised}
+        return {path: Allocation(promised.get(path, 0.0) / given_ns, received.get(path, 0.0) / given_ns) for path in promised}
 
     def _part(self, now_ns: int) -> _Part:
         self._forget(now_ns)
@@ -103,8 +103,8 @@ class Ledger:
             self._parts.popleft()
 
 
-def _summed(tables: Iterable[Mapping[Path, float]]) -> dict[Path, float]:
-    total: dict[Path, float] = {}
+def _summed(tables: Iterable[Mapping[NodePath, float]]) -> dict[NodePath, float]:
+    total: dict[NodePath, float] = {}
     for table in tables:
         for path, amount in table.items():
             total[path] = total.get(path, 0.0) + amount

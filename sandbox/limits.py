@@ -6,7 +6,6 @@ from dataclasses import dataclass, fields
 
 KIB = 1 << 10
 MIB = 1 << 20
-GIB = 1 << 30
 MILLISECOND_NS = 1_000_000
 SECOND_NS = 1_000_000_000
 

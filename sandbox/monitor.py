@@ -19,13 +19,13 @@ from sandbox.errors import GuestFailed, ImageError, SandboxError
 from sandbox.images import Images
 from sandbox.jail import JailReport
 from sandbox.lane import Generator, Lane
-from sandbox.ledger import NOTHING, Standing
+from sandbox.ledger import NOTHING, Allocation
 from sandbox.limits import KIB, SECOND_NS, Limits
-from sandbox.nodes import Path, Share
+from sandbox.nodes import NodePath, Share
 from sandbox.outcome import End, Outcome, Usage
 from sandbox.policies import Isolation, MonitorPolicy
 from sandbox.program import Program
-from sandbox.quarantine import Record
+from sandbox.quarantine import Score
 from sandbox.request import GuestRequest
 from sandbox.shares import DEFAULT_CLUSTER, ClusterShare, SiteShare
 from sandbox.sharetree import ShareTree
@@ -126,8 +126,8 @@ class Monitor:
         self._serial += 1
         by_site = self._policy.isolation is Isolation.SITE
         name = tenant if by_site else f"{tenant}/{key}#{self._serial}"
-        lane = dispatcher.fleet.lanes.get(name) or Lane(name, tenant, self._policy.dispatch.floor_ns)
-        record = Record(self._policy.dispatch.quarantine)
+        lane = dispatcher.pool.lanes.get(name) or Lane(name, tenant, self._policy.dispatch.floor_ns)
+        record = Score(self._policy.dispatch.quarantine)
         path = (tenant, f"{key}\0{self._serial}")
         shared = self._images.share(program)
         generator = Generator(key, self._serial, shared, limits, path=path, weight=weight, lane=lane, record=record)
@@ -217,8 +217,8 @@ class Monitor:
     def status(self) -> MonitorStatus:
         dispatcher = self._running()
         dispatcher.settle_tabs()
-        standings = dispatcher.shares.standings(dispatcher.now_ns())
-        clusters, tenants = _share_statuses(dispatcher.shares, standings)
+        allocations = dispatcher.shares.allocations(dispatcher.now_ns())
+        clusters, tenants = _share_statuses(dispatcher.shares, allocations)
         return MonitorStatus(
             jail=self.jail,
             workers=tuple(
@@ -230,21 +230,21 @@ class Monitor:
                     calls=sum(1 for _ in lane.active_calls()),
                     cpu_ns=lane.worker.cpu_ns(),
                 )
-                for lane in dispatcher.fleet.lanes.values()
+                for lane in dispatcher.pool.lanes.values()
                 if lane.worker is not None
             ),
-            generators=tuple(self._generator_status(generator, standings) for generator in self._generators.values()),
-            workers_started=dispatcher.fleet.started,
-            workers_lost=dispatcher.fleet.lost,
-            hot_bytes=dispatcher.fleet.hot_bytes,
-            hot_budget_bytes=self._policy.dispatch.fleet.hot_bytes,
-            parked=dispatcher.fleet.parked,
+            generators=tuple(self._generator_status(generator, allocations) for generator in self._generators.values()),
+            workers_started=dispatcher.pool.started,
+            workers_lost=dispatcher.pool.lost,
+            hot_bytes=dispatcher.pool.hot_bytes,
+            hot_budget_bytes=self._policy.dispatch.pool.hot_bytes,
+            parked=dispatcher.pool.parked,
             engine=dispatcher.engine,
             clusters=clusters,
             tenants=tenants,
         )
 
-    def _generator_status(self, generator: Generator, standings: Mapping[Path, Standing]) -> GeneratorStatus:
+    def _generator_status(self, generator: Generator, allocations: Mapping[NodePath, Allocation]) -> GeneratorStatus:
         return GeneratorStatus(
             key=generator.key,
             tenant=generator.path[0],
@@ -259,7 +259,7 @@ class Monitor:
             cap=self._running().scheduler.share(generator.path).cap,
             delayed=generator.delayed,
             log_dropped_bytes=generator.log_dropped_bytes,
-            standing=standings.get(generator.path, NOTHING),
+            allocation=allocations.get(generator.path, NOTHING),
         )
 
     def _running(self) -> Dispatcher:
@@ -279,12 +279,12 @@ def _own_cap(limits: Limits, cap: int | None) -> int | None:
 
 
 def _share_statuses(
-    tree: ShareTree, standings: Mapping[Path, Standing]
+    tree: ShareTree, allocations: Mapping[NodePath, Allocation]
 ) -> tuple[tuple[ShareStatus, ...], tuple[ShareStatus, ...]]:
     """Clusters and tenants; programs that are tried count as one cluster without tenants."""
 
     def shown(name: str, share: Share, cluster: str = "") -> ShareStatus:
-        return ShareStatus(name, share.weight, share.cap, share.cpu_ns, standings.get(share.path, NOTHING), cluster)
+        return ShareStatus(name, share.weight, share.cap, share.cpu_ns, allocations.get(share.path, NOTHING), cluster)
 
     clusters: list[ShareStatus] = []
     tenants: list[ShareStatus] = []

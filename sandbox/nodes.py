@@ -1,4 +1,4 @@
-"""The share tree's nodes as values: their names, what is seen of one, and what one that competes may claim.
+"""The share tree's nodes as values: their names, what is seen of one, and one that competes.
 
 `scheduler.py` makes them; `promise.py` and whoever shows shares read them.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-Path = tuple[str, ...]
+NodePath = tuple[str, ...]
 """A node's name. It says nothing of where the node stands, so that a site keeps its name when it changes its cluster."""
-ROOT: Path = ()
+ROOT: NodePath = ()
 """The whole machine."""
 
 
@@ -17,7 +17,7 @@ ROOT: Path = ()
 class Share:
     """A node as seen from outside."""
 
-    path: Path
+    path: NodePath
     weight: int
     cap: int | None
     """Percent of one CPU; None: none."""
@@ -29,11 +29,11 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Contender:
     """A node of the share tree that competes, or below which somebody does."""
 
-    path: Path
-    parent: Path
+    path: NodePath
+    parent: NodePath
     weight: int
     width: int = 1
     """How many of the leaves below it can run at once."""

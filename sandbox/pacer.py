@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from sandbox.keeper import Keeper, Way
 from sandbox.lane import Generator, Job
 from sandbox.limits import DEFAULT_RATES, KIB, Rates
-from sandbox.pacing import Flow, Line, bucket
+from sandbox.pacing import Flow, Queue, bucket
+from sandbox.timed_shaper import TimedShaper, Way
 
 _PIECE_BYTES = 64 * KIB
 _LEAST_PIECE_BYTES = KIB
@@ -21,12 +21,12 @@ _PIECES_A_SECOND = 20
 
 
 class Pacer:
-    """All gates of all sites. `drained` is told when the output of a request that waited has all passed."""
+    """All shapers of all sites. `drained` is told when the output of a request that waited has all passed."""
 
     def __init__(self, drained: Callable[[Job], None]) -> None:
         self._drained = drained
         self._rates: dict[str, Rates] = {}
-        self._gates: dict[tuple[str, Flow], Keeper] = {}
+        self._shapers: dict[tuple[str, Flow], TimedShaper] = {}
         """Made when something first flows."""
         self.waiting: set[Job] = set()
         """Requests whose output waits."""
@@ -35,19 +35,19 @@ class Pacer:
         """What the site's generators may do together, from here on."""
         self._rates[site] = rates
         for flow in Flow:
-            if (keeper := self._gates.get((site, flow))) is not None:
-                keeper.retune(rates, flow)
+            if (timed := self._shapers.get((site, flow))) is not None:
+                timed.retune(rates, flow)
 
     def forget(self, site: str) -> None:
         """The site has no generator any more; what waits of it still passes."""
         self._rates.pop(site, None)
         for flow in Flow:
-            self._gates.pop((site, flow), None)
+            self._shapers.pop((site, flow), None)
 
     def output(self, call: Job, data: bytes) -> None:
         """Deliver what the guest has sent: now, or as its rate allows."""
-        keeper, line = self._way(call.generator, Flow.OUTPUT)
-        if not call.held and keeper.gate.take(line, len(data), keeper.now_ns()):
+        timed, queue = self._way(call.generator, Flow.OUTPUT)
+        if not call.held and timed.shaper.take(queue, len(data), timed.now_ns()):
             call.deliver(data)
             return
         call.held.append(memoryview(data))
@@ -64,16 +64,16 @@ class Pacer:
         call.held.clear()
         if (ticket := call.ticket) is not None:
             call.ticket = None
-            keeper, _ = self._way(call.generator, Flow.OUTPUT)
-            keeper.gate.leave(ticket)
-            keeper.wind()
+            timed, _ = self._way(call.generator, Flow.OUTPUT)
+            timed.shaper.leave(ticket)
+            timed.wind()
 
     def log(self, call: Job, data: bytes) -> None:
         """Hand on as much of the log as the rate allows; count the rest, and say so in the log as soon as there is room."""
         generator = call.generator
         self.own_up(call)
-        keeper, line = self._way(generator, Flow.LOG)
-        kept = keeper.gate.take_some(line, len(data), keeper.now_ns())
+        timed, queue = self._way(generator, Flow.LOG)
+        kept = timed.shaper.take_some(queue, len(data), timed.now_ns())
         lost = len(data) - kept
         call.log_dropped_bytes += lost
         generator.log_dropped_bytes += lost
@@ -86,37 +86,37 @@ class Pacer:
         generator = call.generator
         if not generator.log_untold_bytes:
             return
-        keeper, line = self._way(generator, Flow.LOG)
-        rate = min(line.bucket.rate, keeper.gate.bucket.rate)
+        timed, queue = self._way(generator, Flow.LOG)
+        rate = min(queue.bucket.rate, timed.shaper.bucket.rate)
         notice = f"({generator.log_untold_bytes} bytes of log dropped: more than {rate} a second)\n".encode()
-        if keeper.gate.take(line, len(notice), keeper.now_ns()):
+        if timed.shaper.take(queue, len(notice), timed.now_ns()):
             generator.log_untold_bytes = 0
             call.tell(notice)
 
     def turn(self, generator: Generator, flow: Flow) -> asyncio.Future[None] | None:
         """When one call may be made: None at once, and it counts; else when this is done. Who cancels it gives its place up."""
-        keeper, line = self._way(generator, flow)
-        if keeper.gate.take(line, 1, keeper.now_ns()):
+        timed, queue = self._way(generator, flow)
+        if timed.shaper.take(queue, 1, timed.now_ns()):
             return None
         generator.delayed += 1
         here: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        ticket = keeper.gate.wait(line, 1, lambda: _settle(here), keeper.now_ns())
-        here.add_done_callback(lambda _: keeper.gate.leave(ticket))
-        keeper.wind()
+        ticket = timed.shaper.wait(queue, 1, lambda: _settle(here), timed.now_ns())
+        here.add_done_callback(lambda _: timed.shaper.leave(ticket))
+        timed.wind()
         return here
 
     def close(self) -> None:
         """Let nothing pass any more."""
-        for keeper in self._gates.values():
-            keeper.close()
+        for timed in self._shapers.values():
+            timed.close()
 
     def _next_piece(self, call: Job) -> None:
-        keeper, line = self._way(call.generator, Flow.OUTPUT)
-        rate = min(line.bucket.rate, keeper.gate.bucket.rate)
+        timed, queue = self._way(call.generator, Flow.OUTPUT)
+        rate = min(queue.bucket.rate, timed.shaper.bucket.rate)
         smooth = max(_LEAST_PIECE_BYTES, rate // _PIECES_A_SECOND)
-        size = min(len(call.held[0]), keeper.gate.most(line), smooth, _PIECE_BYTES)
-        call.ticket = keeper.gate.wait(line, size, lambda: self._piece_passed(call, size), keeper.now_ns())
-        keeper.wind()
+        size = min(len(call.held[0]), timed.shaper.most(queue), smooth, _PIECE_BYTES)
+        call.ticket = timed.shaper.wait(queue, size, lambda: self._piece_passed(call, size), timed.now_ns())
+        timed.wind()
 
     def _piece_passed(self, call: Job, size: int) -> None:
         if call.ticket is None:
@@ -133,16 +133,16 @@ class Pacer:
             self._drained(call)
 
     def _way(self, generator: Generator, flow: Flow) -> Way:
-        """The site's gate, and the generator's line through it."""
+        """The site's shaper, and the generator's queue at it."""
         if flow is Flow.OUTPUT and generator.output_way is not None:
             return generator.output_way  # for every answer
         site = generator.path[0]
         found = generator.ways.get(flow)
         if found is None:
-            keeper = self._gates.get((site, flow))
-            if keeper is None:
-                keeper = self._gates[site, flow] = Keeper(self._rates.get(site, DEFAULT_RATES), flow)
-            found = generator.ways[flow] = keeper, Line(bucket(generator.limits.rates, flow, keeper.now_ns()))
+            timed = self._shapers.get((site, flow))
+            if timed is None:
+                timed = self._shapers[site, flow] = TimedShaper(self._rates.get(site, DEFAULT_RATES), flow)
+            found = generator.ways[flow] = timed, Queue(bucket(generator.limits.rates, flow, timed.now_ns()))
             if flow is Flow.OUTPUT:
                 generator.output_way = found
         return found

@@ -25,7 +25,7 @@ class Isolation(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FleetPolicy:
+class PoolPolicy:
     """How many workers there are, and how much memory they keep."""
 
     max_workers: int = 64
@@ -66,7 +66,7 @@ class DispatchPolicy:
     """CPU time beyond its slice after which a worker that does not report is killed."""
     hang_wall_s: float = 10.0
     """Time after which a worker that does not report is killed, also when it used no CPU."""
-    fleet: FleetPolicy = field(default_factory=FleetPolicy)
+    pool: PoolPolicy = field(default_factory=PoolPolicy)
     quarantine: QuarantinePolicy = field(default_factory=QuarantinePolicy)
 
     @property

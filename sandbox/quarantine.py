@@ -31,7 +31,7 @@ class QuarantinePolicy:
     """After so long without quarantine the back-off starts from the beginning."""
 
 
-class Record:
+class Score:
     """One generator's score."""
 
     __slots__ = ("_level", "_policy", "_score", "until")

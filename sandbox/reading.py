@@ -6,7 +6,7 @@ import asyncio
 from typing import Protocol
 
 
-class Source(Protocol):
+class OutputSource(Protocol):
     """Where output comes from, in pieces."""
 
     def take(self) -> bytes | None:
@@ -19,8 +19,8 @@ class Source(Protocol):
         """The reader wants no more. Idempotent."""
 
 
-async def next_piece(source: Source) -> bytes:
-    """The next piece of output. Raises as `Source.take`; cancelling it closes the source."""
+async def next_piece(source: OutputSource) -> bytes:
+    """The next piece of output. Raises as `OutputSource.take`; cancelling it closes the source."""
     while (piece := source.take()) is None:
         try:
             await source.more()
@@ -30,6 +30,6 @@ async def next_piece(source: Source) -> bytes:
     return piece
 
 
-async def closed(source: Source) -> None:
+async def closed(source: OutputSource) -> None:
     """Close it."""
     source.close()

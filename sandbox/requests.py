@@ -15,7 +15,7 @@ from sandbox import wire
 from sandbox.call import EdgeCalls, GuestCall, refused
 from sandbox.deadlines import Deadlines
 from sandbox.edge import answer_in_turn
-from sandbox.lane import Generator, Job, Lane, State
+from sandbox.lane import Generator, Job, JobState, Lane
 from sandbox.limits import SECOND_NS
 from sandbox.outcome import End, Outcome, Usage
 from sandbox.pacer import Pacer
@@ -87,15 +87,15 @@ class Requests:
         was = call.state
         self.finish(call, outcome)
         match was:
-            case State.QUEUED:
+            case JobState.QUEUED:
                 generator.queue.remove(call)
-            case State.RUNNING:
+            case JobState.RUNNING:
                 return  # its slice is out; the report finds it ended
-            case State.READY | State.CALLING | State.STALLED | State.PACED:
-                if was is State.READY:
+            case JobState.READY | JobState.CALLING | JobState.STALLED | JobState.PACED:
+                if was is JobState.READY:
                     generator.ready.remove(call)
                 self._give_up(generator, call)
-            case State.ENDED:
+            case JobState.ENDED:
                 return
             case _:
                 assert_never(was)
@@ -125,7 +125,7 @@ class Requests:
         generator.lane.tell(wire.Abort(call.number))
 
     def _read(self, call: Job) -> None:
-        if call.state is State.STALLED and call.undelivered <= self._policy.undelivered_bytes // 2:
+        if call.state is JobState.STALLED and call.undelivered <= self._policy.undelivered_bytes // 2:
             call.stalled_s += self._loop.time() - call.stalled_since
             self._make_ready(call)
 
@@ -136,9 +136,9 @@ class Requests:
         """The deadline, put off by as long as the reader kept us waiting."""
         limit_ns = call.generator.limits.wall_ns
         now = self._loop.time()
-        stalled_s = call.stalled_s + (now - call.stalled_since if call.state is State.STALLED else 0.0)
+        stalled_s = call.stalled_s + (now - call.stalled_since if call.state is JobState.STALLED else 0.0)
         left_s = call.started + limit_ns / SECOND_NS + stalled_s - now
-        if left_s > 0 or call.state is State.STALLED:
+        if left_s > 0 or call.state is JobState.STALLED:
             call.wall_timer = self._loop.call_later(max(left_s, 0.01), self._wall, call)
             return
         self.end(call, Outcome(_late(call), call.usage, f"{limit_ns / SECOND_NS:g} s"))
@@ -147,7 +147,7 @@ class Requests:
         """Its output has passed at its rate."""
         if call.closing is not None:
             self.finish(call, call.closing)
-        elif call.state is State.PACED:
+        elif call.state is JobState.PACED:
             self._make_ready(call)
 
     def _make_ready(self, call: Job) -> None:
@@ -159,12 +159,12 @@ class Requests:
 
     def wait_or_ready(self, call: Job) -> None:
         if call.held:
-            call.state = State.PACED
+            call.state = JobState.PACED
         elif call.undelivered > self._policy.undelivered_bytes:
-            call.state = State.STALLED
+            call.state = JobState.STALLED
             call.stalled_since = self._loop.time()
         else:
-            call.state = State.READY
+            call.state = JobState.READY
             call.generator.ready.append(call)
 
     def unusable(self, generator: Generator, outcome: Outcome) -> None:
@@ -185,7 +185,7 @@ class Requests:
 
     def ask_edge(self, call: Job, wanted: wire.WantsAnswer) -> None:
         """The guest waits for an edge call."""
-        call.state = State.CALLING
+        call.state = JobState.CALLING
         flow = Flow.SUB_REQUESTS if wanted.kind == "fetch" else Flow.EDGE_CALLS
         answering = answer_in_turn(
             lambda: self.pacer.turn(call.generator, flow),
@@ -205,7 +205,7 @@ class Requests:
 
     def _answered(self, call: Job, answer: int | bytes) -> None:
         call.edge_task = None
-        if call.state is State.CALLING:
+        if call.state is JobState.CALLING:
             call.answer = answer
             self._make_ready(call)
 
@@ -213,5 +213,5 @@ class Requests:
 def _late(call: Job) -> End:
     """Why a request has not been answered within its time."""
     lane = call.generator.lane
-    waits_for_worker = call.state is State.QUEUED and lane.worker is None
+    waits_for_worker = call.state is JobState.QUEUED and lane.worker is None
     return End.NO_MEMORY if waits_for_worker and lane.short_of_memory else End.WALL_LIMIT

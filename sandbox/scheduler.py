@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 
 from sandbox.caps import MAX_CAP
 from sandbox.fairqueue import FairQueue
-from sandbox.nodes import ROOT, Claim, Path, Share
+from sandbox.nodes import ROOT, Contender, NodePath, Share
 from sandbox.sharenode import Node
 
-__all__ = ["MAX_CAP", "MAX_WEIGHT", "ROOT", "Path", "Scheduler", "Share"]
+__all__ = ["MAX_CAP", "MAX_WEIGHT", "ROOT", "NodePath", "Scheduler", "Share"]
 
 MAX_WEIGHT = 1_000_000
 
@@ -39,11 +39,11 @@ class Scheduler:
         self._floor_ns = floor_ns
         self._queue = FairQueue(quantum_ns, credit_ns, express_ns)
         self._root = Node(ROOT, None, 1, 1 << 62)
-        self._nodes: dict[Path, Node] = {ROOT: self._root}
+        self._nodes: dict[NodePath, Node] = {ROOT: self._root}
         self._running: set[Node] = set()
         self._awake: set[Node] = set()
 
-    def add(self, path: Path, weight: int, *, parent: Path = ROOT, width: int = 1) -> None:
+    def add(self, path: NodePath, weight: int, *, parent: NodePath = ROOT, width: int = 1) -> None:
         """Add a sleeping node. Raises KeyError when its parent is unknown, ValueError when it exists or a number is wrong.
 
         A leaf is held at most once at a time; `width` counts for nodes that have children.
@@ -57,7 +57,7 @@ class Scheduler:
         node.start = node.finish = above.now
         above.children[path] = self._nodes[path] = node
 
-    def remove(self, path: Path, now_ns: int = 0) -> None:
+    def remove(self, path: NodePath, now_ns: int = 0) -> None:
         """Remove a node and all below it, also while running: a later `charge` of it raises KeyError."""
         node = self._nodes[path]
         parent = node.parent
@@ -72,7 +72,7 @@ class Scheduler:
         node.throttled, node.gone = False, True
         del parent.children[path], self._nodes[path]
 
-    def move(self, path: Path, parent: Path, now_ns: int = 0) -> None:
+    def move(self, path: NodePath, parent: NodePath, now_ns: int = 0) -> None:
         """Put a node with all below it under another parent, whatever runs. It keeps its lead, so moving gains nothing.
 
         Raises KeyError, ValueError for the root and for a parent that is a leaf in use or below the node.
@@ -84,12 +84,12 @@ class Scheduler:
         if old is not above:
             self._queue.move(node, old, above, now_ns)
 
-    def set_weight(self, path: Path, weight: int) -> None:
+    def set_weight(self, path: NodePath, weight: int) -> None:
         """Change a weight, also while running; the CPU time by which it is ahead or behind stays. Raises KeyError, ValueError."""
         node = self._nodes[path]
         self._queue.reweigh(node, _checked_weight(weight))
 
-    def set_cap(self, path: Path, cap: int | None, now_ns: int) -> None:
+    def set_cap(self, path: NodePath, cap: int | None, now_ns: int) -> None:
         """Hold a node to `cap` percent of one CPU, or to nothing but its share. Raises KeyError, ValueError.
 
         Over any time t it gets at most t * cap / 100, a tenth of a second's worth and one quantum, whatever is idle.
@@ -157,15 +157,15 @@ class Scheduler:
         """When to `pick` again although nothing else happens: the first node that its cap holds back may go on."""
         return self._queue.caps.next_release_ns()
 
-    def below(self, path: Path) -> tuple[Path, ...]:
+    def below(self, path: NodePath) -> tuple[NodePath, ...]:
         """The children of a node."""
         return tuple(self._nodes[path].children)
 
-    def is_empty(self, path: Path) -> bool:
+    def is_empty(self, path: NodePath) -> bool:
         """Whether nothing stands below the node."""
         return not self._nodes[path].children
 
-    def share(self, path: Path) -> Share:
+    def share(self, path: NodePath) -> Share:
         node = self._nodes[path]
         return Share(path, node.weight, node.cap, node.ready > 0, node.throttled, node.running, node.cpu_ns)
 
@@ -174,32 +174,32 @@ class Scheduler:
         """Leaves that want CPU."""
         return len(self._awake)
 
-    def claims(self, used: Mapping[Node, float]) -> list[Claim]:
+    def contenders(self, used: Mapping[Node, float]) -> list[Contender]:
         """Everybody who competes, parents first: leaves that are awake or run, and of those in `used` the others, which got what
         they asked for: that part of the CPU time given out.
         """
         busy = self._awake | self._running
-        found: dict[Node, Claim] = {}
+        found: dict[Node, Contender] = {}
 
-        def claim(node: Node, wants: float | None) -> None:
+        def contend(node: Node, wants: float | None) -> None:
             parent = node.parent
             if parent is None or node in found:
                 return
-            claim(parent, None)
-            found[node] = Claim(node.path, parent.path, node.weight, node.width, node.cap, wants)
+            contend(parent, None)
+            found[node] = Contender(node.path, parent.path, node.weight, node.width, node.cap, wants)
 
         for node in busy:
-            claim(node, None)
+            contend(node, None)
         for node, part in used.items():
             if not node.gone:
-                claim(node, part)
+                contend(node, part)
         return list(found.values())
 
-    def node(self, path: Path) -> Node:
+    def node(self, path: NodePath) -> Node:
         """What stands at the path: good until it is `gone`, and changed by the scheduler alone. Raises KeyError."""
         return self._nodes[path]
 
-    def lineage(self, leaf: Node) -> Iterator[Path]:
+    def lineage(self, leaf: Node) -> Iterator[NodePath]:
         """The node, its parent and so on, without the root. Of one that is gone: nothing."""
         node: Node | None = None if leaf.gone else leaf
         while node is not None and node.parent is not None:
@@ -209,13 +209,13 @@ class Scheduler:
     def __contains__(self, path: object) -> bool:
         return path in self._nodes
 
-    def __iter__(self) -> Iterator[Path]:
+    def __iter__(self) -> Iterator[NodePath]:
         return (path for path in self._nodes if path)
 
     def __repr__(self) -> str:
         return f"<Scheduler {len(self._nodes) - 1} nodes, {len(self._awake)} leaves awake, {len(self._running)} running>"
 
-    def _parent(self, path: Path) -> Node:
+    def _parent(self, path: NodePath) -> Node:
         parent = self._nodes[path]
         if parent in self._running or (parent is not self._root and not parent.children and parent.ready):
             raise ValueError(f"{path} is a leaf in use")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 
 from sandbox.bucket import TokenBucket
-from sandbox.nodes import Path
+from sandbox.nodes import NodePath
 
 SCALE = 1 << 24
 """Virtual time is an integer: CPU nanoseconds times this, over the weight. Integers neither drift nor lose low bits."""
@@ -44,7 +44,7 @@ class Node:
         "width",
     )
 
-    def __init__(self, path: Path, parent: Node | None, weight: int, width: int) -> None:
+    def __init__(self, path: NodePath, parent: Node | None, weight: int, width: int) -> None:
         self.path = path
         self.parent = parent
         self.weight = weight
@@ -52,7 +52,7 @@ class Node:
         self.cap: int | None = None
         self.bucket: TokenBucket | None = None
         self.throttled = False
-        self.children: dict[Path, Node] = {}
+        self.children: dict[NodePath, Node] = {}
         self.heap: list[tuple[int, int, Node]] = []
         self.now = 0
         """Virtual time among the children: the greatest start tag served so far."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sandbox.limits import DEFAULT_RATES, Rates
-from sandbox.nodes import Path
+from sandbox.nodes import NodePath
 
 DEFAULT_CLUSTER = "default"
 """Where sites are that name no cluster. It is always there."""
@@ -35,6 +35,6 @@ class SiteShare:
     """Of all its generators together."""
 
 
-def cluster_path(name: str) -> Path:
+def cluster_path(name: str) -> NodePath:
     """Its name in the scheduler: no site is called ``."""
     return ("", name)

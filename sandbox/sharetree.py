@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sandbox.ledger import Ledger, Standing
-from sandbox.nodes import Path, Share
+from sandbox.ledger import Allocation, Ledger
+from sandbox.nodes import NodePath, Share
 from sandbox.scheduler import Scheduler
 from sandbox.sharenode import Node
 from sandbox.shares import DEFAULT_CLUSTER, ClusterShare, SiteShare, cluster_path
@@ -22,10 +22,10 @@ class ShareTree:
         self.scheduler = scheduler
         self._width = slots + express
         self._ledger = Ledger(scheduler, slots)
-        self._clusters: dict[str, Path] = {}
+        self._clusters: dict[str, NodePath] = {}
         self.set_cluster(DEFAULT_CLUSTER, ClusterShare(), 0)
 
-    def enter(self, path: Path, weight: int, width: int, cluster: str = DEFAULT_CLUSTER) -> Node:
+    def enter(self, path: NodePath, weight: int, width: int, cluster: str = DEFAULT_CLUSTER) -> Node:
         """Take a generator in, asleep; its site, the first part of `path`, goes into `cluster` when it is not there yet.
 
         `width`: how many of the site's generators may run at once. Returns its leaf. Raises ValueError for
@@ -43,7 +43,7 @@ class ShareTree:
             raise
         return self.scheduler.node(path)
 
-    def leave(self, path: Path, now_ns: int) -> bool:
+    def leave(self, path: NodePath, now_ns: int) -> bool:
         """Forget a generator; whether its site went with it, for it was the last. Raises KeyError."""
         site = path[:1]
         self._ledger.book(now_ns)
@@ -78,7 +78,7 @@ class ShareTree:
         self.scheduler.move((site,), cluster_path(share.cluster), now_ns)
         self._set((site,), share.weight, share.cap, now_ns)
 
-    def set_generator(self, path: Path, weight: int, cap: int | None, now_ns: int) -> None:
+    def set_generator(self, path: NodePath, weight: int, cap: int | None, now_ns: int) -> None:
         """Raises KeyError, ValueError for a bad number."""
         self._set(path, weight, cap, now_ns)
 
@@ -86,15 +86,15 @@ class ShareTree:
         """A generator gave its CPU back after so much; `yielded`: before its slice was over. Raises KeyError."""
         self._ledger.charge(leaf, self.scheduler.charge(leaf, cpu_ns, now_ns, yielded=yielded), now_ns)
 
-    def standings(self, now_ns: int) -> Mapping[Path, Standing]:
+    def allocations(self, now_ns: int) -> Mapping[NodePath, Allocation]:
         """What everybody who competed in the last ten seconds was promised, and what it received."""
-        return self._ledger.standings(now_ns)
+        return self._ledger.allocations(now_ns)
 
-    def clusters(self) -> dict[str, tuple[Share, tuple[Path, ...]]]:
+    def clusters(self) -> dict[str, tuple[Share, tuple[NodePath, ...]]]:
         """Each cluster's share, and its sites, by name."""
         return {name: (self.scheduler.share(path), self.scheduler.below(path)) for name, path in self._clusters.items()}
 
-    def _set(self, path: Path, weight: int, cap: int | None, now_ns: int) -> None:
+    def _set(self, path: NodePath, weight: int, cap: int | None, now_ns: int) -> None:
         self._ledger.book(now_ns)
         self.scheduler.set_weight(path, weight)
         self.scheduler.set_cap(path, cap, now_ns)

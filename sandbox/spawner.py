@@ -1,6 +1,6 @@
 """The monitor's side of processes: the zygote, and how workers come from it.
 
-Starts and ends processes; knows nothing of generators and requests. Called by `monitor.py` and `fleet.py`.
+Starts and ends processes; knows nothing of generators and requests. Called by `monitor.py` and `worker_pool.py`.
 """
 
 from __future__ import annotations

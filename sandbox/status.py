@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sandbox.jail import JailReport
-from sandbox.ledger import NOTHING, Standing
+from sandbox.ledger import NOTHING, Allocation
 from sandbox.outcome import End, Outcome
 
 
@@ -49,7 +49,7 @@ class GeneratorStatus:
     """How often output, an edge call or a sub-request had to wait for its rate."""
     log_dropped_bytes: int = 0
     """Log dropped because it came faster than its rate."""
-    standing: Standing = NOTHING
+    allocation: Allocation = NOTHING
     """Of the CPU time given out in the last ten seconds: promised and received."""
 
 
@@ -61,7 +61,7 @@ class ShareStatus:
     weight: int
     cap: int | None
     cpu_ns: int
-    standing: Standing
+    allocation: Allocation
     cluster: str = ""
     """Of a tenant."""
 

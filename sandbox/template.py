@@ -32,7 +32,7 @@ EMPTY_FPU: Final = (b"\x7f\x03" + bytes(22) + b"\x80\x1f\0\0\xff\xff\0\0").ljust
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedProgram:
     """What a program's templates have in common: immutable, shared by all its VMs."""
 
     image: Image
@@ -48,7 +48,7 @@ class Loaded:
 class Template:
     """One state of one program, ready to be forked."""
 
-    def __init__(self, loaded: Loaded, memory: FrozenMemory, cpu: CpuState, state: GuestState, *, booted: bool) -> None:
+    def __init__(self, loaded: LoadedProgram, memory: FrozenMemory, cpu: CpuState, state: GuestState, *, booted: bool) -> None:
         self.loaded = loaded
         self.memory = memory
         self.cpu = cpu
@@ -79,7 +79,7 @@ def load(program: Program, limits: Limits) -> Template:
         raise ImageError(f"its base {image.base:#x} leaves no room for {limits.memory_bytes} bytes of memory")
     layout = Layout(image.base, limits.memory_bytes)
     space = _space(image, layout)
-    loaded = Loaded(
+    loaded = LoadedProgram(
         image=image,
         space=space,
         files=FileTree(program.files),

@@ -17,7 +17,7 @@ from sandbox.engines import create, restoring
 from sandbox.engines.base import Preempted, SystemCall
 from sandbox.events import Booted, Ended, Event, HostCall, OutputFull, Slice
 from sandbox.guest.access import CallError
-from sandbox.guest.actions import Action, Ask, Exit, HostCallKind, NextRequest
+from sandbox.guest.actions import Action, AskMonitor, Exit, HostCallKind, NextRequest
 from sandbox.guest.calls import dispatch
 from sandbox.guest.exchange import Exchange, RequestEnded
 from sandbox.guest.process import Process
@@ -91,7 +91,7 @@ class Vm:
         self._begun_ns = time.monotonic_ns()
         self._written: list[tuple[int, int]] = []
         self._pages_written = 0
-        self._pending: Ask | None = None
+        self._pending: AskMonitor | None = None
         self._asked: NextRequest | None = None
         """Made together with more output than a slice holds: acted on when that has been taken."""
         self._writer = faults.thread()
@@ -278,7 +278,7 @@ class Vm:
                 if self._process.exchange.output_bytes:
                     return self._end(End.FINISHED)
                 return self._end(End.NO_ANSWER, "it asked for the next request without having answered this one")
-            case Ask(kind, data, value):
+            case AskMonitor(kind, data, value):
                 self._pending, self._phase = action, _WAITING
                 return HostCall(kind, data, value)
             case Exit(status, signal):

@@ -14,6 +14,7 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
+from edgecache.control.api.services import Rooms
 from edgecache.control.service import Control
 from edgecache.control.settings import ControlSettings
 from edgecache.policy.purging import Purge
@@ -205,7 +206,9 @@ async def running(
         purges.append(wanted)
         return 3
 
-    control = Control(chosen, table=table, sandbox=used, purge=purge, config_sites=sites, status_parts=lambda: status_parts or {})
+    control = Control(
+        chosen, table=table, sandbox=used, purge=purge, config_sites=sites, rooms=Rooms(parts=lambda: status_parts or {})
+    )
     await control.load()
     await control.listen()
     try:

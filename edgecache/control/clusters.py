@@ -15,7 +15,7 @@ from edgecache.sites import Cluster
 from sandbox import DEFAULT_CLUSTER, ClusterShare
 
 
-class Scales(Protocol):
+class ClusterShares(Protocol):
     """The methods of `sandbox.Monitor` that are used here. Each takes effect at the next slice."""
 
     def set_cluster(self, name: str, share: ClusterShare) -> None: ...
@@ -26,9 +26,9 @@ class Scales(Protocol):
 class Clusters:
     """All clusters, by name. All methods belong to the event loop's thread."""
 
-    def __init__(self, state: State, scales: Scales, declared: Iterable[Cluster]) -> None:
+    def __init__(self, state: State, shares: ClusterShares, declared: Iterable[Cluster]) -> None:
         self._state = state
-        self._scales = scales
+        self._shares = shares
         self._declared = {cluster.name: replace(cluster, from_config=True) for cluster in declared}
         self._clusters: dict[str, Cluster] = {DEFAULT_CLUSTER: Cluster(DEFAULT_CLUSTER), **self._declared}
 
@@ -65,7 +65,7 @@ class Clusters:
             raise
         finally:
             for name in gone:
-                self._scales.remove_cluster(name)
+                self._shares.remove_cluster(name)
 
     def all(self) -> tuple[Cluster, ...]:
         return tuple(sorted(self._clusters.values(), key=lambda cluster: cluster.name))
@@ -89,7 +89,7 @@ class Clusters:
             self._tell(self._clusters[name])
         else:
             del self._clusters[name]
-            self._scales.remove_cluster(name)
+            self._shares.remove_cluster(name)
 
     def _replace(self, clusters: dict[str, Cluster]) -> None:
         self._clusters = clusters
@@ -97,4 +97,4 @@ class Clusters:
             self._tell(cluster)
 
     def _tell(self, cluster: Cluster) -> None:
-        self._scales.set_cluster(cluster.name, ClusterShare(cluster.weight, cluster.cap))
+        self._shares.set_cluster(cluster.name, ClusterShare(cluster.weight, cluster.cap))

@@ -38,8 +38,8 @@ MAX_INNER_ROUTES: Final = 256
 while other sites' requests wait."""
 _log: Final = logging.getLogger(__name__)
 
-Admitted = Callable[[], Site]
-"""The site, as it is now, of whoever asked for something and may still have it. Raises Problem. Asked anew after each wait."""
+Readmit = Callable[[], Site]
+"""Gives the site as it is now, if who asked for something may still have it. Raises Problem. Called anew after each wait."""
 
 
 class Verifier(Protocol):
@@ -80,35 +80,35 @@ class Deployer:
         async with own, self._receiving:
             yield
 
-    async def push(self, admitted: Admitted, name: str, archive: bytes, *, activate: bool) -> tuple[Version, bool]:
+    async def push(self, readmit: Readmit, name: str, archive: bytes, *, activate: bool) -> tuple[Version, bool]:
         """The verified version that `archive` is, and whether it is new. Raises Problem, StateError."""
-        async with self._locked(admitted().name, name), self._working:
-            site = admitted()
+        async with self._locked(readmit().name, name), self._working:
+            site = readmit()
             bundle, manifest = await self._read(site, name, archive)
             version = await self._store(site, name, bundle, manifest)
             new = version.verified is None
             if new:
                 version = await self._verified(site, version, bundle)
             if activate:
-                await self._activate(admitted, version, 100)
+                await self._activate(readmit, version, 100)
             pruned = await self._state.prune_versions(site.name, name, self._settings.versions_kept)
             if pruned:
                 await self.collect()
         return version, new
 
-    async def activate(self, admitted: Admitted, name: str, number: int, percent: int) -> None:
+    async def activate(self, readmit: Readmit, name: str, number: int, percent: int) -> None:
         """Raises Problem, StateError."""
-        async with self._locked(admitted().name, name):
-            site = admitted()
+        async with self._locked(readmit().name, name):
+            site = readmit()
             version = await self._state.version(site.name, name, number)
             if version is None:
                 raise not_found(f"version {number} of the generator {name}")
-            await self._activate(admitted, version, percent)
+            await self._activate(readmit, version, percent)
 
-    async def roll_back(self, admitted: Admitted, name: str) -> None:
+    async def roll_back(self, readmit: Readmit, name: str) -> None:
         """Raises Problem, StateError."""
-        async with self._locked(admitted().name, name):
-            site = admitted()
+        async with self._locked(readmit().name, name):
+            site = readmit()
             await self._check_routes(site.name, name)
             try:
                 split = await self._state.roll_back(site.name, name)
@@ -119,10 +119,10 @@ class Deployer:
                 raise Problem(Code.NOTHING_TO_ROLL_BACK, detail, "activate the version that you want")
             await self._publisher.refresh(site.name)
 
-    async def remove(self, admitted: Admitted, name: str) -> Site:
+    async def remove(self, readmit: Readmit, name: str) -> Site:
         """Remove it with its versions and values. Returns the site that it was of. Raises Problem, StateError."""
-        async with self._locked(admitted().name, name):
-            site = admitted()
+        async with self._locked(readmit().name, name):
+            site = readmit()
             try:
                 await self._state.remove_generator(site.name, name)
             except Missing as error:
@@ -263,7 +263,7 @@ class Deployer:
             outcome=str(end),
         )
 
-    async def _activate(self, admitted: Admitted, version: Version, percent: int) -> None:
+    async def _activate(self, readmit: Readmit, version: Version, percent: int) -> None:
         if version.verified is None:
             detail = f"version {version.version} of {version.generator} was pushed and never verified"
             raise Problem(Code.NOT_VERIFIED, detail, "push its bundle again, so that it is verified")
@@ -279,7 +279,7 @@ class Deployer:
         if split is None:
             detail = f"no other version of {version.generator} is active to take the other {100 - percent} %"
             raise Problem(Code.CONFLICT, detail, "activate it with 100 percent", where="$.percent")
-        admitted()
+        readmit()
         await self._state.activate(version.site, version.generator, split)
         await self._publisher.refresh(version.site)
 

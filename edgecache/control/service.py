@@ -10,28 +10,27 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Final, NoReturn, Protocol
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
 from edgecache.control.answering import ControlRunner
 from edgecache.control.api.routes import build_control
-from edgecache.control.api.services import Services, StatusParts
+from edgecache.control.api.services import Rooms, Services
+from edgecache.control.binding import check_bind
 from edgecache.control.bundles import BundleStore
-from edgecache.control.clusters import Clusters, Scales
+from edgecache.control.clusters import Clusters, ClusterShares
 from edgecache.control.deploy import Deployer, Verifier
 from edgecache.control.idling import IdleWatch
-from edgecache.control.listener import check_bind
 from edgecache.control.logs import GuestLogs
 from edgecache.control.publisher import Publisher
 from edgecache.control.registry import Registrar, Registry
 from edgecache.control.settings import ControlSettings
 from edgecache.control.sqlite_state import DATABASE, SqliteState
 from edgecache.control.state import Failure, StateError
-from edgecache.control.tls_site import TlsSite
+from edgecache.control.tls_listener import TlsListener
 from edgecache.control.tokens import OPERATOR_FILE, Tokens
 from edgecache.control.values import StoredValues
 from edgecache.policy.purging import Purge
@@ -42,12 +41,8 @@ _SHUTDOWN_SECONDS: Final = 10.0
 BUNDLES: Final = "bundles"
 
 
-class Sandbox(Verifier, Registrar, Scales, Protocol):
+class Sandbox(Verifier, Registrar, ClusterShares, Protocol):
     """What is used of `sandbox.Monitor`."""
-
-
-def _no_parts() -> Mapping[str, Mapping[str, object]]:
-    return {}
 
 
 async def _nothing() -> None:
@@ -66,15 +61,13 @@ class Control:
         purge: Callable[[Purge], Awaitable[int]],
         config_sites: Iterable[Site] = (),
         config_clusters: Iterable[Cluster] = (),
-        status_parts: StatusParts = _no_parts,
-        metrics: Handler | None = None,
         published: Callable[[], Awaitable[None]] = _nothing,
-        before_status: Callable[[], Awaitable[None]] = _nothing,
+        rooms: Rooms | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         """Publishes `config_sites` to `table` at once; nothing else happens before `load`.
 
-        `published` is awaited after each change of `table`, before the API answers; `before_status` before `status_parts`.
+        `published` is awaited after each change of `table`, before the API answers.
         """
         self._settings = settings
         self._state = SqliteState(settings)
@@ -101,11 +94,9 @@ class Control:
             deployer=self._deployer,
             logs=self.logs,
             purge=purge,
-            status_parts=status_parts,
-            before_status=before_status,
+            rooms=rooms or Rooms(),
             now=now,
             started=now(),
-            metrics=metrics,
         )
 
     @property
@@ -166,9 +157,9 @@ class Control:
         await runner.setup()
         self._runner = runner
         try:
-            sites = [self._site(runner, tls, sock.dup()) for sock in socks]
-            for site in sites or [self._site(runner, tls)]:
-                await site.start()
+            listeners = [self._listener(runner, tls, sock.dup()) for sock in socks]
+            for listener in listeners or [self._listener(runner, tls)]:
+                await listener.start()
         except BaseException:
             await self.close()
             raise
@@ -177,10 +168,11 @@ class Control:
             watch = IdleWatch(server, idle_seconds=settings.idle_seconds, most=settings.connections)
             self._watch = asyncio.get_running_loop().create_task(watch.run())
 
-    def _site(self, runner: web.AppRunner, tls: ssl.SSLContext | None, sock: socket.socket | None = None) -> web.BaseSite:
+    def _listener(self, runner: web.AppRunner, tls: ssl.SSLContext | None, sock: socket.socket | None = None) -> web.BaseSite:
+        """What aiohttp calls a site."""
         settings = self._settings
         if tls is not None:
-            return TlsSite(runner, tls, host=settings.host, port=settings.port, sock=sock, most=settings.connections)
+            return TlsListener(runner, tls, host=settings.host, port=settings.port, sock=sock, most=settings.connections)
         return web.TCPSite(runner, settings.host, settings.port) if sock is None else web.SockSite(runner, sock)
 
     async def redeclare(self, sites: Iterable[Site], clusters: Iterable[Cluster]) -> None:

@@ -1,4 +1,7 @@
-"""A site as the API takes it: JSON members into a `Site`, each checked. Pure; a configuration file's form is in `siteform`."""
+"""A site as the API takes it: JSON members into a `Site`, each checked. Pure.
+
+A configuration file's form is read by `configsites`; the checks of single values that both share are `siteform`'s.
+"""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ class _Output:
         self._carried = True
         self._reported = False
 
-    async def head(self) -> cgi.Answer:
+    async def head(self) -> cgi.CgiResponse:
         """Read until the head is complete. Raises SourceError."""
         buffer = b""
         while True:
@@ -161,7 +161,7 @@ class _Output:
                 raise self._bad("the output ended before a blank line: headers must end with one")
             buffer += chunk
 
-    def expect(self, answer: cgi.Answer, *, carried: bool) -> None:
+    def expect(self, answer: cgi.CgiResponse, *, carried: bool) -> None:
         """What body to expect after `answer`; `carried`: whether the response has one at all (RFC 9110 section 6.4.1)."""
         self._first, self._length, self._carried = answer.rest, answer.length, carried
 

@@ -41,7 +41,7 @@ class BadAnswer(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CgiResponse:
     """Head of a program's answer, and the body bytes that came with it."""
 
     response: Response
@@ -98,7 +98,7 @@ def _field_variables(headers: CIMultiDictProxy[str]) -> Mapping[str, str]:
     return found
 
 
-def parse(buffer: bytes) -> Answer | None:
+def parse(buffer: bytes) -> CgiResponse | None:
     """The answer's head, or None while it is incomplete.
 
     Raises BadAnswer: head too large, malformed or control bytes in a field, no Content-Type, Location or Status.
@@ -114,7 +114,7 @@ def parse(buffer: bytes) -> Answer | None:
     fields = list(_fields(_LINE_END.split(buffer[:size]) if size else []))
     headers = CIMultiDict((name, value) for name, value in fields if name.lower() not in UNFORWARDED)
     status, reason = _status({name.lower(): value for name, value in fields})
-    return Answer(Response(status, reason, CIMultiDictProxy(headers)), buffer[end.end() :], _content_length(headers))
+    return CgiResponse(Response(status, reason, CIMultiDictProxy(headers)), buffer[end.end() :], _content_length(headers))
 
 
 def _fields(lines: Iterable[bytes]) -> Iterable[tuple[str, str]]:

@@ -336,11 +336,11 @@ def _shares(label: str, nodes: Iterable[ShareStatus]) -> tuple[Metric, ...]:
     )
     ordered = sorted(nodes, key=lambda node: -node.cpu_ns)
     for node in ordered[:MAX_SITES]:
-        promised.add_metric((node.name,), node.standing.promised)
-        received.add_metric((node.name,), node.standing.received)
+        promised.add_metric((node.name,), node.allocation.promised)
+        received.add_metric((node.name,), node.allocation.received)
     if rest := ordered[MAX_SITES:]:
-        promised.add_metric((OTHER,), sum(node.standing.promised for node in rest))
-        received.add_metric((OTHER,), sum(node.standing.received for node in rest))
+        promised.add_metric((OTHER,), sum(node.allocation.promised for node in rest))
+        received.add_metric((OTHER,), sum(node.allocation.received for node in rest))
     return promised, received
 
 

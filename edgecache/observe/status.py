@@ -217,7 +217,7 @@ def _traffic(
 
 
 def _sandbox(status: MonitorStatus) -> SandboxState:
-    busiest = sorted(status.generators, key=lambda generator: (-generator.standing.received, -generator.cpu_ns))[:MAX_ROWS]
+    busiest = sorted(status.generators, key=lambda generator: (-generator.allocation.received, -generator.cpu_ns))[:MAX_ROWS]
     reports = [worker.jail for worker in status.workers] or [status.jail]
     missing = {f"{gap.layer} ({gap.reason})" for report in reports for gap in report.missing}
     in_force = set.intersection(*({str(layer) for layer in report.active} for report in reports))
@@ -242,9 +242,9 @@ def _sandbox(status: MonitorStatus) -> SandboxState:
 
 
 def _shares(nodes: Iterable[ShareStatus]) -> dict[str, ShareRow]:
-    busiest = sorted(nodes, key=lambda node: (-node.standing.received, -node.cpu_ns))[:MAX_ROWS]
+    busiest = sorted(nodes, key=lambda node: (-node.allocation.received, -node.cpu_ns))[:MAX_ROWS]
     return {
-        node.name: ShareRow(node.weight, node.cap, node.cpu_ns, _part(node.standing.promised), _part(node.standing.received))
+        node.name: ShareRow(node.weight, node.cap, node.cpu_ns, _part(node.allocation.promised), _part(node.allocation.received))
         for node in busiest
     }
 
@@ -264,8 +264,8 @@ def _row(generator: GeneratorStatus) -> GeneratorRow:
         quarantined_seconds=round(generator.quarantined_s, 3),
         weight=generator.weight,
         cap=generator.cap,
-        promised=_part(generator.standing.promised),
-        received=_part(generator.standing.received),
+        promised=_part(generator.allocation.promised),
+        received=_part(generator.allocation.received),
         delayed=generator.delayed,
         log_dropped_bytes=generator.log_dropped_bytes,
     )

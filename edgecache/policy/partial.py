@@ -15,7 +15,7 @@ from edgecache.policy.dates import date_field
 from edgecache.policy.etag import entity_tag
 from edgecache.policy.fields import OWS, delta_seconds, freeze, without
 from edgecache.policy.message import Headers, Request, Response
-from edgecache.policy.ranges import FullBody, NotSatisfiable, Parts, Span, content_range, select
+from edgecache.policy.ranges import ByteSpan, FullBody, NotSatisfiable, Parts, content_range, select
 
 MAX_SPANS: Final = 64
 """Spans of one representation that are kept apart; what would make more replaces them."""
@@ -32,7 +32,7 @@ _OF_ONE_PART = frozenset({"content-digest", "content-length", "content-md5", "co
 class Held:
     """Parts of one representation of `length` bytes: spans in order, at least a byte apart, and their bytes."""
 
-    spans: tuple[Span, ...]
+    spans: tuple[ByteSpan, ...]
     length: int
     content: bytes
 
@@ -46,7 +46,7 @@ def variant(of_whole: str) -> str:
     return _VARIANT + of_whole
 
 
-def incoming(response: Response) -> tuple[Span, int] | None:
+def incoming(response: Response) -> tuple[ByteSpan, int] | None:
     """Which bytes of how many a 206 brings; None if it cannot be kept.
 
     Several ranges at once are not, nor are bytes of a length that is not known; a head that contradicts itself is not trusted.
@@ -63,7 +63,7 @@ def incoming(response: Response) -> tuple[Span, int] | None:
     return found if declared is None or delta_seconds(declared.strip(OWS)) == last - first + 1 else None
 
 
-def parts_of(stored: Response) -> tuple[tuple[Span, ...], int] | None:
+def parts_of(stored: Response) -> tuple[tuple[ByteSpan, ...], int] | None:
     """The spans of a stored head, and the length of the whole; None if it is no head of parts."""
     found = [_content_range(line) for line in stored.headers.getall("Content-Range", ())] if stored.status == 206 else []
     spans = [each[0] for each in found if each is not None]
@@ -112,7 +112,7 @@ def answerable(request: Request, stored: Response, max_parts: int) -> Parts | No
             return asked if all(any(a <= first and last <= b for a, b in spans) for first, last in asked.spans) else None
 
 
-def cut(parts: Held, span: Span) -> bytes:
+def cut(parts: Held, span: ByteSpan) -> bytes:
     """The bytes of `span`, which lies within one of the spans of `parts`. ValueError if it does not."""
     start = 0
     for first, last in parts.spans:
@@ -152,7 +152,7 @@ def join(older: Held, newer: Held, limit_bytes: int = MAX_JOINED_BYTES) -> Held 
     """Both, of one representation; None if they contradict each other, or are too many or too large to be joined."""
     if older.length != newer.length or len(older.content) + len(newer.content) > min(limit_bytes, MAX_JOINED_BYTES):
         return None
-    spans: list[Span] = []
+    spans: list[ByteSpan] = []
     pieces: list[memoryview] = []
     for first, last, content, other in sorted((*_pieces(older, newer), *_pieces(newer, older)), key=lambda piece: piece[:2]):
         if not spans or first > spans[-1][1] + 1:
@@ -168,14 +168,14 @@ def join(older: Held, newer: Held, limit_bytes: int = MAX_JOINED_BYTES) -> Held 
     return Held(tuple(spans), older.length, b"".join(pieces)) if len(spans) <= MAX_SPANS else None
 
 
-def gap(parts: Held) -> Span | None:
+def gap(parts: Held) -> ByteSpan | None:
     """The bytes that are missing, where they lie together and one request can bring them all."""
     edges = [(-1, -1), *parts.spans, (parts.length, parts.length)]
     gaps = [(before + 1, after - 1) for (_, before), (after, _) in pairwise(edges) if after > before + 1]
     return gaps[0] if len(gaps) == 1 else None
 
 
-def completing(stored: Response, missing: Span, length: int) -> Headers | None:
+def completing(stored: Response, missing: ByteSpan, length: int) -> Headers | None:
     """Range and If-Range that ask for the missing bytes of this very representation; None if no validator can say which it is."""
     tag = entity_tag(stored.headers)
     if tag is not None:
@@ -189,7 +189,7 @@ def completing(stored: Response, missing: Span, length: int) -> Headers | None:
     return freeze((("Range", wanted), ("If-Range", validator)))
 
 
-def _content_range(line: str) -> tuple[Span, int] | None:
+def _content_range(line: str) -> tuple[ByteSpan, int] | None:
     match = _CONTENT_RANGE.fullmatch(line.strip(OWS))
     if match is None:
         return None

@@ -24,7 +24,7 @@ _ENDLESS = 10**_MAX_DIGITS
 _OF_THE_CONTENT = frozenset({"content-digest", "content-length", "content-md5", "content-range"})
 """Speak of all bytes of one message (RFC 9530 section 2)."""
 
-Span = tuple[int, int]
+ByteSpan = tuple[int, int]
 """First and last byte position, both inclusive."""
 
 
@@ -37,7 +37,7 @@ class FullBody:
 class Parts:
     """Answer 206 with these spans, which do not overlap, in the order asked for."""
 
-    spans: tuple[Span, ...]
+    spans: tuple[ByteSpan, ...]
     multipart: bool
     length: int
     """Bytes of the whole body."""
@@ -95,7 +95,7 @@ def not_satisfiable(response: Response, length: int) -> Response:
     )
 
 
-def content_range(span: Span, length: int) -> str:
+def content_range(span: ByteSpan, length: int) -> str:
     """The value of Content-Range (RFC 9110 section 14.4)."""
     return f"bytes {span[0]}-{span[1]}/{length}"
 
@@ -173,7 +173,7 @@ def _position(digits: str) -> int | None:
     return int(significant) if len(significant) <= _MAX_DIGITS else _ENDLESS
 
 
-def _resolve(spec: tuple[int | None, int | None], length: int) -> Span | None:
+def _resolve(spec: tuple[int | None, int | None], length: int) -> ByteSpan | None:
     """The span within a body of `length` bytes; None if it lies outside (RFC 9110 section 14.1.2)."""
     first, last = spec
     if first is None:
@@ -184,9 +184,9 @@ def _resolve(spec: tuple[int | None, int | None], length: int) -> Span | None:
     return first, length - 1 if last is None else min(last, length - 1)
 
 
-def _coalesce(spans: list[Span]) -> tuple[Span, ...]:
+def _coalesce(spans: list[ByteSpan]) -> tuple[ByteSpan, ...]:
     """Overlapping and adjoining spans joined, each at the place of its first (RFC 9110 section 15.3.7.2)."""
-    joined: list[tuple[int, Span]] = []
+    joined: list[tuple[int, ByteSpan]] = []
     for position, (first, last) in sorted(enumerate(spans), key=lambda item: item[1]):
         if joined and first <= joined[-1][1][1] + 1:
             earlier, (start, end) = joined[-1]

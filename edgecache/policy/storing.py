@@ -58,7 +58,7 @@ class NoStoreReason(enum.StrEnum):
 
 
 @dataclass(slots=True, init=False, unsafe_hash=True)
-class Store:
+class Storable:
     """The response may be stored, once `strip` has been applied to it."""
 
     vary: Final[tuple[str, ...]]
@@ -96,7 +96,7 @@ UNDERSTOOD: Final = frozenset(
 """Statuses whose caching requirements this cache implements (must-understand, RFC 9111 section 5.2.2.3)."""
 
 
-def admit(request: Request, timed: Timed, rule: CacheRule) -> Store | NoStore:
+def admit(request: Request, timed: Timed, rule: CacheRule) -> Storable | NoStore:
     """Whether the response to `request` may be stored (RFC 9111 section 3).
 
     Set-Cookie does not forbid storing (RFC 9111 section 7.3). But a guessed lifetime, or the operator's, is not enough for a
@@ -113,7 +113,7 @@ def admit(request: Request, timed: Timed, rule: CacheRule) -> Store | NoStore:
         return NoStore(NoStoreReason.VARY_STAR)
     if not IDENTIFYING_FIELDS.isdisjoint(vary):
         return NoStore(NoStoreReason.VARY_CLIENT)
-    store = Store(selecting_names(vary, rule), found, tags(response, rule))
+    store = Storable(selecting_names(vary, rule), found, tags(response, rule))
     refusal = _refused_by_limits(store, response, rule)
     return store if refusal is None else NoStore(refusal)
 
@@ -180,7 +180,7 @@ def _cookie_is_shared(found: Terms, rule: CacheRule) -> bool:
     return rule.store_set_cookie and found.lifetime.source is LifetimeSource.EXPLICIT
 
 
-def _refused_by_limits(store: Store, response: Response, rule: CacheRule) -> NoStoreReason | None:
+def _refused_by_limits(store: Storable, response: Response, rule: CacheRule) -> NoStoreReason | None:
     if len(store.vary) > MAX_VARY_NAMES:
         return NoStoreReason.VARY_LIMIT
     if len(store.tags) > MAX_TAGS:

@@ -1,4 +1,4 @@
-"""`python -m edgecache.processes FD`: one serving process, started by `member` with its channel on descriptor FD."""
+"""`python -m edgecache.processes FD`: one serving process, started by `serving_process` with its channel on descriptor FD."""
 
 from __future__ import annotations
 

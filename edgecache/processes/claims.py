@@ -96,7 +96,7 @@ class Claims:
                 claim = self._open.get(digest)
                 if claim is not None:
                     claim.awaited = claim.told = True
-                self.send(messages.Held(digest, 0 if claim is None else claim.serial))
+                self.send(messages.HeldClaim(digest, 0 if claim is None else claim.serial))
             case messages.Claimed(serial=serial, granted=granted, brought=brought):
                 question = self._asked.get(serial)
                 if question is not None and not question.answer.done():

@@ -20,21 +20,19 @@ from edgecache.config import Config
 from edgecache.observe.metrics import Sources
 from edgecache.policy.purging import Purge
 from edgecache.processes import messages
-from edgecache.processes.flight_board import MAX_NUMBER, FlightBoard
-from edgecache.processes.flights import Ask, Awaited, FlightTable, Fly
+from edgecache.processes.backoff import backoff
+from edgecache.processes.flight_board import MAX_NUMBER
+from edgecache.processes.flight_desk import FlightDesk
 from edgecache.processes.guests import GuestHost
-from edgecache.processes.member import COUNT_SECONDS, Asks, Member, MemberState, StartFailed
 from edgecache.processes.messages import Report
-from edgecache.processes.pause import pause
 from edgecache.processes.reports import Reports
-from edgecache.processes.settings import part
+from edgecache.processes.serving_process import COUNT_SECONDS, Asks, ServingProcess, ServingState, StartFailed
+from edgecache.processes.settings import divided
 from edgecache.processes.sockets import divide
 from edgecache.serve.purger import not_recorded
 from edgecache.sites import Site, SiteTable
 
 _log: Final = logging.getLogger(__name__)
-_LEADERS_NUMBER: Final = 0
-"""On the board: it fetches nothing."""
 _REPORT_SECONDS: Final = 2.0
 """How long to wait for a report; without one the last one stands."""
 _LOOK_SECONDS: Final = 5.0
@@ -51,7 +49,7 @@ class ProcessState:
 
     name: str
     pid: int
-    state: MemberState
+    state: ServingState
     started: float
     restarts: int
     cpu_seconds: float
@@ -61,7 +59,7 @@ class ProcessState:
 
     @property
     def serving(self) -> bool:
-        return self.state is MemberState.SERVING
+        return self.state is ServingState.SERVING
 
 
 class Fleet:
@@ -69,20 +67,20 @@ class Fleet:
 
     def __init__(self, config: Config, table: SiteTable, host: GuestHost) -> None:
         count = config.serve.processes
-        self._settings = part(config)
+        self._settings = divided(config)
         self._table = table
         self._host = host
         self._plain: tuple[socket, ...] = ()
         self._secure: tuple[socket, ...] = ()
         self._sites: dict[str, Site] = {}
         """As they were sent last."""
-        self._asks = Asks(purge=self._purge_asked, invalidate=self._invalidate_asked, flight=self._flight_told)
-        self._flights: FlightTable[Member] = FlightTable()
-        self._board: FlightBoard | None = None
         self._serials = itertools.count(1)
         self._numbers = itertools.cycle(range(1, MAX_NUMBER + 1))
-        self._members = [Member(slot, next(self._numbers), self._asks, host) for slot in range(count)]
-        self._accepting: dict[Member, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        self._members: list[ServingProcess] = []
+        self._flights = FlightDesk(self._members)
+        self._asks = Asks(purge=self._purge_asked, invalidate=self._invalidate_asked, flight=self._flights.told)
+        self._members += [ServingProcess(slot, next(self._numbers), self._asks, host) for slot in range(count)]
+        self._accepting: dict[ServingProcess, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         self._restarts = [0] * count
         self._sharing = asyncio.Lock()
         self._serves = asyncio.Event()
@@ -138,9 +136,9 @@ class Fleet:
         what was not on record yet. Who is still starting has nothing stored and answers nobody.
         """
         counting: list[asyncio.Future[int]] = []
-        told: set[Member] = set()
+        told: set[ServingProcess] = set()
         recorded = self._settings.cache.disk is None
-        while (untold := [member for member in self._in(MemberState.SERVING) if member not in told]) or not recorded:
+        while (untold := [member for member in self._in(ServingState.SERVING) if member not in told]) or not recorded:
             if not untold:
                 if self._ending:
                     raise not_recorded("the edge is ending")
@@ -159,7 +157,7 @@ class Fleet:
         A `publish` must follow: it makes the fast lanes forget their heads, which were answered and logged under the settings
         before.
         """
-        self._settings = settings = part(config)
+        self._settings = settings = divided(config)
         return await self._everywhere(lambda serial: messages.Apply(serial, settings))
 
     async def reopen(self) -> tuple[str, ...]:
@@ -169,7 +167,10 @@ class Fleet:
     async def gather(self) -> None:
         """Have all report, so that what is told of the fleet is of now."""
         await asyncio.gather(
-            *(member.tell(next(self._serials), _REPORT_SECONDS) for member in self._in(MemberState.SERVING, MemberState.DRAINING))
+            *(
+                member.tell(next(self._serials), _REPORT_SECONDS)
+                for member in self._in(ServingState.SERVING, ServingState.DRAINING)
+            )
         )
 
     def sources(self) -> Sources:
@@ -220,9 +221,7 @@ class Fleet:
 
     async def close(self) -> None:
         """After `drain`. Idempotent."""
-        board, self._board = self._board, None
-        if board is not None:
-            board.close()
+        self._flights.close()
 
     async def _end_keeping(self) -> None:
         """Start nobody again from here on."""
@@ -231,15 +230,13 @@ class Fleet:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        starting = self._in(MemberState.STARTING)
+        starting = self._in(ServingState.STARTING)
         await asyncio.gather(*(member.kill() for member in starting))
 
-    async def _start(self, member: Member) -> None:
+    async def _start(self, member: ServingProcess) -> None:
         """Raises StartFailed."""
         try:
-            if self._board is None:
-                self._board = FlightBoard(_LEADERS_NUMBER)
-            board = self._board.descriptor
+            board = self._flights.board()
         except OSError as error:
             raise StartFailed(f"there is no memory for processes to share: {error}") from error
         sockets = [sock.fileno() for sock in (*self._plain, *self._secure)]
@@ -249,64 +246,36 @@ class Fleet:
         plain, secure = ([sock.fileno() for sock in socks] for socks in (self._plain, self._secure))
         return messages.Begin(self._settings, tuple(self._sites.values()), tuple(plain), tuple(secure), number, board)
 
-    def _in(self, *states: MemberState) -> list[Member]:
+    def _in(self, *states: ServingState) -> list[ServingProcess]:
         return [member for member in self._members if member.state in states]
 
     async def _everywhere(
         self,
         make: Callable[[int], messages.Publish | messages.Invalidate | messages.Apply | messages.Reopen | messages.Fade],
-        but: Member | None = None,
+        but: ServingProcess | None = None,
     ) -> tuple[str, ...]:
         """Tell all but one, and wait until all that accept connections have done it. Returns the failures that they report, each
         once."""
         message = make(next(self._serials))
-        for member in self._in(MemberState.STARTING):
+        for member in self._in(ServingState.STARTING):
             # It will have done it before it is told to accept: the channel keeps the order.
             member.send(message)
-        waiting = [member.done(message) for member in self._in(MemberState.SERVING) if member is not but]
+        waiting = [member.done(message) for member in self._in(ServingState.SERVING) if member is not but]
         return tuple(dict.fromkeys(failure for failure in await asyncio.gather(*waiting) if failure))
 
-    async def _purge_asked(self, asker: Member, message: messages.AskPurge) -> int:
+    async def _purge_asked(self, asker: ServingProcess, message: messages.AskPurge) -> int:
         del asker
         return await self.purge(message.purge)
 
-    async def _invalidate_asked(self, asker: Member, message: messages.AskInvalidate) -> int:
+    async def _invalidate_asked(self, asker: ServingProcess, message: messages.AskInvalidate) -> int:
         self._flights.seal(message.uris)
         await self._everywhere(lambda serial: messages.Invalidate(serial, message.uris), asker)
         return 0
 
-    def _flight_told(self, teller: Member, message: messages.ClaimFlight | messages.Held | messages.Settle) -> None:
-        match message:
-            case messages.ClaimFlight(serial=serial, key=key, uri=uri, holder=holder):
-                step = self._flights.claim(key, uri, (teller, serial), self._numbered(holder))
-                self._say(() if step is None else (step,))
-            case messages.Held(key=key, serial=serial):
-                self._say(self._flights.answered(teller, key, serial))
-            case messages.Settle(serial=serial, brought=brought):
-                self._landed(self._flights.settle((teller, serial)), brought)
-
-    def _numbered(self, number: int) -> Member | None:
-        """Who lives and has this number on the board."""
-        return next((member for member in self._members if member.number == number and not member.ended.is_set()), None)
-
-    def _say(self, steps: Sequence[Fly[Member] | Awaited[Member] | Ask[Member]]) -> None:
-        for step in steps:
-            match step:
-                case Fly(claim=(member, serial)):
-                    member.send(messages.Claimed(serial, granted=True))
-                case Awaited(claim=(member, serial)):
-                    member.send(messages.Awaited(serial))
-                case Ask(process=member, key=key):
-                    member.send(messages.Whose(key))
-
-    def _landed(self, waiting: list[tuple[Member, int]], brought: messages.BroughtOver | None) -> None:
-        for member, serial in waiting:
-            member.send(messages.Claimed(serial, granted=False, brought=brought))
-
     async def _share_out(self) -> None:
         """Give every socket to one who serves; who gains one is told before who loses it."""
         async with self._sharing:
-            serving = self._in(MemberState.SERVING)
+            serving = self._in(ServingState.SERVING)
             slots = [member.slot for member in serving]
             plain, secure = divide(len(self._plain), slots), divide(len(self._secure), slots)
             wanted = {member: (plain[member.slot], secure[member.slot]) for member in serving}
@@ -323,20 +292,16 @@ class Fleet:
             member = self._members[slot]
             await member.ended.wait()
             lived = time.time() - member.since
-            if self._board is not None:
-                self._board.clear(member.number)
-            waiting, steps = self._flights.lose(member)
-            self._landed(waiting, None)
-            self._say(steps)
+            self._flights.lose(member)
             if member.report is not None:
                 self._reports.bury(member.report)
             await asyncio.gather(self._share_out(), member.kill())
-            wait = pause(wait, lived)
+            wait = backoff(wait, lived)
             self._restarts[slot] += 1
             how = member.how_it_ended
             _log.error("serving process %d (pid %d) has ended (%s); another is started in %g s", slot + 1, member.pid, how, wait)
             await asyncio.sleep(wait)
-            member = self._members[slot] = Member(slot, next(self._numbers), self._asks, self._host)
+            member = self._members[slot] = ServingProcess(slot, next(self._numbers), self._asks, self._host)
             try:
                 await self._start(member)
             except StartFailed as error:
@@ -345,7 +310,7 @@ class Fleet:
             self._serve(member)
             await self._share_out()
 
-    def _serve(self, member: Member) -> None:
+    def _serve(self, member: ServingProcess) -> None:
         member.serve()
         self._serves.set()
 
@@ -354,7 +319,7 @@ class Fleet:
             await asyncio.sleep(_LOOK_SECONDS)
             await self.gather()
 
-    def _state(self, member: Member) -> ProcessState:
+    def _state(self, member: ServingProcess) -> ProcessState:
         report = member.report
         return ProcessState(
             name=str(member.slot + 1),
@@ -369,6 +334,6 @@ class Fleet:
         )
 
 
-def _last_reports(members: Sequence[Member]) -> list[Report]:
+def _last_reports(members: Sequence[ServingProcess]) -> list[Report]:
     """Of those that live."""
-    return [member.report for member in members if member.report is not None and member.state is not MemberState.ENDED]
+    return [member.report for member in members if member.report is not None and member.state is not ServingState.ENDED]

@@ -1,4 +1,4 @@
-"""Who fetches what, over all serving processes: the leader's table of flights by key. Decides; `fleet` sends.
+"""Who fetches what, over all serving processes: the leader's table of flights by key. Decides; `flight_desk` sends.
 
 Most flights are on the board alone (`flight_board`); one comes to this table when somebody else wants the same. Whoever the
 board names is asked then, and those who want it wait for the answer. A purge seals the flights under way: who asks after it does

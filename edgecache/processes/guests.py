@@ -1,7 +1,7 @@
 """Guests' calls as the leader runs them for its serving processes: from the channel to the monitor and back.
 
-`member` has one `GuestPort` for its serving process. A call ends with its guest, with a Cancel, or with the process that asked.
-Where there is no other process, `one_process` uses the `GuestHost` itself.
+`serving_process` has one `GuestPort` for each. A call ends with its guest, with a Cancel, or with the process that asked.
+Where there is no other process, `one_process` has `LocalGuests`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from typing import Final, Protocol
 import msgspec
 
 from edgecache.generate.bridge import GuestLog, GuestRunner
-from edgecache.generate.edge_calls import KeyValue
+from edgecache.generate.edge_calls import FetchThrough, GeneratorEdgeCalls, KeyValue
 from edgecache.processes import messages
+from edgecache.serve.call import Call
+from edgecache.source import Culprit, SourceError
 from sandbox import EdgeCallRefused, EdgeCalls, End, GuestFailed, GuestRequest, Outcome, Usage
 
 _log: Final = logging.getLogger(__name__)
@@ -38,6 +40,38 @@ class GuestHost:
     logs: Logs
     ready: Callable[[str], Awaitable[None]]
     """Makes the version with this key known to the runner. Raises GuestFailed where it cannot."""
+    known: Callable[[str], bool]
+    """Whether `ready` has nothing to do for this key."""
+
+
+class LocalGuests:
+    """Guests of the process that has the monitor. Implements `path.Guests`."""
+
+    def __init__(self, host: GuestHost) -> None:
+        self._host = host
+        self.known: Final = host.known
+        self.log_of: Final = host.logs.of
+
+    def runner(self, request_id: str) -> GuestRunner[EdgeCalls]:
+        del request_id
+        return self._host.runner
+
+    def edge_calls(self, call: Call, fetch_through: FetchThrough) -> GeneratorEdgeCalls:
+        request, route = call.request, call.route
+        return GeneratorEdgeCalls(
+            scheme=request.scheme,
+            authority=request.authority,
+            fetch_through=fetch_through,
+            site=route.site.name,
+            generator=route.generator.name if route.generator else "",
+            store=self._host.values,
+        )
+
+    async def ready(self, key: str) -> None:
+        try:
+            await self._host.ready(key)
+        except GuestFailed as failed:
+            raise SourceError(Culprit.GENERATOR, End.UNKNOWN_GENERATOR, failed.outcome.detail, status=503) from failed
 
 
 class GuestPort:
@@ -48,9 +82,9 @@ class GuestPort:
         self._send = send
         self._calls: dict[int, _Running] = {}
 
-    def receive(self, message: messages.Call | messages.Credit | messages.Cancel | messages.Fetched | messages.Noted) -> None:
+    def receive(self, message: messages.OfGuests) -> None:
         """A word about a call that has ended meanwhile is no news."""
-        if isinstance(message, messages.Call):
+        if isinstance(message, messages.CallGuest):
             running = self._calls[message.call] = _Running(self._host, self._send, message)
             running.task.add_done_callback(lambda _: self._calls.pop(message.call, None))
             return
@@ -80,7 +114,7 @@ class GuestPort:
 class _Running:
     """One call."""
 
-    def __init__(self, host: GuestHost, send: Callable[[msgspec.Struct], None], call: messages.Call) -> None:
+    def __init__(self, host: GuestHost, send: Callable[[msgspec.Struct], None], call: messages.CallGuest) -> None:
         self._host = host
         self._send = send
         self._call = call

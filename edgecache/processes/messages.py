@@ -150,7 +150,7 @@ class Fetch(_Message, frozen=True):
     data: bytes
 
 
-class Answered(_Message, frozen=True):
+class Forgotten(_Message, frozen=True):
     """The end of an `AskPurge` or `AskInvalidate`: how many entries, in all processes; or why a purge is not on record."""
 
     serial: int
@@ -187,7 +187,7 @@ class Awaited(_Message, frozen=True):
 
 
 class Whose(_Message, frozen=True):
-    """Is this process fetching under this digest, as the board says? Others wait for it then. A `Held` answers."""
+    """Is this process fetching under this digest, as the board says? Others wait for it then. A `HeldClaim` answers."""
 
     key: bytes
 
@@ -206,7 +206,7 @@ ToServing = (
     | Output
     | Ended
     | Fetch
-    | Answered
+    | Forgotten
     | Claimed
     | Awaited
     | Whose
@@ -247,7 +247,7 @@ class Told(_Message, frozen=True):
     report: Report
 
 
-class Call(_Message, frozen=True):
+class CallGuest(_Message, frozen=True):
     """Run the generator's version `key` on a request."""
 
     call: int
@@ -286,6 +286,10 @@ class Noted(_Message, frozen=True):
     line: bytes
 
 
+OfGuests = CallGuest | Credit | Cancel | Fetched | Noted
+"""What is for whoever runs guests (`guests.GuestPort`)."""
+
+
 class AskPurge(_Message, frozen=True):
     """A client's PURGE: to be in force everywhere before it is answered."""
 
@@ -309,7 +313,7 @@ class ClaimFlight(_Message, frozen=True):
     holder: int
 
 
-class Held(_Message, frozen=True):
+class HeldClaim(_Message, frozen=True):
     """The answer to `Whose`. `serial`: of the claim that is held, which a `Settle` ends; 0: none is."""
 
     key: bytes
@@ -323,23 +327,7 @@ class Settle(_Message, frozen=True):
     brought: BroughtOver | None = None
 
 
-ToLeader = (
-    Prepared
-    | Refused
-    | Done
-    | Counted
-    | Told
-    | Call
-    | Credit
-    | Cancel
-    | Fetched
-    | Noted
-    | AskPurge
-    | AskInvalidate
-    | ClaimFlight
-    | Held
-    | Settle
-)
+ToLeader = Prepared | Refused | Done | Counted | Told | OfGuests | AskPurge | AskInvalidate | ClaimFlight | HeldClaim | Settle
 
 
 def _plain(value: Any) -> object:

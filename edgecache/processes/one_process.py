@@ -5,35 +5,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from socket import socket
 from typing import Final
 
 from edgecache.config import Config
-from edgecache.generate.edge_calls import FetchThrough, GeneratorEdgeCalls
 from edgecache.observe.metrics import Sources
 from edgecache.policy.purging import Purge
-from edgecache.processes.guests import GuestHost
+from edgecache.processes.guests import GuestHost, LocalGuests
 from edgecache.processes.path import RequestPath
-from edgecache.processes.settings import whole
-from edgecache.serve.call import Call
+from edgecache.processes.settings import undivided
 from edgecache.serve.certificates import CertificateError
 from edgecache.sites import SiteTable
-from edgecache.source import Culprit, Source, SourceError
-from sandbox import End, GuestFailed
 
 
 class OneProcess:
     """Implements `edge.Servers`. Make it on the loop that runs it; `start`, `drain`, `close`."""
 
-    def __init__(self, config: Config, table: SiteTable, host: GuestHost, known: Callable[[str], bool]) -> None:
-        """`known`: whether the runner has the version with this key already.
-
-        Raises OSError: the access log cannot be opened; PackagesMissing: traces cannot be sent.
-        """
-        self._host = host
-        self._known = known
-        self.path: Final = RequestPath(whole(config), table, self._generator)
+    def __init__(self, config: Config, table: SiteTable, host: GuestHost) -> None:
+        """Raises OSError: the access log cannot be opened; PackagesMissing: traces cannot be sent."""
+        self.path: Final = RequestPath(undivided(config), table, LocalGuests(host))
 
     async def start(self, plain: Sequence[socket], secure: Sequence[socket]) -> None:
         """Raises OSError, CertificateError."""
@@ -48,7 +39,7 @@ class OneProcess:
 
     async def apply(self, config: Config) -> tuple[str, ...]:
         try:
-            self.path.change(whole(config))
+            self.path.change(undivided(config))
         except (CertificateError, OSError) as error:
             return (str(error),)
         return ()
@@ -86,32 +77,3 @@ class OneProcess:
 
     async def close(self) -> None:
         await self.path.close()
-
-    def _generator(self, call: Call) -> Source:
-        """The source of one request that a generator answers."""
-        host = self._host
-        return self.path.generator_source(
-            call,
-            runner=host.runner,
-            edge_calls=self._edge_calls,
-            log_of=host.logs.of,
-            ready=self._ready,
-            known=self._known,
-        )
-
-    def _edge_calls(self, call: Call, fetch_through: FetchThrough) -> GeneratorEdgeCalls:
-        request, route = call.request, call.route
-        return GeneratorEdgeCalls(
-            scheme=request.scheme,
-            authority=request.authority,
-            fetch_through=fetch_through,
-            site=route.site.name,
-            generator=route.generator.name if route.generator else "",
-            store=self._host.values,
-        )
-
-    async def _ready(self, key: str) -> None:
-        try:
-            await self._host.ready(key)
-        except GuestFailed as failed:
-            raise SourceError(Culprit.GENERATOR, End.UNKNOWN_GENERATOR, failed.outcome.detail, status=503) from failed

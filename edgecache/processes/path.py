@@ -10,9 +10,9 @@ import dataclasses
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from socket import socket
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from edgecache.generate.bridge import GeneratorSource, GuestLog, GuestRunner
 from edgecache.generate.edge_calls import MAX_FETCH_BYTES, FetchThrough
@@ -42,14 +42,31 @@ from edgecache.upstream.tunnel import TunnelClient
 from edgecache.upstream.upstreams import Upstreams
 from sandbox import End, Usage
 
-Calls = TypeVar("Calls")
-"""The edge calls that guests' runner asks for."""
-
 _log: Final = logging.getLogger(__name__)
 _RETIRE_SECONDS: Final = 600.0
 """How long exchanges with origins that began under earlier settings may go on."""
 _BACKGROUND_SECONDS: Final = 5.0
 """What background revalidations and flights without clients get, once all connections are closed."""
+Calls = TypeVar("Calls")
+"""The edge calls that guests' runner asks for."""
+
+
+class Guests(Protocol[Calls]):
+    """What runs generators for this process: the monitor beside it, or the leader's."""
+
+    def runner(self, request_id: str) -> GuestRunner[Calls]:
+        """What has the VMs, for the request with this ID."""
+
+    def edge_calls(self, call: Call, fetch_through: FetchThrough) -> Calls:
+        """What a guest may ask of the edge while it answers `call`."""
+
+    def log_of(self, site: str, generator: str) -> GuestLog: ...
+
+    async def ready(self, key: str) -> None:
+        """Have the runner know the version with this key. Raises SourceError where it cannot."""
+
+    def known(self, key: str) -> bool:
+        """Whether `ready` has nothing to do."""
 
 
 class RequestPath:
@@ -59,12 +76,13 @@ class RequestPath:
         self,
         settings: PathSettings,
         table: SiteTable,
-        generators: Callable[[Call], Source],
+        guests: Guests[Calls],
         siblings: Siblings | None = None,
         elsewhere: Elsewhere | None = None,
     ) -> None:
         """Raises OSError: the access log cannot be opened; PackagesMissing. Keys are read later, by `accept_at`."""
         self.settings = settings
+        self._guests: Guests[Any] = guests
         self.log = AccessLog(settings.log, shared=settings.shared_log) if settings.log.access is not None else None
         self._logged = settings.log
         """The settings that `log` was last given."""
@@ -76,7 +94,8 @@ class RequestPath:
         self.upstreams = Upstreams(self._client)
         table.followers.append(self.upstreams.follow)
         self.upstreams.follow(table.snapshot)
-        self._upgrades = Upgrades(TunnelClient(settings.upstream, settings.serve.max_connections, self.upstreams), settings.serve)
+        self._tunnels = TunnelClient(settings.upstream, settings.serve.max_connections, self.upstreams)
+        self._upgrades = Upgrades(self._tunnels, settings.serve)
         self._retiring: set[asyncio.Task[object]] = set()
         cache = settings.cache
         self.memory = MemoryStore(
@@ -90,7 +109,7 @@ class RequestPath:
             sites=table,
             store=self.memory if self.disk is None else TieredStore(self.memory, self.disk),
             origins=self.upstreams.of,
-            generators=generators,
+            generators=self._generator_source,
             observer=self.recorder,
             tracer=tracer,
             settings=settings.serve,
@@ -123,7 +142,8 @@ class RequestPath:
 
     def reopen(self) -> None:
         """Open the log again, after rotation, and read the certificates again, after renewal. Raises CertificateError."""
-        self._client.trust.forget()
+        for trust in (self._client.trust, self._tunnels.trust):
+            trust.forget()
         if self.log is not None:
             self.log.reopen()
         if self.certificates is not None:
@@ -145,50 +165,14 @@ class RequestPath:
             client, self._client = self._client, OriginClient(settings.upstream)
             self.upstreams.use(self._client)
             self._retire(client.retire(_RETIRE_SECONDS))
+        self._upgrades.settings = settings.serve
+        if (tunnels := self._tunnels.change(settings.upstream, settings.serve.max_connections)) is not None:
+            self._retire(tunnels.retire(None))
         if self.certificates is not None and settings.certificates:
             self.certificates.change(settings.certificates)
         if settings.log != self._logged:
             self._change_log(settings)
             self._logged = settings.log
-
-    def generator_source(
-        self,
-        call: Call,
-        *,
-        runner: GuestRunner[Calls],
-        edge_calls: Callable[[Call, FetchThrough], Calls],
-        log_of: Callable[[str, str], GuestLog],
-        ready: Callable[[str], Awaitable[None]],
-        known: Callable[[str], bool],
-    ) -> Source:
-        """The source of one request that a generator answers.
-
-        `runner` has its VMs, and `edge_calls` makes what those ask of the edge; `log_of` tells where the log of a site's
-        generator is; `ready` and `known` are the source's.
-        """
-        site, generator = call.route.site, call.route.generator
-        if generator is None:
-            raise TypeError("a route without a generator")
-
-        async def fetch_through(request: Request, body: bytes) -> tuple[Response, bytes]:
-            return await self._fetch_through(call, request, body)
-
-        def used(key: str, end: End, usage: Usage) -> None:
-            call.meter.cpu_ns += usage.cpu_ns
-            self.recorder.on_usage(key, end, usage)
-
-        return GeneratorSource(
-            runner=runner,
-            generator=generator,
-            edge_calls=edge_calls(call, fetch_through),
-            log=log_of(site.name, generator.name),
-            client_ip=call.client_ip,
-            point=random.random() * 100,  # noqa: S311 - a split of traffic, not a secret
-            now=time.time,
-            on_usage=used,
-            ready=ready,
-            known=known,
-        )
 
     def clients(self) -> Clients:
         """Who is connected now."""
@@ -239,6 +223,32 @@ class RequestPath:
             _log.warning("the access log did not take its last lines in time")
         if self.exporter is not None and not await asyncio.to_thread(self.exporter.close):
             _log.warning("the collector did not take the last traces in time")
+
+    def _generator_source(self, call: Call) -> Source:
+        """The source of one request that a generator answers."""
+        guests, site, generator = self._guests, call.route.site, call.route.generator
+        if generator is None:
+            raise TypeError("a route without a generator")
+
+        async def fetch_through(request: Request, body: bytes) -> tuple[Response, bytes]:
+            return await self._fetch_through(call, request, body)
+
+        def used(key: str, end: End, usage: Usage) -> None:
+            call.meter.cpu_ns += usage.cpu_ns
+            self.recorder.on_usage(key, end, usage)
+
+        return GeneratorSource(
+            runner=guests.runner(call.request_id),
+            generator=generator,
+            edge_calls=guests.edge_calls(call, fetch_through),
+            log=guests.log_of(site.name, generator.name),
+            client_ip=call.client_ip,
+            point=random.random() * 100,  # noqa: S311 - a split of traffic, not a secret
+            now=time.time,
+            on_usage=used,
+            ready=guests.ready,
+            known=guests.known,
+        )
 
     async def _fetch_through(self, call: Call, request: Request, body: bytes) -> tuple[Response, bytes]:
         """A guest's sub-request, answered through the cache from its site's own origins. Raises SourceError."""

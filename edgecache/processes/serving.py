@@ -13,11 +13,8 @@ import os
 import signal
 import socket
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from typing import Any, Final
 
-from edgecache.generate.bridge import GuestLog
-from edgecache.generate.edge_calls import FetchThrough, SubRequests
 from edgecache.heap import Heap
 from edgecache.observe.otlp import PackagesMissing
 from edgecache.policy.purging import Purge
@@ -26,13 +23,12 @@ from edgecache.processes.channel import Channel
 from edgecache.processes.claims import Claims
 from edgecache.processes.flight_board import FlightBoard
 from edgecache.processes.path import RequestPath
-from edgecache.processes.remote import RemoteGuests, leader_gone
+from edgecache.processes.remote_guests import RemoteGuests, leader_gone
 from edgecache.processes.sockets import close_all, inherited
-from edgecache.serve.call import Call
 from edgecache.serve.certificates import CertificateError
 from edgecache.serve.purger import not_recorded
 from edgecache.sites import Site, SiteTable
-from edgecache.source import Source, SourceError
+from edgecache.source import SourceError
 
 _log: Final = logging.getLogger(__name__)
 _LEADERS_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
@@ -118,6 +114,7 @@ class Serving:
         self._draining.set()
 
     def _receive(self, message: Any) -> None:
+        """What is done at once, and then told, is `_do`'s."""
         match message:
             case messages.Output() | messages.Ended() | messages.Fetch():
                 self._guests.receive(message)
@@ -130,8 +127,8 @@ class Serving:
                 self._start(self._accept(message))
             case messages.Tell():
                 self._channel.send(messages.Told(message.serial, self._built.report()))
-            case messages.Answered():
-                self._answered(message)
+            case messages.Forgotten():
+                self._forgotten(message)
             case messages.Begin():
                 self._begin(message)
             case messages.Fade():
@@ -141,7 +138,7 @@ class Serving:
             case _:
                 self._done(message.serial, self._do(message))
 
-    def _answered(self, message: messages.Answered) -> None:
+    def _forgotten(self, message: messages.Forgotten) -> None:
         waiting = self._asked.get(message.serial)
         if waiting is None or waiting.done():
             return
@@ -184,7 +181,7 @@ class Serving:
             if message.board is not None:
                 self._claims.board = FlightBoard(message.number, message.board)
                 os.close(message.board)
-            self._path = RequestPath(message.settings, self._table, self._generator, self, self._claims)
+            self._path = RequestPath(message.settings, self._table, self._guests, self, self._claims)
             self._path.read_keys()
         except (OSError, CertificateError, PackagesMissing) as error:
             self._refuse(str(error))
@@ -251,42 +248,7 @@ class Serving:
             return str(error)
         return ""
 
-    def _generator(self, call: Call) -> Source:
-        runner = self._guests.runner(call.request_id)
-        return self._built.generator_source(
-            call, runner=runner, edge_calls=_sub_requests, log_of=self._log_of, ready=_ready, known=_known
-        )
-
-    def _log_of(self, site: str, generator: str) -> GuestLog:
-        return _LeadersLog(self._channel, f"{site}/{generator}")
-
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-@dataclass(frozen=True, slots=True)
-class _LeadersLog:
-    """A generator's log, which the leader keeps; it hears the program itself. Only the edge's own lines come from here."""
-
-    channel: Channel
-    generator: str
-
-    def write(self, version: int, request_id: str, data: bytes) -> None:
-        self.channel.send(messages.Noted(f"{self.generator}@{version}", request_id, data))
-
-
-def _sub_requests(call: Call, fetch_through: FetchThrough) -> SubRequests:
-    """The only edge calls that are answered here: stored values are with the leader."""
-    return SubRequests(call.request.scheme, call.request.authority, fetch_through)
-
-
-async def _ready(key: str) -> None:
-    """The leader sees to it, when the call arrives there."""
-    del key
-
-
-def _known(key: str) -> bool:
-    del key
-    return True

@@ -32,7 +32,7 @@ class PathSettings:
     """As `TlsSettings.proxies`."""
 
 
-def whole(config: Config) -> PathSettings:
+def undivided(config: Config) -> PathSettings:
     """For the one process of an edge."""
     return PathSettings(
         cache=config.cache,
@@ -47,9 +47,9 @@ def whole(config: Config) -> PathSettings:
     )
 
 
-def part(config: Config) -> PathSettings:
+def divided(config: Config) -> PathSettings:
     """For one of `serve.processes`: memory and connections are divided, so that the edge as a whole keeps to its bounds."""
-    given, count = whole(config), config.serve.processes
+    given, count = undivided(config), config.serve.processes
     disk = given.cache.disk
     if disk is not None:
         disk = replace(disk, queue_bytes=disk.queue_bytes // count)
@@ -59,19 +59,19 @@ def part(config: Config) -> PathSettings:
         cache=replace(given.cache, memory_bytes=given.cache.memory_bytes // count, disk=disk),
         serve=replace(
             given.serve,
-            max_connections=_divided(given.serve.max_connections, count),
-            fast_lane_heads=_divided(given.serve.fast_lane_heads, count),
+            max_connections=_ceil_div(given.serve.max_connections, count),
+            fast_lane_heads=_ceil_div(given.serve.fast_lane_heads, count),
             fast_lane_bytes=given.serve.fast_lane_bytes // count,
         ),
         upstream=replace(
             given.upstream,
-            max_connections=_divided(given.upstream.max_connections, count),
-            max_connections_per_origin=_divided(given.upstream.max_connections_per_origin, count),
+            max_connections=_ceil_div(given.upstream.max_connections, count),
+            max_connections_per_origin=_ceil_div(given.upstream.max_connections_per_origin, count),
             flight_buffer_bytes=given.upstream.flight_buffer_bytes // count,
-            background_limit=_divided(given.upstream.background_limit, count),
+            background_limit=_ceil_div(given.upstream.background_limit, count),
         ),
     )
 
 
-def _divided(count: int, parts: int) -> int:
+def _ceil_div(count: int, parts: int) -> int:
     return -(-count // parts)

@@ -65,7 +65,7 @@ class TakeoverFailed(Exception):
     """The other leader is gone, or said something else than it should. The message says which."""
 
 
-class Stream:
+class MessageStream:
     """One end. Messages come in the order of the protocol, each awaited."""
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class Successor:
     """The old leader's view of the new one."""
 
     def __init__(self) -> None:
-        self.stream = Stream()
+        self.stream = MessageStream()
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self, inherit: Inherit) -> None:
@@ -118,7 +118,7 @@ class Successor:
 class Predecessor:
     """The new leader's view of the old one. Where the old one ends before its time, the new one goes on alone."""
 
-    def __init__(self, stream: Stream, inherit: Inherit) -> None:
+    def __init__(self, stream: MessageStream, inherit: Inherit) -> None:
         self._stream = stream
         self.inherit: Final = inherit
 
@@ -147,7 +147,7 @@ async def predecessor() -> Predecessor | None:
     descriptor = os.environ.pop(VARIABLE, None)
     if descriptor is None:
         return None
-    stream = Stream()
+    stream = MessageStream()
     sock = socket.socket(fileno=int(descriptor))
     sock.set_inheritable(False)
     await stream.connected(sock)

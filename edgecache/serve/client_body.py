@@ -13,7 +13,7 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestPayloadError
 
 from edgecache.serve.body_pace import BodyPace
-from edgecache.serve.guard import Fault, Violation
+from edgecache.serve.guard import RequestFault, Violation
 from edgecache.source import Culprit, SourceError, Trailers
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -60,7 +60,7 @@ class ClientBody:
         except RequestPayloadError as error:
             violation = self._peer.violation
             status = violation.status if violation else 400
-            raise SourceError(Culprit.CLIENT, violation.fault if violation else Fault.CHUNK, status=status) from error
+            raise SourceError(Culprit.CLIENT, violation.fault if violation else RequestFault.CHUNK, status=status) from error
         except (ConnectionError, RuntimeError) as error:
             raise SourceError(Culprit.CLIENT, "disconnected", status=CLIENT_GONE) from error
         if not chunk:

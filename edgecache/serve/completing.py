@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from edgecache.policy.partial import Held
-from edgecache.policy.ranges import Span
+from edgecache.policy.ranges import ByteSpan
 from edgecache.source import Body, Culprit, SourceError
 
 
 class CompletedBody:
     """The stored bytes before `missing`, the source's, those after. SourceError where the source sends more or less."""
 
-    def __init__(self, parts: Held, missing: Span, body: Body) -> None:
+    def __init__(self, parts: Held, missing: ByteSpan, body: Body) -> None:
         self._before = parts.content[: missing[0]]
         self._after = parts.content[missing[0] :]
         self._left = missing[1] - missing[0] + 1

@@ -24,7 +24,7 @@ from edgecache.serve.answer import Answer, Opened
 from edgecache.serve.body_pace import BodyPace
 from edgecache.serve.client_body import ClientBody
 from edgecache.serve.exchange import Exchange
-from edgecache.serve.guard import BodyFraming, Fault, Head, HeadReader, Violation, find_head
+from edgecache.serve.guard import BodyFraming, Head, HeadReader, RequestFault, Violation, find_head
 from edgecache.serve.interim import InterimWriter
 from edgecache.serve.pipeline import Pipeline
 from edgecache.serve.sending import Sending
@@ -261,7 +261,7 @@ class Connection(Sending, Turns):
         self.waits()
 
     async def take_turn(self, payload: StreamReader) -> bool:
-        item = self._accepted.popleft() if self._accepted else Violation(Fault.FIELD, "unreadable request")
+        item = self._accepted.popleft() if self._accepted else Violation(RequestFault.FIELD, "unreadable request")
         if isinstance(item, Violation):
             await self._answer_violation(item)
             return False
@@ -374,7 +374,7 @@ class Connection(Sending, Turns):
         self._note_hits(now)
         if self._head_since is not None and now - self._head_since > self._client_settings.head_timeout:
             self._head_since = None
-            self._refuse(Violation(Fault.HEAD_TIMEOUT, "the request head did not arrive in time"))
+            self._refuse(Violation(RequestFault.HEAD_TIMEOUT, "the request head did not arrive in time"))
         self.check_progress(now)
 
     def fade(self) -> None:

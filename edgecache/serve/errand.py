@@ -28,7 +28,7 @@ from edgecache.serve.forwarded import forwarded
 from edgecache.serve.keeping import Keeper
 from edgecache.serve.long_bodies import LongBodies
 from edgecache.serve.request_id import next_request_id
-from edgecache.serve.respond import Outcome, Responder, suits_plain
+from edgecache.serve.respond import CacheOutcome, Responder, suits_plain
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.wire import KEEP_ALIVE_10, head_block
 from edgecache.sites import Route, Site
@@ -283,7 +283,7 @@ class Errands:
         call, body = errand.call, whole.body
         self._fetcher.refused(call, timed, None, reason, errand.key)
         reply = Reply(timed.response, BytesBody(body), whole.detail)
-        answer = self.respond.passed(call, errand.decision, reply, reply.body, Outcome("miss", reason))
+        answer = self.respond.passed(call, errand.decision, reply, reply.body, CacheOutcome("miss", reason))
         http10 = call.request.version == "1.0"
         said = head_block(answer, length=len(body), chunked=False, keep_alive=True, http10=http10) + body
         begun.settle()

@@ -18,7 +18,7 @@ from edgecache.serve.interim import InterimWriter
 from edgecache.serve.looking import Hit
 from edgecache.serve.pipeline import Pipeline
 from edgecache.serve.request_id import next_request_id
-from edgecache.serve.respond import Outcome
+from edgecache.serve.respond import CacheOutcome
 from edgecache.serve.writer import Sent
 from edgecache.source import Body, SourceError
 
@@ -72,7 +72,7 @@ class Exchange:
     async def refuse(self, violation: Violation, write: Write) -> None:
         """Answer what is no acceptable request, and report it. Raises ConnectionError."""
         answer = self._pipeline.respond.problem(
-            violation.status, f"{violation.detail}.", self.request_id, outcome=Outcome("none", violation.fault)
+            violation.status, f"{violation.detail}.", self.request_id, outcome=CacheOutcome("none", violation.fault)
         )
         await write(answer)
         self.report(answer, status=violation.status, size=answer.length or 0)

@@ -33,7 +33,7 @@ _FIXED_BYTES: Final = 1250
 """Objects around one head: the memo's, its counter's and its log line's (measured with tracemalloc)."""
 
 
-class Known:
+class KnownHead:
     """What the bytes of one head led to. It holds no entry: a memo must not keep bodies alive."""
 
     __slots__ = (
@@ -109,7 +109,7 @@ class Texts:
         self._texts: dict[tuple[str, int], bytes] = {}
 
     def fields(self, age: str, left: int) -> bytes:
-        """See `Known.fields`; `left` in seconds."""
+        """See `KnownHead.fields`; `left` in seconds."""
         text = self._texts.get((age, left))
         if text is None:
             if len(self._texts) >= _TEXTS:
@@ -131,7 +131,7 @@ class FastLane:
         self._clock = clock
         self._texts = Texts(member)
         self._heads, self._limit_bytes = heads, limit_bytes
-        self._known: dict[bytes, Known] = {}
+        self._known: dict[bytes, KnownHead] = {}
         # In the order of use, to about a second. One more than may be known: it must not drop what is counted in bytes.
         self._order: LRU[bytes, None] = LRU(heads + 1)
         self._used_bytes = 0
@@ -174,8 +174,8 @@ class FastLane:
             known.report.on_request(now, request_id.decode(), client, self._clock() - now)
         return answer
 
-    def _renew(self, head: bytes, known: Known, now: float) -> bool:
-        """As `Known.renew`. About once a second; requests since the last time are then counted as use of the entry."""
+    def _renew(self, head: bytes, known: KnownHead, now: float) -> bool:
+        """As `KnownHead.renew`. About once a second; requests since the last time are then counted as use of the entry."""
         if not known.renew(now, self._texts):
             return False
         self._order.get(head)
@@ -211,7 +211,7 @@ class FastLane:
         )
         self._forget(raw)
         self._order[raw] = None
-        self._known[raw] = Known(raw, head, entry, self._sites.snapshot, observe(record), prefetch=route.rule.prefetch)
+        self._known[raw] = KnownHead(raw, head, entry, self._sites.snapshot, observe(record), prefetch=route.rule.prefetch)
         self._used_bytes += _cost(raw)
         while len(self._known) > self._heads or self._used_bytes > self._limit_bytes:
             oldest = self._order.peek_last_item()

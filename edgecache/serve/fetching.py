@@ -11,7 +11,7 @@ from dataclasses import replace
 from edgecache.policy.lookup import ERROR_STATUSES, Validate
 from edgecache.policy.message import Request, Response, Timed
 from edgecache.policy.partial import MAX_JOINED_BYTES, Held, head_of, resumable
-from edgecache.policy.storing import NoStore, NoStoreReason, Store, admit, strip, tags
+from edgecache.policy.storing import NoStore, NoStoreReason, Storable, admit, strip, tags
 from edgecache.policy.validation import selects
 from edgecache.policy.variance import variant_key
 from edgecache.serve.asking import Asker, coded, content_length
@@ -20,9 +20,9 @@ from edgecache.serve.elsewhere import MAX_BROUGHT_BYTES, Brought, Claim, Elsewhe
 from edgecache.serve.keeping import Keeper, reusable
 from edgecache.serve.long_bodies import LongBodies
 from edgecache.serve.parts import wants_less
+from edgecache.serve.spooling import SpoolingBody
 from edgecache.source import Culprit, Reply, SourceError
-from edgecache.store import Entry
-from edgecache.store import Store as ResponseStore
+from edgecache.store import Entry, Store
 from edgecache.upstream.body import BytesBody
 from edgecache.upstream.collapse import Landing, Private, Shareable
 from edgecache.upstream.predictor import Predictor
@@ -39,7 +39,7 @@ class Fetcher:
     def __init__(
         self,
         *,
-        store: ResponseStore,
+        store: Store,
         asker: Asker,
         keeper: Keeper,
         long_bodies: LongBodies,
@@ -126,29 +126,12 @@ class Fetcher:
         except BaseException:
             claim.settle(None)
             raise
-        if isinstance(landing, Shareable) and landing.joinable and (landing.length or 0) <= MAX_BROUGHT_BYTES:
-            return self._told(landing, claim)
-        claim.settle(None)
+        match landing:
+            case Shareable(storing=_Admitted() as storing, joinable=True) if (landing.length or 0) <= MAX_BROUGHT_BYTES:
+                storing.claim = claim
+            case _:
+                claim.settle(None)
         return landing
-
-    def _told(self, landing: Shareable, claim: Claim) -> Shareable:
-        """`landing`, made to tell the processes that wait for it how it ended."""
-        selected, keep, spoiled = landing.token, landing.commit, landing.spoiled
-        if not isinstance(selected, Selected):
-            raise TypeError("a landing of another kind")
-        timed = Timed(selected.original, selected.asked, selected.answered)
-
-        def commit(body: bytes) -> object:
-            kept = keep(body)
-            small = len(body) <= MAX_BROUGHT_BYTES
-            claim.settle(Brought(timed, body, selected.vary, selected.variant, selected.detail) if small else None)
-            return kept
-
-        def outgrown() -> None:
-            claim.settle(None)
-            spoiled()
-
-        return replace(landing, commit=commit, spoiled=outgrown, ended=lambda: claim.settle(None))
 
     def _brought(self, call: Call, brought: Brought, key: Hashable, since: int) -> Landing | None:
         """What another process has fetched, as if it had come from the source; None where it is not for this request."""
@@ -156,7 +139,7 @@ class Fetcher:
         if brought.variant != variant_key(call.request, brought.vary, rule):
             return None
         reply = Reply(brought.timed.response, BytesBody(brought.body), brought.detail)
-        if not isinstance(admit(call.request, brought.timed, rule), Store):
+        if not isinstance(admit(call.request, brought.timed, rule), Storable):
             return None
         return self._judged(call, reply, brought.timed, entry=None, key=key, since=since)
 
@@ -195,7 +178,7 @@ class Fetcher:
         return self._shareable(call, reply, timed, admitted, key=key, since=since, ranged=ranged)
 
     def _shareable(
-        self, call: Call, reply: Reply, timed: Timed, admitted: Store, *, key: Hashable | None, since: int, ranged: bool
+        self, call: Call, reply: Reply, timed: Timed, admitted: Storable, *, key: Hashable | None, since: int, ranged: bool
     ) -> Shareable:
         """A response that is stored as it passes, for whoever waits for the same."""
         rule = call.route.rule
@@ -203,40 +186,17 @@ class Fetcher:
         vary = self._keeper.merged_vary(call.request.uri, admitted.vary)
         variant = variant_key(call.request, vary, rule)
         spooling = self._long_bodies.spooling(call, reply, stored, admitted=admitted, vary=vary, since=since)
+        selected = _selected(call, reply, stored, admitted, vary=vary, variant=variant, since=since)
         length = resumable(stored.response)
-
-        def commit(body: bytes) -> Entry | None:
-            if reply.response.status == 206:
-                self._keeper.part(call, stored, body, vary, since)
-                return None
-            entry = self._keeper.entry(call, stored, admitted, body, vary)
-            self._keeper.keep(entry, since)
-            if key is not None:
-                self._predictor.forget(key)
-            return entry
-
-        def spoiled() -> None:
-            kept = spooling is not None and (spooling.kept() or (call.request.uri, variant) in self._long_bodies.under_way)
-            if key is not None and not kept:
-                self._predictor.remember(key, self._clock())
-
-        def interrupted(beginning: bytes) -> None:
-            if length is not None and MIN_RESUMED_BYTES <= len(beginning) < length:
-                parts = Held(((0, len(beginning) - 1),), length, beginning)
-                self._keeper.part(call, replace(stored, response=head_of(stored.response, parts)), beginning, vary, since)
-
         return Shareable(
             reply.response,
             reply.body if spooling is None else spooling,
             rule.max_object_bytes if spooling is None else min(rule.max_object_bytes, spooling.above),
-            commit,
-            _selected(call, reply, stored, admitted, vary=vary, variant=variant, since=since),
+            _Admitted(self, call, stored, admitted, selected, key=key, spooling=spooling, length=length),
+            selected,
             content_length(reply.response),
             joinable=(ranged or reply.response.status != 206) and reusable(admitted, timed.response_time),
-            spoiled=spoiled,
-            kept=_nowhere if spooling is None else spooling.kept,
-            interrupted=None if length is None else interrupted,
-            resumable_bytes=MAX_JOINED_BYTES,
+            resumable_bytes=0 if length is None else MAX_JOINED_BYTES,
         )
 
     def refused(self, call: Call, timed: Timed, entry: Entry | None, reason: NoStoreReason, key: Hashable | None) -> None:
@@ -252,8 +212,85 @@ class Fetcher:
             self._keeper.head_answered(call, entry, timed)
 
 
+class _Admitted:
+    """An admitted response on its way into the store. A `collapse.Storing`."""
+
+    __slots__ = ("_admitted", "_call", "_fetcher", "_key", "_length", "_selected", "_spooling", "_stored", "claim")
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        call: Call,
+        stored: Timed,
+        admitted: Storable,
+        selected: Selected,
+        *,
+        key: Hashable | None,
+        spooling: SpoolingBody | None,
+        length: int | None,
+    ) -> None:
+        """`key`: what the predictor learns about; `length`: as `resumable` has it."""
+        self._fetcher = fetcher
+        self._call = call
+        self._stored = stored
+        self._admitted = admitted
+        self._selected = selected
+        self._key = key
+        self._spooling = spooling
+        self._length = length
+        self.claim: Claim | None = None
+        """Of the processes that wait for it, who are told how it ended."""
+
+    def kept(self) -> bool:
+        return self._spooling is not None and self._spooling.kept()
+
+    def spoiled(self) -> None:
+        if self.claim is not None:
+            self.claim.settle(None)
+        fetcher = self._fetcher
+        here = self._call.request.uri, self._selected.variant
+        kept = self._spooling is not None and (self._spooling.kept() or here in fetcher._long_bodies.under_way)
+        if self._key is not None and not kept:
+            fetcher._predictor.remember(self._key, fetcher._clock())
+
+    def commit(self, body: bytes) -> Entry | None:
+        entry = self._put(body)
+        if self.claim is not None:
+            self.claim.settle(self._brought(body) if len(body) <= MAX_BROUGHT_BYTES else None)
+        return entry
+
+    def interrupted(self, beginning: bytes) -> None:
+        stored, length = self._stored, self._length
+        if length is not None and MIN_RESUMED_BYTES <= len(beginning) < length:
+            parts = Held(((0, len(beginning) - 1),), length, beginning)
+            self._part(replace(stored, response=head_of(stored.response, parts)), beginning)
+
+    def ended(self) -> None:
+        if self.claim is not None:
+            self.claim.settle(None)
+
+    def _put(self, body: bytes) -> Entry | None:
+        fetcher, stored, selected = self._fetcher, self._stored, self._selected
+        if stored.response.status == 206:
+            self._part(stored, body)
+            return None
+        entry = fetcher._keeper.entry(self._call, stored, self._admitted, body, selected.vary)
+        fetcher._keeper.keep(entry, selected.since)
+        if self._key is not None:
+            fetcher._predictor.forget(self._key)
+        return entry
+
+    def _part(self, brought: Timed, body: bytes) -> None:
+        self._fetcher._keeper.part(self._call, brought, body, self._selected.vary, self._selected.since)
+
+    def _brought(self, body: bytes) -> Brought:
+        selected = self._selected
+        timed = Timed(selected.original, selected.asked, selected.answered)
+        return Brought(timed, body, selected.vary, selected.variant, selected.detail)
+
+
 def _selected(
-    call: Call, reply: Reply, stored: Timed, admitted: Store, *, vary: tuple[str, ...], variant: str, since: int
+    call: Call, reply: Reply, stored: Timed, admitted: Storable, *, vary: tuple[str, ...], variant: str, since: int
 ) -> Selected:
     return Selected(
         vary,
@@ -267,7 +304,3 @@ def _selected(
         asked=stored.request_time,
         answered=stored.response_time,
     )
-
-
-def _nowhere() -> bool:
-    return False

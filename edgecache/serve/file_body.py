@@ -18,7 +18,7 @@ _EXAMINED_BYTES: Final = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class FileSpan:
     """`count` bytes of `body` from `first`."""
 
     body: StoredBody
@@ -29,13 +29,13 @@ class Span:
 class FileBody:
     """Pieces in their order; a `source.Body`."""
 
-    def __init__(self, pieces: Sequence[bytes | Span]) -> None:
+    def __init__(self, pieces: Sequence[bytes | FileSpan]) -> None:
         self.pieces = tuple(pieces)
         self._blocks = self._read()
 
     @property
     def length(self) -> int:
-        return sum(piece.count if isinstance(piece, Span) else len(piece) for piece in self.pieces)
+        return sum(piece.count if isinstance(piece, FileSpan) else len(piece) for piece in self.pieces)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -64,12 +64,12 @@ class FileBody:
 
 
 def whole(body: StoredBody) -> FileBody:
-    return FileBody((Span(body, 0, len(body)),))
+    return FileBody((FileSpan(body, 0, len(body)),))
 
 
 async def sound(body: StoredBody) -> bool:
     """Whether the beginning of the body, all of it up to 8 MiB, is what was stored. False: it has been dropped."""
-    span = Span(body, 0, min(len(body), _EXAMINED_BYTES))
+    span = FileSpan(body, 0, min(len(body), _EXAMINED_BYTES))
     try:
         await verify(span)
     except SourceError:
@@ -77,7 +77,7 @@ async def sound(body: StoredBody) -> bool:
     return True
 
 
-async def verify(span: Span) -> None:
+async def verify(span: FileSpan) -> None:
     """Compare all of `span` with its checksums unless that was done before. Raises SourceError."""
     if not span.body.verified(span.first, span.count):
         try:

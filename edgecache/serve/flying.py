@@ -15,11 +15,11 @@ from edgecache.serve.answer import Answer, HeldBody
 from edgecache.serve.asking import Asker
 from edgecache.serve.call import Call, Selected, flight_key
 from edgecache.serve.fetching import Fetcher
-from edgecache.serve.respond import Outcome, Responder, suits
+from edgecache.serve.respond import CacheOutcome, Responder, suits
 from edgecache.sites import OnError
 from edgecache.source import UNREACHABLE, Culprit, SourceError
 from edgecache.store import Entry, Store
-from edgecache.upstream.collapse import Flights, Private, Released, Seat, Settled, Stream
+from edgecache.upstream.collapse import Flights, Private, Released, Seat, Settled, SharedReply
 from edgecache.upstream.predictor import Predictor
 
 _RANGE = "range"
@@ -110,11 +110,11 @@ class Flyer:
             raise
         match landed:
             case Private(reply, reason):
-                return self.respond.passed(call, decision, reply, HeldBody(reply.body, seat.leave), Outcome("miss", reason))
-            case Stream(token=Selected() as selected, kept=Entry() as kept) if seat.first and suits(call, kept):
+                return self.respond.passed(call, decision, reply, HeldBody(reply.body, seat.leave), CacheOutcome("miss", reason))
+            case SharedReply(token=Selected() as selected, kept=Entry() as kept) if seat.first and suits(call, kept):
                 await seat.leave()
                 return self.respond.brought(call, decision, kept, selected)
-            case Stream(body=body, token=Selected() as selected):
+            case SharedReply(body=body, token=Selected() as selected):
                 if not (seat.first or purges.allow(selected.expected, selected.since, boarded)):
                     await seat.leave()
                     return await self.fly(call, decision, entry, vary=vary, epoch=boarded)

@@ -14,7 +14,7 @@ from edgecache.policy.purging import Purge
 from edgecache.serve.answer import Answer
 from edgecache.serve.call import Call
 from edgecache.serve.purger import Purger
-from edgecache.serve.respond import Outcome, Responder
+from edgecache.serve.respond import CacheOutcome, Responder
 from edgecache.source import SourceError
 
 
@@ -42,11 +42,11 @@ class Forgetting:
             return respond.not_allowed(call)
         if not may_purge(access, call.client_ip):
             text = "This site does not let this client purge."
-            return respond.refused(call, 403, text, outcome=Outcome("none", "purge-denied"))
+            return respond.refused(call, 403, text, outcome=CacheOutcome("none", "purge-denied"))
         try:
             wanted = Purge(urls=(call.request.uri,), site=call.route.site.name)
         except ValueError as error:
-            return respond.refused(call, 400, f"This is no URL to purge: {error}.", outcome=Outcome("none", "purge"))
+            return respond.refused(call, 400, f"This is no URL to purge: {error}.", outcome=CacheOutcome("none", "purge"))
         everywhere = self._purger.purge if self._siblings is None else self._siblings.purge
         try:
             return respond.purged(call, await everywhere(wanted))

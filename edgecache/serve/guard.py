@@ -37,7 +37,7 @@ _MAX_KNOWN_BYTES = 2 << 10
 _SEEN: Final = 4096
 
 
-class Fault(enum.StrEnum):
+class RequestFault(enum.StrEnum):
     """Why a request was refused before it had a meaning."""
 
     REQUEST_LINE = "bad-request-line"
@@ -55,25 +55,25 @@ class Fault(enum.StrEnum):
 
 
 STATUS = {
-    Fault.REQUEST_LINE: 400,
-    Fault.FIELD: 400,
-    Fault.LINE_END: 400,
-    Fault.HOST: 400,
-    Fault.CONTENT_LENGTH: 400,
-    Fault.TRANSFER_ENCODING: 400,
-    Fault.CHUNK: 400,
-    Fault.EXPECTATION: 417,
-    Fault.TARGET_TOO_LONG: 414,
-    Fault.HEAD_TOO_LARGE: 431,
-    Fault.BODY_TOO_LARGE: 413,
-    Fault.HEAD_TIMEOUT: 408,
+    RequestFault.REQUEST_LINE: 400,
+    RequestFault.FIELD: 400,
+    RequestFault.LINE_END: 400,
+    RequestFault.HOST: 400,
+    RequestFault.CONTENT_LENGTH: 400,
+    RequestFault.TRANSFER_ENCODING: 400,
+    RequestFault.CHUNK: 400,
+    RequestFault.EXPECTATION: 417,
+    RequestFault.TARGET_TOO_LONG: 414,
+    RequestFault.HEAD_TOO_LARGE: 431,
+    RequestFault.BODY_TOO_LARGE: 413,
+    RequestFault.HEAD_TIMEOUT: 408,
 }
 
 
 class Violation(Exception):
     """The bytes are not a request we accept; the connection cannot go on."""
 
-    def __init__(self, fault: Fault, detail: str) -> None:
+    def __init__(self, fault: RequestFault, detail: str) -> None:
         super().__init__(f"{fault}: {detail}")
         self.fault = fault
         self.detail = detail
@@ -133,11 +133,11 @@ def find_head(data: bytes, start: int, settings: ServeSettings, looked: int = 0)
     line_end = data.find(b"\r\n", start)
     line_bytes = (line_end if line_end != -1 else len(data)) - start
     if line_bytes > settings.max_target_bytes + 64:
-        raise Violation(Fault.TARGET_TOO_LONG, f"the request target may have {settings.max_target_bytes} bytes")
+        raise Violation(RequestFault.TARGET_TOO_LONG, f"the request target may have {settings.max_target_bytes} bytes")
     if waiting >= settings.max_head_bytes:
-        raise Violation(Fault.HEAD_TOO_LARGE, f"the request head may have {settings.max_head_bytes} bytes")
+        raise Violation(RequestFault.HEAD_TOO_LARGE, f"the request head may have {settings.max_head_bytes} bytes")
     if _LOOSE_LINE_END.search(data, max(start, looked - 1)):
-        raise Violation(Fault.LINE_END, "lines end with CR LF")
+        raise Violation(RequestFault.LINE_END, "lines end with CR LF")
     return None
 
 
@@ -175,15 +175,15 @@ def parse_head(head: bytes, settings: ServeSettings, scheme: str = "http") -> He
     line = _REQUEST_LINE.match(head)
     if line is None or head[line.end() : line.end() + 2] != b"\r\n":
         if head.find(b"\r\n") > settings.max_target_bytes + 64:
-            raise Violation(Fault.TARGET_TOO_LONG, f"the request target may have {settings.max_target_bytes} bytes")
-        raise Violation(Fault.REQUEST_LINE, "expected: method, one space, target, one space, HTTP/1.0 or HTTP/1.1")
+            raise Violation(RequestFault.TARGET_TOO_LONG, f"the request target may have {settings.max_target_bytes} bytes")
+        raise Violation(RequestFault.REQUEST_LINE, "expected: method, one space, target, one space, HTTP/1.0 or HTTP/1.1")
     if len(line[2]) > settings.max_target_bytes:
-        raise Violation(Fault.TARGET_TOO_LONG, f"the request target may have {settings.max_target_bytes} bytes")
+        raise Violation(RequestFault.TARGET_TOO_LONG, f"the request target may have {settings.max_target_bytes} bytes")
     if _FIELDS.fullmatch(head, line.end(), len(head) - 4) is None:
-        raise Violation(Fault.FIELD, "a field line is not `name: value`, or holds a control character or a bare line end")
+        raise Violation(RequestFault.FIELD, "a field line is not `name: value`, or holds a control character or a bare line end")
     lines = head[line.end() + 2 : -4].split(b"\r\n") if len(head) - 4 > line.end() else []
     if len(lines) > settings.max_fields:
-        raise Violation(Fault.HEAD_TOO_LARGE, f"a request may have {settings.max_fields} fields")
+        raise Violation(RequestFault.HEAD_TOO_LARGE, f"a request may have {settings.max_fields} fields")
     fields: CIMultiDict[str] = CIMultiDict()
     for field in lines:
         fields.add(*_field(field))
@@ -203,7 +203,7 @@ def assemble(
     """The request that a method, a target and fields of valid syntax state. Raises Violation."""
     content_length, chunked = _framing(fields, http10=http10)
     if content_length > settings.max_body_bytes:
-        raise Violation(Fault.BODY_TOO_LARGE, f"a request body may have {settings.max_body_bytes} bytes")
+        raise Violation(RequestFault.BODY_TOO_LARGE, f"a request body may have {settings.max_body_bytes} bytes")
     host = _host(fields, http10=http10)
     authority, path = _target(method, target, host, scheme)
     if authority != authority_of(host, scheme) or is_rooted(host):
@@ -214,7 +214,7 @@ def assemble(
         fields = freeze(without(fields, listed))
     expect = fields.get("Expect")
     if expect is not None and expect.lower() != "100-continue":
-        raise Violation(Fault.EXPECTATION, "only 100-continue is known")
+        raise Violation(RequestFault.EXPECTATION, "only 100-continue is known")
     return Head(
         request=Request(method, scheme, authority, path, fields, version),
         # RFC 9931: a client may have sent what is for the tunnel already, which is nobody's request.
@@ -232,16 +232,16 @@ def _framing(fields: Headers, *, http10: bool) -> tuple[int, bool]:
     encodings = fields.getall("Transfer-Encoding", ())
     if encodings:
         if lengths:
-            raise Violation(Fault.TRANSFER_ENCODING, "Content-Length and Transfer-Encoding together")
+            raise Violation(RequestFault.TRANSFER_ENCODING, "Content-Length and Transfer-Encoding together")
         if http10:
-            raise Violation(Fault.TRANSFER_ENCODING, "HTTP/1.0 has no Transfer-Encoding")
+            raise Violation(RequestFault.TRANSFER_ENCODING, "HTTP/1.0 has no Transfer-Encoding")
         if len(encodings) != 1 or encodings[0].lower() != "chunked":
-            raise Violation(Fault.TRANSFER_ENCODING, "the only transfer coding here is chunked, once")
+            raise Violation(RequestFault.TRANSFER_ENCODING, "the only transfer coding here is chunked, once")
         return 0, True
     if not lengths:
         return 0, False
     if len(lengths) != 1 or not _DIGITS.fullmatch(lengths[0]):
-        raise Violation(Fault.CONTENT_LENGTH, "Content-Length is one decimal number")
+        raise Violation(RequestFault.CONTENT_LENGTH, "Content-Length is one decimal number")
     return int(lengths[0]), False
 
 
@@ -251,9 +251,9 @@ def _host(fields: Headers, *, http10: bool) -> str:
     if not hosts and http10:
         return ""
     if len(hosts) != 1:
-        raise Violation(Fault.HOST, "a request has exactly one Host field")
+        raise Violation(RequestFault.HOST, "a request has exactly one Host field")
     if not is_authority(hosts[0]):
-        raise Violation(Fault.HOST, "Host is not a host name with an optional port")
+        raise Violation(RequestFault.HOST, "Host is not a host name with an optional port")
     return hosts[0]
 
 
@@ -267,7 +267,7 @@ def _target(method: str, target: str, host: str, scheme: str) -> tuple[str, str]
         return authority_of(host, scheme), target
     absolute = _ABSOLUTE.fullmatch(target)
     if absolute is None or not is_authority(absolute[2]):
-        raise Violation(Fault.REQUEST_LINE, "the target is neither a path nor an http URI")
+        raise Violation(RequestFault.REQUEST_LINE, "the target is neither a path nor an http URI")
     path = absolute[3] or ("*" if method == "OPTIONS" else "/")
     return authority_of(absolute[2], scheme), path if path[0] != "?" else "/" + path
 
@@ -347,13 +347,13 @@ class BodyFraming:
         stop = len(data) if end == -1 else end + 1
         self._line += data[start:stop]
         if len(self._line) > _MAX_CHUNK_LINE and self._state is not _Await.TRAILER:
-            raise Violation(Fault.CHUNK, "a chunk's size line is too long")
+            raise Violation(RequestFault.CHUNK, "a chunk's size line is too long")
         if len(self._line) + self._trailer_bytes > _MAX_TRAILER_BYTES:
-            raise Violation(Fault.CHUNK, "the trailer section is too long")
+            raise Violation(RequestFault.CHUNK, "the trailer section is too long")
         if end == -1:
             return stop
         if not self._line.endswith(b"\r\n"):
-            raise Violation(Fault.LINE_END, "chunk lines end with CR LF")
+            raise Violation(RequestFault.LINE_END, "chunk lines end with CR LF")
         line, self._line = self._line[:-2], b""
         self._on_line(line)
         return stop
@@ -361,14 +361,14 @@ class BodyFraming:
     def _on_line(self, line: bytes) -> None:
         if self._state is _Await.DATA_END:
             if line:
-                raise Violation(Fault.CHUNK, "a chunk is longer than its size")
+                raise Violation(RequestFault.CHUNK, "a chunk is longer than its size")
             self._state = _Await.SIZE
         elif self._state is _Await.SIZE:
             self._on_size(line)
         elif not line:
             self.complete = True
         elif _FIELDS.fullmatch(b"\r\n" + line) is None:
-            raise Violation(Fault.CHUNK, "a trailer is not a field line")
+            raise Violation(RequestFault.CHUNK, "a trailer is not a field line")
         else:
             self._trailer_bytes += len(line) + 2
             if len(self._trailers) <= MAX_TRAILERS:
@@ -377,9 +377,9 @@ class BodyFraming:
     def _on_size(self, line: bytes) -> None:
         size = _CHUNK_SIZE.fullmatch(line)
         if size is None:
-            raise Violation(Fault.CHUNK, "a chunk's size is not hexadecimal")
+            raise Violation(RequestFault.CHUNK, "a chunk's size is not hexadecimal")
         self._left = int(size[1], 16)
         self._budget -= self._left
         if self._budget < 0:
-            raise Violation(Fault.BODY_TOO_LARGE, "the request body is too long")
+            raise Violation(RequestFault.BODY_TOO_LARGE, "the request body is too long")
         self._state = _Await.DATA if self._left else _Await.TRAILER

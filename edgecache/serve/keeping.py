@@ -11,7 +11,7 @@ from dataclasses import replace
 from edgecache.policy.forwarding import to_client
 from edgecache.policy.message import Request, Response, Timed
 from edgecache.policy.partial import complete_head, head_of, held
-from edgecache.policy.storing import NoStore, Store, admit
+from edgecache.policy.storing import NoStore, Storable, admit
 from edgecache.policy.validation import head_update, update
 from edgecache.policy.variance import variant_key
 from edgecache.serve.call import Call
@@ -19,8 +19,7 @@ from edgecache.serve.parts import PartStore
 from edgecache.serve.purges import RecentPurges
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.wire import encode_head
-from edgecache.store import Entry, StoredBody
-from edgecache.store import Store as ResponseStore
+from edgecache.store import Entry, Store, StoredBody
 from edgecache.upstream.collapse import Settled
 
 _AGE = frozenset({"age"})
@@ -30,7 +29,7 @@ _MAX_MERGED_VARY = 16
 class Keeper:
     """Keeps responses in one store. `settings` may be replaced."""
 
-    def __init__(self, store: ResponseStore, settings: ServeSettings) -> None:
+    def __init__(self, store: Store, settings: ServeSettings) -> None:
         self._store = store
         self.settings = settings
         self.purges = RecentPurges(store.on_record)
@@ -44,7 +43,7 @@ class Keeper:
         timed, parts = made
         judged = complete_head(timed.response, len(parts.content))
         admitted = admit(call.request, replace(timed, response=judged), call.route.rule)
-        if not isinstance(admitted, Store):
+        if not isinstance(admitted, Storable):
             return
         if parts.whole:
             entry = self.entry(call, replace(timed, response=judged), admitted, parts.content, vary)
@@ -54,7 +53,7 @@ class Keeper:
         head = replace(timed, response=head_of(timed.response, parts))
         self.put(self.parts.apart(self.entry(call, head, admitted, parts.content, vary)), since)
 
-    def entry(self, call: Call, timed: Timed, admitted: Store, body: bytes | StoredBody, vary: tuple[str, ...]) -> Entry:
+    def entry(self, call: Call, timed: Timed, admitted: Storable, body: bytes | StoredBody, vary: tuple[str, ...]) -> Entry:
         response = Response(
             timed.response.status, timed.response.reason, to_client(timed.response, edge_id=self.settings.edge_id)
         )
@@ -89,7 +88,7 @@ class Keeper:
         """RFC 9111 section 4.3.5."""
         updated = head_update(entry.timed, head)
         admitted = None if updated is None else admit(_as_get(call.request), updated, call.route.rule)
-        if updated is None or not isinstance(admitted, Store):
+        if updated is None or not isinstance(admitted, Storable):
             self._store.discard(entry)
             return
         self._store.replace(entry, self.entry(call, updated, admitted, entry.body, entry.vary))
@@ -112,7 +111,7 @@ class Keeper:
         return Settled(fresh, since, joinable=reusable(admitted, merged.response_time))
 
 
-def reusable(admitted: Store, now: float) -> bool:
+def reusable(admitted: Storable, now: float) -> bool:
     """Whether others may be answered without asking again (RFC 9111 section 4)."""
     return not admitted.terms.directives.no_cache and admitted.lifetime.seconds > admitted.terms.age(now)
 

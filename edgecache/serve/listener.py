@@ -160,7 +160,7 @@ class _Handshaken(asyncio.Protocol):
         connection.connection_made(transport)
 
 
-class Accepting(Protocol):
+class Acceptor(Protocol):
     """What accepts connections: an `asyncio.Server`, or sockets on which load balancers announce their clients."""
 
     @property
@@ -182,7 +182,7 @@ class Listener:
         self._settings = pipeline.settings
         self._server: _Server | None = None
         self._tls: ssl.SSLContext | None = None
-        self._bound: dict[int, Accepting] = {}
+        self._bound: dict[int, Acceptor] = {}
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self, host: str = "127.0.0.1", port: int = 0, *, sock: socket.socket | None = None) -> tuple[str, int]:
@@ -263,13 +263,13 @@ class Listener:
             self._watch = asyncio.get_running_loop().create_task(self._watch_connections())
         return self._server
 
-    async def _accept(self, host: str, port: int, sock: socket.socket | None) -> Accepting:
+    async def _accept(self, host: str, port: int, sock: socket.socket | None) -> Acceptor:
         """Accept at `sock`, or at an address. Raises OSError."""
         loop, server, tls = asyncio.get_running_loop(), self._opened(), self._tls
         settings = self._settings
         if tls is None and not self._proxies:
             create = partial(loop.create_server, server.plain, backlog=settings.backlog)
-            return cast(Accepting, await (create(sock=sock) if sock is not None else create(host, port, reuse_address=True)))
+            return cast(Acceptor, await (create(sock=sock) if sock is not None else create(host, port, reuse_address=True)))
         # A handshake may take as long as a request head.
         within = None if tls is None else settings.head_timeout
 

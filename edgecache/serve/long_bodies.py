@@ -9,15 +9,14 @@ import asyncio
 import contextlib
 
 from edgecache.policy.message import Timed
-from edgecache.policy.storing import Store
+from edgecache.policy.storing import Storable
 from edgecache.policy.variance import variant_key
 from edgecache.serve.asking import content_length
 from edgecache.serve.call import Call
 from edgecache.serve.keeping import Keeper
 from edgecache.serve.spooling import SpoolingBody
 from edgecache.source import Reply
-from edgecache.store import Entry, Spool, StoredBody
-from edgecache.store import Store as ResponseStore
+from edgecache.store import Entry, Spool, Store, StoredBody
 
 _SECONDS = 5.0
 """How long a request waits for a long body that somebody else is fetching, before it fetches for itself."""
@@ -26,14 +25,14 @@ _SECONDS = 5.0
 class LongBodies:
     """Long bodies on their way into one store; `keeper` makes their entries."""
 
-    def __init__(self, store: ResponseStore, keeper: Keeper) -> None:
+    def __init__(self, store: Store, keeper: Keeper) -> None:
         self._store = store
         self._keeper = keeper
         self.under_way: dict[tuple[str, str], asyncio.Event] = {}
         """URI and variant of those that are being written, until they have ended: of several at once one is enough."""
 
     def spooling(
-        self, call: Call, reply: Reply, stored: Timed, *, admitted: Store, vary: tuple[str, ...], since: int
+        self, call: Call, reply: Reply, stored: Timed, *, admitted: Storable, vary: tuple[str, ...], since: int
     ) -> SpoolingBody | None:
         """The body, stored as it passes where it is, or may turn out, too long for memory."""
         above, length = self._store.spool_above, content_length(reply.response)

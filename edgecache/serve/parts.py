@@ -24,7 +24,7 @@ from edgecache.policy.partial import (
     same_representation,
     variant,
 )
-from edgecache.policy.ranges import Parts, Span, select
+from edgecache.policy.ranges import ByteSpan, Parts, select
 from edgecache.policy.rule import CacheRule
 from edgecache.policy.validation import update
 from edgecache.policy.variance import variant_key
@@ -40,7 +40,7 @@ class Gap:
 
     entry: Entry
     parts: Held
-    missing: Span
+    missing: ByteSpan
     fields: Headers
 
     def completed(self, reply: Reply, timed: Timed) -> tuple[Reply, Timed] | None:

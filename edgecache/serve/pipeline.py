@@ -42,7 +42,7 @@ from edgecache.serve.gate import Gate, Refused
 from edgecache.serve.looking import Looker, Missed
 from edgecache.serve.purger import Purger
 from edgecache.serve.renewing import Renewer
-from edgecache.serve.respond import Outcome, Responder
+from edgecache.serve.respond import CacheOutcome, Responder
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.sourcing import Sourcing
 from edgecache.serve.upgrading import Upgrades
@@ -50,7 +50,7 @@ from edgecache.sites import Route, Site, SiteTable
 from edgecache.source import Body, Interim, Reply, Source, SourceError
 from edgecache.store import Entry, Store, StoredBody
 from edgecache.upstream.background import Background
-from edgecache.upstream.collapse import Private, Stream
+from edgecache.upstream.collapse import Private, SharedReply
 from edgecache.upstream.settings import UpstreamSettings
 
 _log = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ class Pipeline:
         if route is None:
             text = f"No site here has the host {request.authority!r}."
             accept = request.headers.get("Accept", "")
-            return self.respond.problem(421, text, request_id, outcome=Outcome("none", "unknown-host"), accept=accept)
+            return self.respond.problem(421, text, request_id, outcome=CacheOutcome("none", "unknown-host"), accept=accept)
         call = Call(
             request=request,
             body=body,
@@ -174,7 +174,7 @@ class Pipeline:
         return assemble(call, answer, self._answer, self._route) if answer.template else answer
 
     def _not_let_in(self, call: Call, refused: Refused) -> Answer:
-        outcome = Outcome("none", refused.why)
+        outcome = CacheOutcome("none", refused.why)
         if refused.why is Refusal.DENIED:
             return self.respond.refused(call, 403, "This site does not answer this client.", outcome=outcome)
         fields = (("Retry-After", retry_after(refused.wait_seconds)),)
@@ -215,7 +215,7 @@ class Pipeline:
         request, route = call.request, call.route
         if request.method != "HEAD" and request.method.upper() in _UNSUPPORTED:
             text = f"{request.method} is not implemented here."
-            return self.respond.refused(call, 501, text, outcome=Outcome("none", "method"))
+            return self.respond.refused(call, 501, text, outcome=CacheOutcome("none", "method"))
         if request.method == "TRACE":
             return self.respond.not_allowed(call)
         if request.method == "PURGE":
@@ -225,7 +225,7 @@ class Pipeline:
         if self._upgrades is not None and (protocol := self._upgrades.wanted(call)) is not None:
             return await self._guarded(call, self._switch(call, self._upgrades, protocol))
         if by_extended_connect(request):
-            return self.respond.refused(call, 501, "No WebSockets are passed on here.", outcome=Outcome("none", "method"))
+            return self.respond.refused(call, 501, "No WebSockets are passed on here.", outcome=CacheOutcome("none", "method"))
         lookup = None if call.trace is None else call.trace.begin("cache lookup")
         entry = self._stored(route, request)
         if entry is not None and isinstance(entry.body, StoredBody) and not await sound(entry.body):
@@ -253,7 +253,7 @@ class Pipeline:
             return await answering
         except Loop:
             text = "The request has passed this edge before: an origin points back at it."
-            return self.respond.refused(call, 508, text, outcome=Outcome("none", "loop"))
+            return self.respond.refused(call, 508, text, outcome=CacheOutcome("none", "loop"))
         except HopsExhausted:
             return self.respond.own_options(call)
         except SourceError as error:
@@ -271,7 +271,7 @@ class Pipeline:
                 return self.respond.stale(call, entry, "refresh" if entry.renewing else "stale-while-revalidate")
             case Unsatisfiable():
                 text = "Nothing stored answers this only-if-cached request."
-                return self.respond.refused(call, 504, text, outcome=Outcome("none", "only-if-cached"))
+                return self.respond.refused(call, 504, text, outcome=CacheOutcome("none", "only-if-cached"))
             case Fresh() | StaleWhileRevalidate():
                 raise TypeError("a decision for a stored response without one")
             case Bypass():
@@ -285,7 +285,7 @@ class Pipeline:
         """To the origins and back; where one agrees, the connection is a tunnel from then on."""
         opened = await upgrades.open(call, self._sourcing.asker.forwarded(call), protocol)
         decision = Bypass(BypassReason.UPGRADE)
-        outcome = Outcome("bypass", decision.reason)
+        outcome = CacheOutcome("bypass", decision.reason)
         if isinstance(opened, Reply):
             return self.respond.passed(call, decision, opened, opened.body, outcome)
         return self.respond.switched(call, decision, opened, outcome)
@@ -296,7 +296,7 @@ class Pipeline:
         if call.request.method != "POST":
             reply = coded(call, await self._sourcing.asker.ask(call, sent, None))
             await self._forgetting.invalidate(call.request, reply.response)
-            return self.respond.passed(call, decision, reply, reply.body, Outcome("bypass", decision.reason))
+            return self.respond.passed(call, decision, reply, reply.body, CacheOutcome("bypass", decision.reason))
         invalidate = partial(self._forgetting.invalidate, call.request)
         seat = self.flights.board(object(), partial(self._sourcing.fetcher.produce_unsafe, call, sent, invalidate))
         try:
@@ -307,8 +307,8 @@ class Pipeline:
         match landed:
             case Private(reply):
                 body = HeldBody(reply.body, seat.leave)
-                return self.respond.passed(call, decision, reply, body, Outcome("bypass", decision.reason))
-            case Stream(body=streamed, token=Selected() as selected):
+                return self.respond.passed(call, decision, reply, body, CacheOutcome("bypass", decision.reason))
+            case SharedReply(body=streamed, token=Selected() as selected):
                 return self.respond.streamed(call, decision, seat, streamed, selected)
             case _:
                 raise TypeError(f"unknown landing {landed!r}")

@@ -14,7 +14,7 @@ from edgecache.serve.http2.frames import PREFACE
 from edgecache.serve.settings import ServeSettings
 
 
-class Servers(Protocol):
+class NegotiatingListener(Protocol):
     """The listener, as these connections see it."""
 
     def undecided(self, connection: Undecided, transport: asyncio.Transport) -> None: ...
@@ -32,7 +32,7 @@ class Servers(Protocol):
 class Undecided(asyncio.Protocol):
     """See the module. Holds less than the preface's 24 bytes."""
 
-    def __init__(self, servers: Servers, settings: ServeSettings, now: float, client: str = "") -> None:
+    def __init__(self, servers: NegotiatingListener, settings: ServeSettings, now: float, client: str = "") -> None:
         """`client`: its address, where that is not the peer's. `now` on the loop's clock."""
         self._servers = servers
         self._settings = settings

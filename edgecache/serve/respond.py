@@ -56,7 +56,7 @@ _MAX_LINES = 1024
 Fields = tuple[tuple[str, str], ...]
 
 
-class Outcome(NamedTuple):
+class CacheOutcome(NamedTuple):
     """What the record of an answer says about it."""
 
     cache: str
@@ -76,14 +76,14 @@ class Responder:
 
     def hit(self, call: Call, entry: Entry, age: float, left: float) -> Answer:
         status = CacheStatus(hit=True, ttl=int(left), name=self._settings.edge_id)
-        return self._from_entry(call, entry, age, status, Outcome("hit"))
+        return self._from_entry(call, entry, age, status, CacheOutcome("hit"))
 
     def stale(self, call: Call, entry: Entry, reason: str) -> Answer:
         """Stored, past its lifetime, and allowed to answer; `reason` says why."""
         age = entry.terms.age(self._clock())
         left = int(entry.terms.lifetime.seconds - age)
         status = CacheStatus(hit=True, ttl=left, detail=reason, name=self._settings.edge_id)
-        return self._from_entry(call, entry, age, status, Outcome("stale", reason))
+        return self._from_entry(call, entry, age, status, CacheOutcome("stale", reason))
 
     def revalidated(self, call: Call, entry: Entry, decision: Decision, *, collapsed: bool) -> Answer:
         age = entry.terms.age(self._clock())
@@ -95,15 +95,15 @@ class Responder:
             collapsed=collapsed,
             name=self._settings.edge_id,
         )
-        return self._from_entry(call, entry, age, status, Outcome("revalidated", collapsed=collapsed))
+        return self._from_entry(call, entry, age, status, CacheOutcome("revalidated", collapsed=collapsed))
 
-    def passed(self, call: Call, decision: Decision, reply: Reply, body: Body, outcome: Outcome) -> Answer:
+    def passed(self, call: Call, decision: Decision, reply: Reply, body: Body, outcome: CacheOutcome) -> Answer:
         """A response for this client alone, whose preconditions are evaluated here where they were kept from the source."""
         response = Response(reply.response.status, reply.response.reason, self._to_client(reply.response))
         status = CacheStatus(fwd=forward_of(decision), detail=reply.detail or None, name=self._settings.edge_id)
         return self._streamed(call, response, body, self._own_fields(call, status), outcome, trailers=reply.trailers)
 
-    def switched(self, call: Call, decision: Decision, opened: OpenTunnel, outcome: Outcome) -> Answer:
+    def switched(self, call: Call, decision: Decision, opened: OpenTunnel, outcome: CacheOutcome) -> Answer:
         """A 101, and what the connection is for after it."""
         response = Response(101, opened.head.reason, self._to_client(opened.head))
         status = CacheStatus(fwd=forward_of(decision), name=self._settings.edge_id)
@@ -151,14 +151,14 @@ class Responder:
             and shape_stream(_asked(call, response), response, body, content_length(response))[0].status != response.status
         )
         held = HeldBody(body, partial(seat.leave, finish=partly))
-        return self._streamed(call, response, held, extra, Outcome("miss", collapsed=not seat.first))
+        return self._streamed(call, response, held, extra, CacheOutcome("miss", collapsed=not seat.first))
 
     def failed(self, call: Call, error: SourceError) -> Answer:
         text = _FAILURES.get(error.reason, f"The {error.culprit} failed: {error.reason}.")
         fields = () if error.retry_after is None else (("Retry-After", str(error.retry_after)),)
-        return self.refused(call, error.status, text, fields, outcome=Outcome("error", error.reason))
+        return self.refused(call, error.status, text, fields, outcome=CacheOutcome("error", error.reason))
 
-    def refused(self, call: Call, status: int, text: str, fields: Fields = (), *, outcome: Outcome) -> Answer:
+    def refused(self, call: Call, status: int, text: str, fields: Fields = (), *, outcome: CacheOutcome) -> Answer:
         """This edge's own error, for a request that has a site."""
         own = CacheStatus(detail=outcome.reason or None, name=self._settings.edge_id)
         return self.problem(status, text, call.request_id, (*fields, (FIELD, own.line())), outcome=outcome, call=call)
@@ -168,7 +168,9 @@ class Responder:
         text = f"{method} is not answered here."
         if method == "PURGE":
             text = "PURGE is answered to the addresses that the site's access.purge names, and to nobody else."
-        return self.refused(call, HTTPStatus.METHOD_NOT_ALLOWED, text, (("Allow", _ALLOWED),), outcome=Outcome("none", "method"))
+        return self.refused(
+            call, HTTPStatus.METHOD_NOT_ALLOWED, text, (("Allow", _ALLOWED),), outcome=CacheOutcome("none", "method")
+        )
 
     def purged(self, call: Call, count: int) -> Answer:
         """What the method PURGE did."""
@@ -195,7 +197,7 @@ class Responder:
         request_id: str,
         fields: Fields = (),
         *,
-        outcome: Outcome,
+        outcome: CacheOutcome,
         call: Call | None = None,
         accept: str = "",
     ) -> Answer:
@@ -218,7 +220,7 @@ class Responder:
             meter=call.meter if call else Meter(),
         )
 
-    def _from_entry(self, call: Call, entry: Entry, age: float, status: CacheStatus, outcome: Outcome) -> Answer:
+    def _from_entry(self, call: Call, entry: Entry, age: float, status: CacheStatus, outcome: CacheOutcome) -> Answer:
         response, stored, head = entry.timed.response, entry.body, b""
         length: int | None = len(stored)
         template = is_template(response, call.route.rule)
@@ -248,7 +250,14 @@ class Responder:
         )
 
     def _streamed(
-        self, call: Call, response: Response, body: Body, extra: Fields, outcome: Outcome, *, trailers: Trailers | None = None
+        self,
+        call: Call,
+        response: Response,
+        body: Body,
+        extra: Fields,
+        outcome: CacheOutcome,
+        *,
+        trailers: Trailers | None = None,
     ) -> Answer:
         shaped, content, length = response, body, content_length(response)
         if not is_plain(call.request):

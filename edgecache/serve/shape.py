@@ -25,7 +25,7 @@ from edgecache.policy.ranges import (
 )
 from edgecache.policy.validation import Precondition, evaluate, not_modified
 from edgecache.serve.answer import SliceBody, instead
-from edgecache.serve.file_body import FileBody, Span, whole
+from edgecache.serve.file_body import FileBody, FileSpan, whole
 from edgecache.source import Body
 from edgecache.store import StoredBody
 
@@ -77,7 +77,7 @@ def shape_parts(request: Request, stored: Response, body: bytes, max_parts: int)
             return not_satisfiable(head, length), b"", 0
         case Parts() as asked:
             boundary = secrets.token_hex(16)
-            contents: list[bytes | Span] = [cut(parts, span) for span in asked.spans]
+            contents: list[bytes | FileSpan] = [cut(parts, span) for span in asked.spans]
             pieces = _framed(asked, contents, boundary) if asked.multipart else contents
             content = b"".join(piece for piece in pieces if isinstance(piece, bytes))
             return partial(head, asked, boundary), content, len(content)
@@ -127,12 +127,12 @@ def _by_precondition(request: Request, response: Response) -> tuple[Response, by
             assert_never(other)
 
 
-def _piece(body: bytes | StoredBody, first: int, last: int) -> bytes | Span:
-    return body[first : last + 1] if isinstance(body, bytes) else Span(body, first, last - first + 1)
+def _piece(body: bytes | StoredBody, first: int, last: int) -> bytes | FileSpan:
+    return body[first : last + 1] if isinstance(body, bytes) else FileSpan(body, first, last - first + 1)
 
 
-def _framed(parts: Parts, contents: Sequence[bytes | Span], boundary: str) -> list[bytes | Span]:
-    pieces: list[bytes | Span] = []
+def _framed(parts: Parts, contents: Sequence[bytes | FileSpan], boundary: str) -> list[bytes | FileSpan]:
+    pieces: list[bytes | FileSpan] = []
     for index, content in enumerate(contents):
         pieces += (part_head(parts, index, boundary), content)
     pieces.append(closing(boundary))

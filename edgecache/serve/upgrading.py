@@ -22,11 +22,11 @@ from edgecache.upstream.tunnel import Tunnel, TunnelClient
 
 
 class Upgrades:
-    """One edge's tunnels, counted by site."""
+    """One edge's tunnels, counted by site. `settings` may be replaced."""
 
     def __init__(self, client: TunnelClient, settings: ServeSettings) -> None:
         self._client = client
-        self._limit = settings.tunnels_per_site
+        self.settings = settings
         self._open: dict[str, int] = {}
 
     @property
@@ -48,8 +48,9 @@ class Upgrades:
         gets neither a 2xx nor a tunnel to something else.
         """
         site = call.route.site
-        if self._open.get(site.name, 0) >= self._limit:
-            raise SourceError(Culprit.EDGE, "too-many-tunnels", f"{self._limit} are open", status=503)
+        limit = self.settings.tunnels_per_site
+        if self._open.get(site.name, 0) >= limit:
+            raise SourceError(Culprit.EDGE, "too-many-tunnels", f"{limit} are open", status=503)
         self._open[site.name] = self._open.get(site.name, 0) + 1
         opened: Reply | Tunnel | None = None
         try:

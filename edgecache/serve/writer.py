@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edgecache.serve.answer import Answer, HeldBody
-from edgecache.serve.file_body import FileBody, Span, verify
+from edgecache.serve.file_body import FileBody, FileSpan, verify
 from edgecache.serve.wire import encode_fields, head_block
 from edgecache.source import Body, SourceError
 
@@ -95,7 +95,7 @@ async def _write_file(wire: Wire, answer: Answer, body: FileBody, sent: Sent, *,
         for first in range(piece.first, piece.first + piece.count, _SPAN_BYTES):
             count = min(_SPAN_BYTES, piece.first + piece.count - first)
             try:
-                await verify(Span(piece.body, first, count))
+                await verify(FileSpan(piece.body, first, count))
             except SourceError as error:
                 sent.failure = error
                 return

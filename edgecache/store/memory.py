@@ -24,7 +24,7 @@ from edgecache.policy.variance import variant_key
 from edgecache.store.entry import Entry
 from edgecache.store.eviction import AdmissionPolicy, Shelves
 from edgecache.store.groups import GroupIndex
-from edgecache.store.purging import Members, PurgeLog, Purging
+from edgecache.store.purging import PurgeLog, Purging, SweepKeys
 from edgecache.store.stats import StoreStats
 
 _Key = tuple[str, str]
@@ -229,7 +229,7 @@ class MemoryStore:
         total = sum(map(index.size, groups))
         at_once = total <= self._purge_at_once and all(map(index.complete, groups))
         exact = purge.host is None and purge.prefix is None and not self._log.pending
-        members = deque(Members(index.take(group), partial(index.give_back, group)) for group in groups)
+        members = deque(SweepKeys(index.take(group), partial(index.give_back, group)) for group in groups)
         purging = self._log.begin(purge, members, total if exact else None)
         if at_once:
             self._sweep(purging, total)

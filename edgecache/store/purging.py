@@ -21,7 +21,7 @@ _MAX_RENEWALS = 100_000
 
 
 @dataclass(slots=True)
-class Members(Generic[K]):
+class SweepKeys(Generic[K]):
     """Keys that one sweep is to visit, and what is to be told when all have been."""
 
     keys: set[K]
@@ -36,7 +36,7 @@ class Purging(Generic[K]):
     number: int
     listed: int | None
     """How many entries it concerns, where the index alone knows; None: `touched` says it in the end."""
-    members: deque[Members[K]] = field(default_factory=deque)
+    members: deque[SweepKeys[K]] = field(default_factory=deque)
     touched: int = 0
     done: bool = False
     recorded: Awaitable[int] | None = None
@@ -64,7 +64,7 @@ class PurgeLog(Generic[K]):
         self._judged: dict[K, int] = {}
         self._spent: list[dict[K, int]] = []
 
-    def begin(self, purge: Purge, members: deque[Members[K]], listed: int | None) -> Purging[K]:
+    def begin(self, purge: Purge, members: deque[SweepKeys[K]], listed: int | None) -> Purging[K]:
         """Put `purge` in force. `members` are to be visited; `listed`: how many it concerns, where that is known."""
         self._number += 1
         purging = Purging(purge, self._number, listed, members)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecache.policy.message import Request
 from edgecache.source import Interim, Source
-from edgecache.upstream.begun import BegunExchange, Sent
+from edgecache.upstream.begun import BegunExchange, SentRequest
 from edgecache.upstream.deadlines import Deadlines
 from edgecache.upstream.endpoint import Endpoint
 from edgecache.upstream.kept import KeptConnections
@@ -79,7 +79,7 @@ class Beginner:
             way = self._ways[member] = self._kit.way(member.endpoint)
         return way
 
-    def _send(self, member: Member, request: Request, told: Callable[[], None], on_interim: Interim) -> Sent | None:
+    def _send(self, member: Member, request: Request, told: Callable[[], None], on_interim: Interim) -> SentRequest | None:
         """Send a GET without a body, where there is a kept connection."""
         endpoint = member.endpoint
         if endpoint.own_tls or endpoint.proxy_protocol or not is_bodiless(request):
@@ -98,6 +98,6 @@ class Beginner:
             return None
         protocol.on_interim, protocol.trailers = on_interim, None
         protocol.expect(kit.expecting)
-        sent = Sent(kit.kept, key, protocol, kit.deadlines.begin(self._first_byte, protocol.give_up), told)
+        sent = SentRequest(kit.kept, key, protocol, kit.deadlines.begin(self._first_byte, protocol.give_up), told)
         transport.write(head)
         return sent

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 REQUEST_TIMEOUT: Final = 408
 
 
-class Sent:
+class SentRequest:
     """A request written to a kept connection, which nobody else has until `taken` or `dropped`."""
 
     __slots__ = ("_deadline", "_kept", "_key", "_protocol", "_told", "whole")
@@ -88,7 +88,7 @@ class BegunExchange:
         self,
         go_on: Callable[[BegunExchange], Source],
         request: Request,
-        sent: Sent,
+        sent: SentRequest,
         *,
         pool: Pool,
         member: Member,

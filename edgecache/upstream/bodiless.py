@@ -19,7 +19,7 @@ from multidict import CIMultiDictProxy
 from edgecache.policy.message import Request
 from edgecache.source import Interim
 from edgecache.upstream.beginning import Kit
-from edgecache.upstream.begun import REQUEST_TIMEOUT, Sent
+from edgecache.upstream.begun import REQUEST_TIMEOUT, SentRequest
 from edgecache.upstream.deadlines import Deadline, Deadlines
 from edgecache.upstream.endpoint import Endpoint
 from edgecache.upstream.kept import KeptConnections
@@ -97,7 +97,7 @@ class BodilessExchanges:
         *,
         on_interim: Interim | None = None,
         trailers: TrailerReader | None = None,
-        begun: Sent | None = None,
+        begun: SentRequest | None = None,
     ) -> BodilessResponse | WholeResponse:
         """Up to the response head, or all of it where it has come. `begun`: it has been sent already.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any, Protocol, assert_never
 
 from edgecache.policy.message import Response
 from edgecache.source import Body, Culprit, Reply, SourceError
@@ -18,29 +18,42 @@ from edgecache.upstream.settings import UpstreamSettings
 from edgecache.upstream.shared_body import BufferBudget, SharedBody, SharedReader, again
 
 
+class Storing(Protocol):
+    """What becomes of a body that is shared while it is stored. A flight calls it, in its own task."""
+
+    def kept(self) -> bool:
+        """Whether what has arrived is being stored by somebody else, whatever its length."""
+
+    def spoiled(self) -> None:
+        """The body is not kept whole any longer: it, or all that are on their way together, has outgrown the limit."""
+
+    def commit(self, body: bytes) -> object:
+        """Store the complete body; returns what was stored."""
+
+    def interrupted(self, beginning: bytes) -> None:
+        """The body broke off or was given up after this, which is at most `Shareable.resumable_bytes`."""
+
+    def ended(self) -> None:
+        """The last call, however the flight ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shareable:
-    """A response that is being stored; `commit` receives its body once it is complete, and returns what was stored."""
+    """A response that is being stored."""
 
     response: Response
     body: Body
     limit_bytes: int
-    commit: Callable[[bytes], object]
+    """Of a longer body nothing is committed."""
+    storing: Storing
     token: Any
     """Opaque here: by it, those who boarded tell whether it answers them."""
     length: int | None
     """Content-Length, where known."""
     joinable: bool = True
     """False: stored, but for one seat only (it may not answer others without validation)."""
-    spoiled: Callable[[], None] = lambda: None
-    """Called when the body outgrew the limit."""
-    kept: Callable[[], bool] = lambda: False
-    """Whether what has arrived is being stored by somebody else, whatever its length."""
-    ended: Callable[[], None] = lambda: None
-    """Called last, however the flight ended."""
-    interrupted: Callable[[bytes], None] | None = None
-    """Called with what had arrived of a body that broke off or was given up, if that is at most `resumable_bytes`."""
     resumable_bytes: int = 0
+    """0: of a body that breaks off nothing is of use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +79,7 @@ Landing = Shareable | Private | Settled
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
+class SharedReply:
     """A seat's view of a shareable landing."""
 
     response: Response
@@ -83,7 +96,7 @@ class Released:
     """Somebody else's private response: go on alone."""
 
 
-Landed = Stream | Private | Settled | Released
+Landed = SharedReply | Private | Settled | Released
 
 
 class _Flight:
@@ -118,7 +131,7 @@ class _Flight:
     def worth_finishing(self, share: float) -> bool:
         """Whether `share` of a body that is being stored has arrived."""
         landing = self.landing.result() if self.shared is not None else None
-        if self.shared is None or not isinstance(landing, Shareable) or not (self.shared.whole or landing.kept()):
+        if self.shared is None or not isinstance(landing, Shareable) or not (self.shared.whole or landing.storing.kept()):
             return False
         length = landing.length
         return share == 0 or (length is not None and self.shared.received >= length * share)
@@ -152,7 +165,7 @@ class Seat:
             case Shareable():
                 if self.reader is None:
                     return Released()
-                return Stream(landing.response, self.reader, landing.token, self._late, flight.kept)
+                return SharedReply(landing.response, self.reader, landing.token, self._late, flight.kept)
             case Settled(joinable=True):
                 return landing
             case Private() | Settled():
@@ -291,18 +304,18 @@ class Flights:
                 await shared.feed(chunk)
                 if not shared.whole and self._flights.get(flight.key) is flight:
                     self._drop(flight)
-                    landing.spoiled()
+                    landing.storing.spoiled()
             if (content := shared.content()) is not None:
-                flight.kept = landing.commit(content)
+                flight.kept = landing.storing.commit(content)
             shared.finish()
         except BaseException as error:
-            if landing.interrupted is not None and (beginning := shared.beginning(landing.resumable_bytes)) is not None:
-                landing.interrupted(beginning)
+            if (beginning := shared.beginning(landing.resumable_bytes)) is not None:
+                landing.storing.interrupted(beginning)
             shared.fail(error)
             if not isinstance(error, SourceError):
                 raise
         finally:
-            landing.ended()
+            landing.storing.ended()
             shared.release()
             await landing.body.close()
 

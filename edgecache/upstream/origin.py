@@ -28,7 +28,7 @@ from edgecache.policy.trailing import following
 from edgecache.policy.upstream import HealthRule
 from edgecache.source import Body, Culprit, Interim, SourceError, TrailedBody, Trailers
 from edgecache.upstream.beginning import Kit
-from edgecache.upstream.begun import REQUEST_TIMEOUT, Sent
+from edgecache.upstream.begun import REQUEST_TIMEOUT, SentRequest
 from edgecache.upstream.bodiless import BodilessExchanges
 from edgecache.upstream.endpoint import Endpoint, Waits
 from edgecache.upstream.health import expected
@@ -137,13 +137,16 @@ class OriginClient:
             max_headers=settings.max_head_fields,
         )
 
-    async def retire(self, within_seconds: float) -> None:
-        """Close it once no exchange is under way any more, or when the time is up: nobody begins another."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(within_seconds):
-                while any(connector.busy for connector in self._connectors):  # noqa: ASYNC110 - aiohttp tells nobody
-                    await asyncio.sleep(_RETIRE_SECONDS)
-        await self.close()
+    async def retire(self, within_seconds: float | None) -> None:
+        """Close it once no exchange is under way any more, or when the time is up (None: it never is), or when this is cancelled:
+        nobody begins another."""
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within_seconds):
+                    while any(connector.busy for connector in self._connectors):  # noqa: ASYNC110 - aiohttp tells nobody
+                        await asyncio.sleep(_RETIRE_SECONDS)
+        finally:
+            await self.close()
 
     async def close(self) -> None:
         await self._pooled.close()
@@ -164,7 +167,7 @@ class OriginClient:
         *,
         on_interim: Interim | None = None,
         trailers: TrailerReader | None = None,
-        begun: Sent | None = None,
+        begun: SentRequest | None = None,
     ) -> OriginResponse | WholeResponse:
         """One attempt at one origin, up to its response head, which is usable. Raises SourceError.
 
@@ -210,7 +213,7 @@ class OriginClient:
         on_interim: Interim | None = None,
         trailers: TrailerReader | None = None,
         probing: bool = False,
-        begun: Sent | None = None,
+        begun: SentRequest | None = None,
     ) -> OriginResponse | WholeResponse:
         try:
             context = await self.trust.context(endpoint.tls) if endpoint.own_tls else True

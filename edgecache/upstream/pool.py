@@ -17,7 +17,7 @@ from edgecache.upstream.ejection import Ejection, may_eject
 from edgecache.upstream.endpoint import Endpoint
 from edgecache.upstream.figures import OriginFigures
 from edgecache.upstream.member import Member
-from edgecache.upstream.retrying import UNREACHED, Budget
+from edgecache.upstream.retrying import UNREACHED, RetryBudget
 
 Down = Callable[[Endpoint, UpstreamRule], bool]
 """Whether the health checks of an endpoint fail."""
@@ -38,7 +38,7 @@ class Pool:
     ) -> None:
         self.urls = urls
         self.rule = rule
-        self.budget = Budget(rule.retries.budget)
+        self.budget = RetryBudget(rule.retries.budget)
         self._balance = rule.balance_of(urls)
         self._reach = reach
         self._clock = clock

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable
 from typing import Generic, Protocol, TypeVar
 
 
-class Place(Protocol):
+class SeatLike(Protocol):
     """What `collapse.Seat` is to a reservation."""
 
     @property
@@ -19,7 +19,7 @@ class Place(Protocol):
     def vacate(self) -> None: ...
 
 
-S = TypeVar("S", bound=Place)
+S = TypeVar("S", bound=SeatLike)
 
 
 class Reservation(Generic[S]):

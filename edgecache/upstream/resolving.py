@@ -31,7 +31,7 @@ Lookup = Callable[[str, int, int], Awaitable[list[ResolveResult]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class Resolution:
     """What is known of a name; times in the caller's clock."""
 
     addresses: tuple[ResolveResult, ...]
@@ -43,15 +43,15 @@ class Known:
     failure: str = ""
 
 
-def answered(addresses: list[ResolveResult], now: float, ttl: float) -> Known:
-    return Known(tuple(addresses), now, now + ttl)
+def answered(addresses: list[ResolveResult], now: float, ttl: float) -> Resolution:
+    return Resolution(tuple(addresses), now, now + ttl)
 
 
-def failed(known: Known | None, failure: str, now: float, ttl: float, keep: float) -> Known:
+def failed(known: Resolution | None, failure: str, now: float, ttl: float, keep: float) -> Resolution:
     """The last good addresses stay for `keep` seconds past their time; then there are none."""
     until = now + _AGAIN
     if known is None or now >= known.answered + ttl + keep:
-        return Known((), now, until, failure)
+        return Resolution((), now, until, failure)
     return replace(known, until=until, failure=failure)
 
 
@@ -62,7 +62,7 @@ class Resolver(AbstractResolver):
         self._ttl, self._keep, self._clock = ttl, keep, clock
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="resolver")
         self._lookup = lookup or partial(_system, self._threads)
-        self._known: LRU[Key, Known] = LRU(_CAPACITY)
+        self._known: LRU[Key, Resolution] = LRU(_CAPACITY)
         self._asking: dict[Key, asyncio.Task[None]] = {}
         self._turn = 0
 

@@ -20,7 +20,7 @@ _RESERVE: Final = 10.0
 
 
 @dataclass(slots=True)
-class Budget:
+class RetryBudget:
     """Retries of at most `share` of the requests, and a reserve: never more than `share` x requests + the reserve."""
 
     share: float

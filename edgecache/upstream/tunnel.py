@@ -17,6 +17,7 @@ from edgecache.upstream.origin import OriginClient
 from edgecache.upstream.origin_protocol import OriginProtocol
 from edgecache.upstream.origins import Answered
 from edgecache.upstream.settings import UpstreamSettings
+from edgecache.upstream.trust import Trust
 from edgecache.upstream.upstreams import Upstreams
 from edgecache.upstream.whole import WholeResponse
 
@@ -50,8 +51,21 @@ class TunnelClient:
     def __init__(self, settings: UpstreamSettings, limit: int, upstreams: Upstreams) -> None:
         """`limit`: tunnels at once. `upstreams`: what is known of the sites' origins."""
         self._upstreams = upstreams
-        own = dataclasses.replace(settings, max_connections=limit, max_connections_per_origin=limit)
+        self._client = OriginClient(_unshared(settings, limit))
+
+    def change(self, settings: UpstreamSettings, limit: int) -> OriginClient | None:
+        """Open tunnels by these from here on. Returns the client that has those that are open, for the caller to retire; None: it
+        goes on as it was."""
+        own, before = _unshared(settings, limit), self._client
+        if own == before.settings:
+            return None
         self._client = OriginClient(own)
+        return before
+
+    @property
+    def trust(self) -> Trust:
+        """Of the client that opens them now."""
+        return self._client.trust
 
     async def open(self, site: Site, request: Request, protocol: Upgradable) -> Tunnel | Reply:
         """Ask the site's origins; `request` says what for. A Reply where none switches. Raises SourceError."""
@@ -67,6 +81,10 @@ class TunnelClient:
 
     async def close(self) -> None:
         await self._client.close()
+
+
+def _unshared(settings: UpstreamSettings, limit: int) -> UpstreamSettings:
+    return dataclasses.replace(settings, max_connections=limit, max_connections_per_origin=limit)
 
 
 def _checked(head: Response, protocol: Upgradable) -> Response:

@@ -17,7 +17,7 @@ from sandbox.errors import GuestFailed, SandboxError
 from sandbox.footprint import available_bytes, proportional_bytes
 from sandbox.limits import DEFAULT_LIMITS, SECOND_NS, Limits
 from sandbox.monitor import Monitor, NoEdge
-from sandbox.policies import DispatchPolicy, FleetPolicy, MonitorPolicy
+from sandbox.policies import DispatchPolicy, MonitorPolicy, PoolPolicy
 from sandbox.program import Program
 
 SITES: Final = 8
@@ -102,8 +102,8 @@ def _until(deadline: float, ranks: Iterator[int]) -> Iterator[int]:
 
 def _policy(engine: str) -> MonitorPolicy:
     budget = available_bytes() * 4 // 5
-    fleet = FleetPolicy(idle_s=600.0, hot_bytes=budget, site_hot_bytes=budget)
-    return MonitorPolicy(engine=engine, dispatch=DispatchPolicy(fleet=fleet))
+    pool = PoolPolicy(idle_s=600.0, hot_bytes=budget, site_hot_bytes=budget)
+    return MonitorPolicy(engine=engine, dispatch=DispatchPolicy(pool=pool))
 
 
 def _register(monitor: Monitor, program: Program, count: int, prefix: str = "generator") -> None:

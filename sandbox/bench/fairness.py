@@ -13,7 +13,7 @@ from sandbox.call import GuestCall
 from sandbox.errors import GuestFailed, SandboxError
 from sandbox.limits import DEFAULT_LIMITS, SECOND_NS, Limits
 from sandbox.monitor import Monitor, NoEdge
-from sandbox.policies import DispatchPolicy, FleetPolicy, Isolation, MonitorPolicy
+from sandbox.policies import DispatchPolicy, Isolation, MonitorPolicy, PoolPolicy
 from sandbox.program import Program
 
 SLOTS: Final = 2
@@ -63,8 +63,8 @@ async def measure(
     Their weights are set when all of them run; `change`: further weights by position, set at half the time.
     Raises SandboxError: one of them ended.
     """
-    fleet = FleetPolicy(max_workers=len(weights), idle_s=600.0)
-    policy = MonitorPolicy(engine=engine, isolation=Isolation.GENERATOR, dispatch=DispatchPolicy(slots=SLOTS, fleet=fleet))
+    pool = PoolPolicy(max_workers=len(weights), idle_s=600.0)
+    policy = MonitorPolicy(engine=engine, isolation=Isolation.GENERATOR, dispatch=DispatchPolicy(slots=SLOTS, pool=pool))
     async with Monitor(policy) as monitor:
         for position in range(len(weights)):
             monitor.register(f"{position}", program, _LIMITS, tenant="bench")

@@ -47,7 +47,7 @@ QUICK: Final = Effort(load_s=4.0, fairness_s=4.0, calls=500, neighbour_calls=200
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    engines: Mapping[str, machine.Figures]
+    engines: Mapping[str, machine.EngineFigures]
     parked_kib: float
     """What a generator that is registered and not hot adds to the edge's process, beside its program's bytes, which equal
     programs share."""
@@ -127,7 +127,7 @@ def run(
     """
     say("building the guests")
     page, burner = guests.build("page"), guests.build("burner")
-    engines: dict[str, machine.Figures] = {}
+    engines: dict[str, machine.EngineFigures] = {}
     trips: dict[str, roundtrip.RoundTrip] = {}
     for name in ENGINES[1:] if engine == "auto" else (engine,):
         say(f"one VM on {name}")

@@ -23,7 +23,7 @@ BOOTS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class EngineFigures:
     """Of one engine. Times are medians unless the name says otherwise."""
 
     resident_call_us: float
@@ -42,7 +42,7 @@ class Figures:
     page_bytes: int
 
 
-def measure(program: Program, engine: str, vms: int, calls: int = CALLS) -> Figures:
+def measure(program: Program, engine: str, vms: int, calls: int = CALLS) -> EngineFigures:
     """Raises EngineUnavailable, or SandboxError where the guest misbehaves."""
     _boot(program, engine).close()  # loads the engine and warms the allocator
     boots = []
@@ -69,7 +69,7 @@ def measure(program: Program, engine: str, vms: int, calls: int = CALLS) -> Figu
         for machine in machines:
             machine.close()
         template.close()
-    return Figures(
+    return EngineFigures(
         resident_call_us=round(1e6 * statistics.median(calls_s), 1),
         resident_call_p99_us=round(1e6 * calls_s[int(len(calls_s) * 0.99)], 1),
         fork_us=round(1e6 * statistics.median(forks), 1),

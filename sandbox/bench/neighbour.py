@@ -13,7 +13,7 @@ from sandbox.call import GuestCall
 from sandbox.errors import GuestFailed, SandboxError
 from sandbox.limits import DEFAULT_LIMITS, SECOND_NS, Limits
 from sandbox.monitor import Monitor, NoEdge
-from sandbox.policies import DispatchPolicy, FleetPolicy, MonitorPolicy
+from sandbox.policies import DispatchPolicy, MonitorPolicy, PoolPolicy
 from sandbox.program import Program
 
 LOOPING: Final = 20
@@ -50,8 +50,8 @@ async def measure(page: Program, burner: Program, *, engine: str, calls: int, lo
 
     Raises SandboxError: a request failed, or a looping generator ended or never began.
     """
-    fleet = FleetPolicy(max_workers=looping + 1, idle_s=600.0)
-    async with Monitor(MonitorPolicy(engine=engine, dispatch=DispatchPolicy(fleet=fleet))) as monitor:
+    pool = PoolPolicy(max_workers=looping + 1, idle_s=600.0)
+    async with Monitor(MonitorPolicy(engine=engine, dispatch=DispatchPolicy(pool=pool))) as monitor:
         monitor.register("neighbour", page, _PATIENT, tenant="neighbour")
         await _timed(monitor, _WARM_UP)
         alone = await _timed(monitor, calls)

@@ -34,7 +34,7 @@ class NextRequest(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class AskMonitor:
     """An edge call for the monitor; the answer goes to [address, address + length)."""
 
     kind: HostCallKind
@@ -44,4 +44,4 @@ class Ask:
     length: int = 0
 
 
-Action = Exit | NextRequest | Ask
+Action = Exit | NextRequest | AskMonitor

@@ -9,7 +9,7 @@ import errno
 from typing import Final
 
 from sandbox.guest.access import CallError
-from sandbox.guest.actions import Ask, HostCallKind, NextRequest
+from sandbox.guest.actions import AskMonitor, HostCallKind, NextRequest
 from sandbox.guest.file_calls import put_log
 from sandbox.guest.process import Process
 from sandbox.program import Convention
@@ -50,7 +50,7 @@ def log(process: Process, address: int, length: int, *_: int) -> int:
     return 0
 
 
-def fetch(process: Process, request: int, request_length: int, address: int, length: int, *_: int) -> Ask:
+def fetch(process: Process, request: int, request_length: int, address: int, length: int, *_: int) -> AskMonitor:
     """fetch(req, reqlen, buf, buflen): bytes of the answer, or -errno; E2BIG when it does not fit."""
     _count(process)
     process.exchange.count_sub_request()
@@ -58,17 +58,17 @@ def fetch(process: Process, request: int, request_length: int, address: int, len
     return _ask(process, HostCallKind.FETCH, data, address, length)
 
 
-def kv_get(process: Process, key: int, key_length: int, address: int, length: int, *_: int) -> Ask:
+def kv_get(process: Process, key: int, key_length: int, address: int, length: int, *_: int) -> AskMonitor:
     """kv_get(key, keylen, buf, buflen): the value, cut to buflen; its whole length, or -ENOENT."""
     _count(process)
     return _ask(process, HostCallKind.KV_GET, _argument(process, key, key_length, MAX_KEY), address, length)
 
 
-def kv_put(process: Process, key: int, key_length: int, value: int, value_length: int, *_: int) -> Ask:
+def kv_put(process: Process, key: int, key_length: int, value: int, value_length: int, *_: int) -> AskMonitor:
     """kv_put(key, keylen, val, vallen): 0, or -errno."""
     _count(process)
     name = _argument(process, key, key_length, MAX_KEY)
-    return Ask(HostCallKind.KV_PUT, name, _argument(process, value, value_length, MAX_VALUE))
+    return AskMonitor(HostCallKind.KV_PUT, name, _argument(process, value, value_length, MAX_VALUE))
 
 
 def _resident(process: Process) -> None:
@@ -88,7 +88,7 @@ def _argument(process: Process, address: int, length: int, most: int) -> bytes:
     return process.access.read(address, length)
 
 
-def _ask(process: Process, kind: HostCallKind, data: bytes, address: int, length: int) -> Ask:
+def _ask(process: Process, kind: HostCallKind, data: bytes, address: int, length: int) -> AskMonitor:
     length = min(length, MAX_ANSWER)
     process.access.check(address, length, write=True)
-    return Ask(kind, data, address=address, length=length)
+    return AskMonitor(kind, data, address=address, length=length)

@@ -11,7 +11,7 @@ import struct
 from typing import Final
 
 from sandbox.guest.access import CallError
-from sandbox.guest.files import MAX_OPEN, Kind, Open, mode, resolve
+from sandbox.guest.files import MAX_OPEN, FileKind, GuestFile, mode, resolve
 from sandbox.guest.process import Process
 from sandbox.program import Convention
 
@@ -23,7 +23,7 @@ MAX_VECTORS: Final = 1024
 _AT_FDCWD: Final = -100
 _AT_EMPTY_PATH: Final = 0x1000
 _O_ACCMODE, _O_CREAT, _O_TRUNC, _O_DIRECTORY = 3, 0o100, 0o1000, 0o200000
-_DT = {Kind.DIRECTORY: 4, Kind.FILE: 8}
+_DT = {FileKind.DIRECTORY: 4, FileKind.FILE: 8}
 _F_GETFD, _F_SETFD, _F_GETFL = 1, 2, 3
 _IOVEC = struct.Struct("<QQ")
 # struct stat of x86-64: dev ino nlink mode uid gid pad rdev size blksize blocks, three times, reserved
@@ -45,7 +45,7 @@ def read(process: Process, fd: int, address: int, length: int, *_: int) -> int:
 def pread64(process: Process, fd: int, address: int, length: int, offset: int, *_: int) -> int:
     """pread(2): bundle files only."""
     file = _open(process, fd)
-    if file.kind in (Kind.STDIN, Kind.STDOUT, Kind.STDERR):
+    if file.kind in (FileKind.STDIN, FileKind.STDOUT, FileKind.STDERR):
         raise CallError(errno.ESPIPE)
     if offset >> 63:
         raise CallError(errno.EINVAL)
@@ -74,12 +74,12 @@ def write(process: Process, fd: int, address: int, length: int, *_: int) -> int:
     """write(2). Output past the limit ends the request; log past its limit is dropped."""
     file = _open(process, fd)
     match file.kind:
-        case Kind.NULL:
+        case FileKind.NULL:
             return length
-        case Kind.STDOUT if process.convention is Convention.CGI:
+        case FileKind.STDOUT if process.convention is Convention.CGI:
             process.exchange.check_output(length)
             process.exchange.put_output(process.access.read(address, length))
-        case Kind.STDOUT | Kind.STDERR:
+        case FileKind.STDOUT | FileKind.STDERR:
             length = min(length, MAX_TRANSFER)
             put_log(process, address, length)
         case _:
@@ -115,9 +115,9 @@ def openat(process: Process, directory: int, path: int, flags: int, *_: int) -> 
     file = process.files.find(name)
     if file is None:
         raise CallError(errno.EROFS if flags & _O_CREAT else errno.ENOENT)
-    if (flags & _O_ACCMODE or flags & _O_TRUNC) and file.kind is not Kind.NULL:
+    if (flags & _O_ACCMODE or flags & _O_TRUNC) and file.kind is not FileKind.NULL:
         raise CallError(errno.EROFS)
-    if flags & _O_DIRECTORY and file.kind is not Kind.DIRECTORY:
+    if flags & _O_DIRECTORY and file.kind is not FileKind.DIRECTORY:
         raise CallError(errno.ENOTDIR)
     return _install(process, file, 0)
 
@@ -151,7 +151,7 @@ def dup2(process: Process, fd: int, wanted: int, *_: int) -> int:
 def lseek(process: Process, fd: int, offset: int, whence: int, *_: int) -> int:
     """lseek(2) on bundle files; SEEK_SET, SEEK_CUR and SEEK_END."""
     file = _open(process, fd)
-    if file.kind not in (Kind.FILE, Kind.DIRECTORY):
+    if file.kind not in (FileKind.FILE, FileKind.DIRECTORY):
         raise CallError(errno.ESPIPE)
     origins = {0: 0, 1: file.offset, 2: process.files.size(file)}
     if whence not in origins:
@@ -159,7 +159,7 @@ def lseek(process: Process, fd: int, offset: int, whence: int, *_: int) -> int:
     target = origins[whence] + (offset - (1 << 64) if offset >> 63 else offset)
     if not 0 <= target < 1 << 63:
         raise CallError(errno.EINVAL)
-    process.state.files[fd] = Open(file.kind, file.path, target)
+    process.state.files[fd] = GuestFile(file.kind, file.path, target)
     return target
 
 
@@ -188,7 +188,7 @@ def access(process: Process, path: int, wanted: int, *_: int) -> int:
 def faccessat(process: Process, directory: int, path: int, wanted: int, *_: int) -> int:
     """faccessat(2)."""
     file = _find(process, directory, path)
-    if wanted & 2 and file.kind is not Kind.NULL:
+    if wanted & 2 and file.kind is not FileKind.NULL:
         raise CallError(errno.EROFS)
     return 0
 
@@ -205,7 +205,7 @@ def fcntl(process: Process, fd: int, command: int, *_: int) -> int:
     if command in (_F_GETFD, _F_SETFD):
         return 0
     if command == _F_GETFL:
-        return 1 if file.kind in (Kind.STDOUT, Kind.STDERR) else 0
+        return 1 if file.kind in (FileKind.STDOUT, FileKind.STDERR) else 0
     raise CallError(errno.EINVAL)
 
 
@@ -235,7 +235,7 @@ def readlinkat(process: Process, directory: int, path: int, address: int, length
 def getdents64(process: Process, fd: int, address: int, length: int, *_: int) -> int:
     """getdents64(2); the directory's offset counts entries."""
     directory = _open(process, fd)
-    if directory.kind is not Kind.DIRECTORY:
+    if directory.kind is not FileKind.DIRECTORY:
         raise CallError(errno.ENOTDIR)
     entries = process.files.names(directory)
     packed, at = bytearray(), directory.offset
@@ -250,18 +250,18 @@ def getdents64(process: Process, fd: int, address: int, length: int, *_: int) ->
     if not packed and at < len(entries):
         raise CallError(errno.EINVAL)
     process.access.write(address, bytes(packed))
-    process.state.files[fd] = Open(directory.kind, directory.path, at)
+    process.state.files[fd] = GuestFile(directory.kind, directory.path, at)
     return len(packed)
 
 
-def _open(process: Process, fd: int) -> Open:
+def _open(process: Process, fd: int) -> GuestFile:
     file = process.state.files.get(fd)
     if file is None:
         raise CallError(errno.EBADF)
     return file
 
 
-def _install(process: Process, file: Open, lowest: int) -> int:
+def _install(process: Process, file: GuestFile, lowest: int) -> int:
     files = process.state.files
     for fd in range(lowest, MAX_OPEN):
         if fd not in files:
@@ -270,25 +270,25 @@ def _install(process: Process, file: Open, lowest: int) -> int:
     raise CallError(errno.EMFILE)
 
 
-def _take(process: Process, file: Open, offset: int, length: int) -> bytes:
+def _take(process: Process, file: GuestFile, offset: int, length: int) -> bytes:
     match file.kind:
-        case Kind.STDIN:
+        case FileKind.STDIN:
             return process.exchange.take_input(length)
-        case Kind.FILE:
+        case FileKind.FILE:
             return process.files.content(file)[offset : offset + length]
-        case Kind.NULL:
+        case FileKind.NULL:
             return b""
-        case Kind.RANDOM:
+        case FileKind.RANDOM:
             return os.urandom(length)
-        case Kind.DIRECTORY:
+        case FileKind.DIRECTORY:
             raise CallError(errno.EISDIR)
         case _:
             raise CallError(errno.EBADF)
 
 
-def _advance(process: Process, fd: int, file: Open, count: int) -> None:
-    if file.kind is Kind.FILE:
-        process.state.files[fd] = Open(file.kind, file.path, file.offset + count)
+def _advance(process: Process, fd: int, file: GuestFile, count: int) -> None:
+    if file.kind is FileKind.FILE:
+        process.state.files[fd] = GuestFile(file.kind, file.path, file.offset + count)
 
 
 def _vectors(process: Process, address: int, count: int) -> list[tuple[int, int]]:
@@ -310,19 +310,19 @@ def _path(process: Process, directory: int, address: int) -> str:
     if path.startswith("/") or number == _AT_FDCWD & 0xFFFF_FFFF:
         return resolve("/", path)
     base = _open(process, number)
-    if base.kind is not Kind.DIRECTORY:
+    if base.kind is not FileKind.DIRECTORY:
         raise CallError(errno.ENOTDIR)
     return resolve(base.path, path)
 
 
-def _find(process: Process, directory: int, path: int) -> Open:
+def _find(process: Process, directory: int, path: int) -> GuestFile:
     file = process.files.find(_path(process, directory, path))
     if file is None:
         raise CallError(errno.ENOENT)
     return file
 
 
-def _put_stat(process: Process, file: Open, address: int) -> int:
+def _put_stat(process: Process, file: GuestFile, address: int) -> int:
     size = process.files.size(file)
     packed = _STAT.pack(1, process.files.number(file), 1, mode(file), 0, 0, 0, 0, size, 4096, (size + 511) // 512, *[0] * 6)
     process.access.write(address, packed)

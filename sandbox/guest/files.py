@@ -15,7 +15,7 @@ from typing import Final
 MAX_OPEN: Final = 64
 
 
-class Kind(enum.Enum):
+class FileKind(enum.Enum):
     """What an open file is."""
 
     STDIN = enum.auto()
@@ -28,25 +28,29 @@ class Kind(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
+class GuestFile:
     """An open file: replaced, never changed, so that a snapshot of a table is a copy of the table."""
 
-    kind: Kind
+    kind: FileKind
     path: str = ""
     offset: int = 0
 
 
-STANDARD: Final[Mapping[int, Open]] = {0: Open(Kind.STDIN), 1: Open(Kind.STDOUT), 2: Open(Kind.STDERR)}
-_DEVICES: Final = {"/dev/null": Kind.NULL, "/dev/urandom": Kind.RANDOM, "/dev/random": Kind.RANDOM}
+STANDARD: Final[Mapping[int, GuestFile]] = {
+    0: GuestFile(FileKind.STDIN),
+    1: GuestFile(FileKind.STDOUT),
+    2: GuestFile(FileKind.STDERR),
+}
+_DEVICES: Final = {"/dev/null": FileKind.NULL, "/dev/urandom": FileKind.RANDOM, "/dev/random": FileKind.RANDOM}
 
 _MODES: Final = {
-    Kind.STDIN: stat.S_IFIFO | 0o400,
-    Kind.STDOUT: stat.S_IFIFO | 0o200,
-    Kind.STDERR: stat.S_IFIFO | 0o200,
-    Kind.FILE: stat.S_IFREG | 0o444,
-    Kind.DIRECTORY: stat.S_IFDIR | 0o555,
-    Kind.NULL: stat.S_IFCHR | 0o666,
-    Kind.RANDOM: stat.S_IFCHR | 0o444,
+    FileKind.STDIN: stat.S_IFIFO | 0o400,
+    FileKind.STDOUT: stat.S_IFIFO | 0o200,
+    FileKind.STDERR: stat.S_IFIFO | 0o200,
+    FileKind.FILE: stat.S_IFREG | 0o444,
+    FileKind.DIRECTORY: stat.S_IFDIR | 0o555,
+    FileKind.NULL: stat.S_IFCHR | 0o666,
+    FileKind.RANDOM: stat.S_IFCHR | 0o444,
 }
 
 
@@ -65,35 +69,35 @@ class FileTree:
         self._directories = {path: tuple(sorted(names)) for path, names in children.items()}
         self._numbers = {path: n for n, path in enumerate((*self._directories, *self._files), start=2)}
 
-    def find(self, path: str) -> Open | None:
+    def find(self, path: str) -> GuestFile | None:
         """What an absolute, normalised path names; None for nothing."""
         if path in self._files:
-            return Open(Kind.FILE, path)
+            return GuestFile(FileKind.FILE, path)
         if path in self._directories:
-            return Open(Kind.DIRECTORY, path)
+            return GuestFile(FileKind.DIRECTORY, path)
         device = _DEVICES.get(path)
-        return Open(device, path) if device else None
+        return GuestFile(device, path) if device else None
 
-    def content(self, file: Open) -> bytes:
+    def content(self, file: GuestFile) -> bytes:
         return self._files[file.path]
 
-    def names(self, directory: Open) -> tuple[tuple[str, Open], ...]:
+    def names(self, directory: GuestFile) -> tuple[tuple[str, GuestFile], ...]:
         """Name and file of everything in a directory, `.` and `..` first."""
         here = directory.path
         inside = tuple(
             (name, found) for name in self._directories[here] if (found := self.find(posixpath.join(here, name))) is not None
         )
-        return ((".", directory), ("..", Open(Kind.DIRECTORY, posixpath.dirname(here))), *inside)
+        return ((".", directory), ("..", GuestFile(FileKind.DIRECTORY, posixpath.dirname(here))), *inside)
 
-    def number(self, file: Open) -> int:
+    def number(self, file: GuestFile) -> int:
         """A stable inode number, never 0."""
         return self._numbers.get(file.path, 1)
 
-    def size(self, file: Open) -> int:
-        return len(self._files[file.path]) if file.kind is Kind.FILE else 0
+    def size(self, file: GuestFile) -> int:
+        return len(self._files[file.path]) if file.kind is FileKind.FILE else 0
 
 
-def mode(file: Open) -> int:
+def mode(file: GuestFile) -> int:
     """st_mode."""
     return _MODES[file.kind]
 

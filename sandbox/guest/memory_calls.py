@@ -10,7 +10,7 @@ from typing import Final
 
 from sandbox.guest.access import CallError
 from sandbox.guest.areas import TooManyAreas
-from sandbox.guest.files import Kind
+from sandbox.guest.files import FileKind
 from sandbox.guest.process import Process
 from sandbox.paging import NO_EXECUTE, PAGE, PRESENT, page_flags
 
@@ -151,7 +151,7 @@ def _file_content(process: Process, fd: int, offset: int, length: int) -> bytes:
     file = process.state.files.get(fd & 0xFFFF_FFFF)
     if file is None:
         raise CallError(errno.EBADF)
-    if file.kind is not Kind.FILE:
+    if file.kind is not FileKind.FILE:
         raise CallError(errno.EACCES)
     return process.files.content(file)[offset : offset + length]
 

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from sandbox.guest.access import GuestAccess
 from sandbox.guest.areas import Areas
 from sandbox.guest.exchange import Exchange
-from sandbox.guest.files import STANDARD, FileTree, Open
+from sandbox.guest.files import STANDARD, FileTree, GuestFile
 from sandbox.memory import GuestMemory
 from sandbox.program import Convention
 
@@ -43,7 +43,7 @@ class GuestState:
 
     brk: int
     areas: Areas = field(default_factory=Areas)
-    files: dict[int, Open] = field(default_factory=lambda: dict(STANDARD))
+    files: dict[int, GuestFile] = field(default_factory=lambda: dict(STANDARD))
     signal_mask: int = 0
     signal_actions: dict[int, bytes] = field(default_factory=dict)
     signal_stack: bytes = b"\0" * 8 + b"\2\0\0\0" + b"\0" * 12

@@ -12,7 +12,7 @@ from typing import Final
 
 from sandbox.guest.access import CallError
 from sandbox.guest.actions import Exit
-from sandbox.guest.files import MAX_OPEN, Kind
+from sandbox.guest.files import MAX_OPEN, FileKind
 from sandbox.guest.process import Process
 
 MAX_RANDOM: Final = 1 << 20
@@ -188,7 +188,7 @@ def poll(process: Process, address: int, count: int, *_: int) -> int:
         elif file is None:
             found = _POLLNVAL
         else:
-            found = wanted & (_POLLOUT if file.kind in (Kind.STDOUT, Kind.STDERR) else _POLLIN)
+            found = wanted & (_POLLOUT if file.kind in (FileKind.STDOUT, FileKind.STDERR) else _POLLIN)
         ready += bool(found)
         answer += _POLLFD.pack(fd, wanted, found)
     process.access.write(address, bytes(answer))

@@ -10,7 +10,7 @@ import errno
 import sys
 from dataclasses import replace
 
-from sandbox.guest.actions import Ask, Exit, NextRequest
+from sandbox.guest.actions import AskMonitor, Exit, NextRequest
 from sandbox.guest.areas import MAX_AREAS
 from sandbox.guest.calls import dispatch
 from sandbox.guest.edge_calls import MAX_ANSWER
@@ -94,7 +94,7 @@ class CallGuest:
         assert not _seen, f"call {number} with {args} did {_seen} to the host"
         if isinstance(answer, int):
             assert -max(errno.errorcode) <= answer < 1 << 64
-        elif isinstance(answer, Ask):
+        elif isinstance(answer, AskMonitor):
             assert answer.length <= MAX_ANSWER
             assert len(answer.data) + len(answer.value) <= 2 * MIB
         else:

@@ -122,7 +122,7 @@ def test_coverage_finds_nothing_that_a_call_breaks(tmp_path: Path) -> None:
 
 
 def test_the_second_fuzzer_finds_a_handler_that_raises(tmp_path: Path) -> None:
-    done = fuzz(tmp_path, "from sandbox.guest import calls\ncalls.CALLS[39] = calls.Call('getpid', lambda *_: 1 // 0)")
+    done = fuzz(tmp_path, "from sandbox.guest import calls\ncalls.CALLS[39] = calls.CallRow('getpid', lambda *_: 1 // 0)")
     assert done.returncode != 0
     assert "ZeroDivisionError" in done.stdout + done.stderr
     assert [path.name.split("-")[0] for path in tmp_path.iterdir()] == ["crash"]

@@ -17,7 +17,7 @@ from sandbox.engines import ENGINES
 from sandbox.limits import MIB, MILLISECOND_NS
 from sandbox.outcome import End
 from sandbox.program import Convention, Program
-from sandbox.scheduler import Path as SharePath
+from sandbox.scheduler import NodePath
 from sandbox.sharenode import Node
 from tests.hostile.corpus import loop
 from tests.hostile.test_corpus import LIMITS, NEIGHBOUR, PAGE, NoAnswers, available, ended
@@ -51,7 +51,7 @@ class Accounts:
     waiting: bool = False
     charges: dict[str, list[int]] = field(default_factory=lambda: {"neighbour": [], "stranger": []})
 
-    def note(self, path: SharePath, used_ns: int) -> None:
+    def note(self, path: NodePath, used_ns: int) -> None:
         if self.waiting and path[0] in self.charges:
             self.charges[path[0]].append(used_ns)
 

@@ -19,13 +19,13 @@ from edgecache.serve.call import Call
 from edgecache.serve.connection import Connection
 from edgecache.serve.errand import Errand
 from edgecache.serve.turnstile import Turnstile
-from edgecache.upstream.begun import BegunExchange, Sent
+from edgecache.upstream.begun import BegunExchange, SentRequest
 from edgecache.upstream.collapse import Seat
 from tests.integration.chaos_support import ANSWER_SECONDS, proven
 from tests.integration.proxy_support import Edge, until
 
 T = TypeVar("T")
-_OF_A_REQUEST = (Errand, Seat, BegunExchange, Sent, Call, Connection, Turnstile)
+_OF_A_REQUEST = (Errand, Seat, BegunExchange, SentRequest, Call, Connection, Turnstile)
 """What lives for a request or a connection, whatever its protocol."""
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import aiohttp
 import trustme
 
+from edgecache.control.api.services import Rooms
 from edgecache.control.service import Control
 from edgecache.control.settings import ControlSettings
 from edgecache.sites import SiteTable
@@ -31,7 +32,7 @@ async def far(directory: Path, **more: object) -> AsyncIterator[Callable[..., Aw
     authority.configure_trust(trusting)
     files = {"tls_certificate": chain, "tls_key": key, "port": 0, **more}
     settings = ControlSettings(state_dir=directory / "state", host="0.0.0.0", **files)  # type: ignore[arg-type]
-    control = Control(settings, table=SiteTable(), sandbox=TrialSandbox(), purge=purge_nothing, metrics=figures)
+    control = Control(settings, table=SiteTable(), sandbox=TrialSandbox(), purge=purge_nothing, rooms=Rooms(metrics=figures))
     await control.load()
     await control.listen()
     try:
@@ -73,7 +74,7 @@ async def test_handshakes_that_only_begin_hold_nobody_up(tmp_path: Path) -> None
 
 async def test_metrics_on_loopback_are_for_anybody_there(tmp_path: Path) -> None:
     settings = ControlSettings(state_dir=tmp_path, port=0)
-    control = Control(settings, table=SiteTable(), sandbox=TrialSandbox(), purge=purge_nothing, metrics=figures)
+    control = Control(settings, table=SiteTable(), sandbox=TrialSandbox(), purge=purge_nothing, rooms=Rooms(metrics=figures))
     await control.load()
     await control.listen()
     try:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sandbox.limits import MIB
-from sandbox.policies import DispatchPolicy, FleetPolicy, MonitorPolicy
+from sandbox.policies import DispatchPolicy, MonitorPolicy, PoolPolicy
 from tests.integration.looping_edge import Here, looping_edge
 
 pytestmark = pytest.mark.timeout(600)
@@ -71,8 +71,8 @@ def _held_back(row: Mapping[str, float]) -> bool:
 
 
 async def test_who_finds_no_room_in_memory_is_told_so_and_when_to_come_again(tmp_path: Path) -> None:
-    fleet = FleetPolicy(hot_bytes=4 * MIB, site_hot_bytes=4 * MIB)  # room for one worker, and never for two
-    policy = MonitorPolicy(dispatch=DispatchPolicy(fleet=fleet))
+    pool = PoolPolicy(hot_bytes=4 * MIB, site_hot_bytes=4 * MIB)  # room for one worker, and never for two
+    policy = MonitorPolicy(dispatch=DispatchPolicy(pool=pool))
     async with looping_edge(tmp_path, policy, {"busy": {}, "late": {}}, wall="101s") as here:
         await here.call("PATCH", "/v1/sites/late", json={"ceiling": {"cpu": "100ms", "wall": "2s"}})
         loop = asyncio.create_task(here.loop("busy"))

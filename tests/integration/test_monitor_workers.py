@@ -14,13 +14,13 @@ import pytest
 from sandbox import (
     DispatchPolicy,
     End,
-    FleetPolicy,
     GuestFailed,
     JailError,
     JailPolicy,
     Layer,
     Monitor,
     MonitorPolicy,
+    PoolPolicy,
     QuarantinePolicy,
 )
 from sandbox.limits import MIB, SECOND_NS
@@ -159,7 +159,7 @@ class TestQuarantine:
 
 class TestPlaces:
     async def test_with_one_place_every_tenant_is_served_in_turn(self) -> None:
-        async with Monitor(policy(fleet=FleetPolicy(max_workers=1))) as monitor:
+        async with Monitor(policy(pool=PoolPolicy(max_workers=1))) as monitor:
             for tenant in "abc":
                 monitor.register(tenant, resident(), limits(), tenant=tenant)
             calls = [ask(monitor, "/ok", key=tenant) for tenant in "abcabc"]
@@ -167,7 +167,7 @@ class TestPlaces:
             assert len(workers(monitor)) <= 1
 
     async def test_a_tenant_that_is_always_busy_must_let_others_have_the_place(self) -> None:
-        async with Monitor(policy(fleet=FleetPolicy(max_workers=1, turn_s=0.1))) as monitor:
+        async with Monitor(policy(pool=PoolPolicy(max_workers=1, turn_s=0.1))) as monitor:
             for tenant in ("busy", "other"):
                 monitor.register(tenant, resident(), limits(), tenant=tenant)
             stop = asyncio.Event()
@@ -184,7 +184,7 @@ class TestPlaces:
                 stop.set()
 
     async def test_an_idle_worker_is_ended_and_comes_back_when_it_is_needed(self) -> None:
-        async with Monitor(policy(fleet=FleetPolicy(idle_s=0.1))) as monitor:
+        async with Monitor(policy(pool=PoolPolicy(idle_s=0.1))) as monitor:
             monitor.register("probe", resident(), limits(), tenant="shop")
             assert await ask(monitor, "/ok") == b"ok"
             (pid,) = workers(monitor)
@@ -194,7 +194,7 @@ class TestPlaces:
             assert monitor.status().workers_lost == 0
 
     async def test_when_the_hot_budget_is_used_up_the_idle_worker_goes_and_everybody_is_served(self) -> None:
-        async with Monitor(policy(fleet=FleetPolicy(hot_bytes=32 * MIB, site_hot_bytes=32 * MIB))) as monitor:
+        async with Monitor(policy(pool=PoolPolicy(hot_bytes=32 * MIB, site_hot_bytes=32 * MIB))) as monitor:
             for tenant in "abc":
                 monitor.register(tenant, resident(), limits(), tenant=tenant)
             for tenant in "abcabc":

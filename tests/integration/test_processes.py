@@ -21,9 +21,9 @@ from edgecache.control.settings import ControlSettings
 from edgecache.edge import Edge
 from edgecache.observe.settings import LogSettings
 from edgecache.policy.access import AccessRule
-from edgecache.processes import member
+from edgecache.processes import serving_process
 from edgecache.processes.fleet import Fleet
-from edgecache.processes.member import Member
+from edgecache.processes.serving_process import ServingProcess
 from edgecache.serve.settings import ServeSettings
 from edgecache.sites import Site
 from edgecache.store.disk import DiskSettings
@@ -247,7 +247,7 @@ async def test_a_process_that_is_killed_is_replaced_and_the_others_go_on(running
 
 
 async def test_a_process_that_does_not_acknowledge_is_replaced(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(member, "ACKNOWLEDGE_SECONDS", 1.0)
+    monkeypatch.setattr(serving_process, "ACKNOWLEDGE_SECONDS", 1.0)
     await running.each("/page", hit)
     stopped = (await running.processes())["each"]["1"]["pid"]
     os.kill(stopped, signal.SIGSTOP)
@@ -299,12 +299,12 @@ async def waiting_for(running: Running, count: int) -> dict[str, int]:
             await asyncio.sleep(0.05)
 
 
-async def joined(running: Running) -> Member:
+async def joined(running: Running) -> ServingProcess:
     """Who fetches for others, once another process waits for it."""
     fleet = running.edge._servers
     assert isinstance(fleet, Fleet)
     async with asyncio.timeout(30):
-        while not (found := [flight for flight in fleet._flights._held.values() if flight.waiting]):
+        while not (found := [flight for flight in fleet._flights._table._held.values() if flight.waiting]):
             await asyncio.sleep(0.02)
         while not running.origin.asked:
             await asyncio.sleep(0.02)

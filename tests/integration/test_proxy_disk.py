@@ -80,8 +80,11 @@ async def test_a_body_that_changed_on_disk_is_fetched_anew(tmp_path: Path, path:
         async with edge_for(origin.url, disk=settings(tmp_path), rule=RULE) as edge:
             again = await edge.fetch(path, headers=host)
             assert again.body == first.body and "fwd" in again.cache
-            await asyncio.sleep(0.1)
-            assert edge.tier is not None and edge.tier.stats().corrupt == 1
+            assert edge.tier is not None
+            async with asyncio.timeout(10):
+                while not edge.tier.stats().corrupt:
+                    await asyncio.sleep(0.01)
+            assert edge.tier.stats().corrupt == 1
     assert origin.count == 2
 
 

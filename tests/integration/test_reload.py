@@ -5,6 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import signal
+import socket
+import socketserver
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -181,3 +184,59 @@ def test_a_rotated_log_is_opened_anew_by_every_process(here: Here) -> None:
         return len({json.loads(line)["id"].partition("-")[0] for line in lines}) == here.processes
 
     until(all_have_written)
+
+
+@pytest.fixture
+def echoing() -> Iterator[str]:
+    """An origin that switches whoever asks to a protocol that says everything again."""
+
+    class Echo(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline().strip():
+                pass
+            self.wfile.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+            while data := self.connection.recv(1024):
+                self.wfile.write(data)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Echo) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever).start()
+        yield "http://{}:{}".format(*server.server_address)
+        server.shutdown()
+
+
+def switched(here: Here, host: str) -> tuple[bytes, socket.socket]:
+    """The status line of an attempt to become a WebSocket, and its connection."""
+    parts = urlsplit(here.edge.ready[1])
+    connection = socket.create_connection((parts.hostname, parts.port), timeout=20)
+    connection.sendall(
+        f"GET /chat HTTP/1.1\r\nHost: {host}\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+    )
+    said = b""
+    while b"\r\n\r\n" not in said:
+        more = connection.recv(4096)
+        assert more, said
+        said += more
+    return said.partition(b"\r\n")[0], connection
+
+
+def test_settings_of_tunnels_change_and_open_tunnels_go_on(here: Here, echoing: str) -> None:
+    chat = site("chat", echoing, ", upgrade: [websocket]")
+    here.write(chat, serve=", tunnels_per_site: 0")
+    here.reload()
+    status, refused = switched(here, "chat.test")
+    refused.close()
+    assert b" 503 " in status
+    here.write(chat, serve=", tunnels_per_site: 1")
+    here.reload()
+    status, tunnel = switched(here, "chat.test")
+    assert b" 101 " in status
+    here.write(chat, "upstream: {connect_timeout: 3s}", serve=", tunnels_per_site: 0")
+    here.reload()
+    status, refused = switched(here, "chat.test")
+    refused.close()
+    assert b" 503 " in status
+    with tunnel:
+        tunnel.sendall(b"still here")
+        assert tunnel.recv(100) == b"still here"

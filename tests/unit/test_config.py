@@ -59,7 +59,7 @@ sites:
     assert (loaded.control.bundles.files, loaded.control.logs.bytes, loaded.control.values.key_bytes) == (20, 1 << 20, 64)
     assert (loaded.cache.memory_bytes, loaded.cache.max_variants, loaded.cache.max_entry_share) == (1 << 30, 8, 0.25)
     sandbox = loaded.sandbox
-    assert (sandbox.engine, sandbox.dispatch.slots, sandbox.dispatch.fleet.max_workers) == ("unicorn", 2, 4)
+    assert (sandbox.engine, sandbox.dispatch.slots, sandbox.dispatch.pool.max_workers) == ("unicorn", 2, 4)
     assert (sandbox.dispatch.slice_ns, sandbox.dispatch.quarantine.first_s) == (2_000_000, 2.0)
     assert (sandbox.isolation, sandbox.jail.required) == (Isolation.GENERATOR, {Layer.SECCOMP, Layer.LANDLOCK})
     assert (loaded.serve.max_target_bytes, loaded.serve.head_timeout, loaded.serve.edge_id) == (4096, 5.0, "fra-1")

@@ -10,7 +10,7 @@ from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from edgecache.control.api import shapes
-from edgecache.control.api.endpoint import Call, Endpoint, Known
+from edgecache.control.api.endpoint import ApiCall, Endpoint, WithToken
 from edgecache.control.api.messages import answer, no_content, parameters, read_json
 from edgecache.control.manifest import NAME
 from edgecache.control.problems import Code, Problem, not_found
@@ -27,17 +27,17 @@ class ClusterChange(Struct, forbid_unknown_fields=True):
     cap: int | UnsetType | None = UNSET
 
 
-async def list_clusters(call: Call) -> web.Response:
+async def list_clusters(call: ApiCall) -> web.Response:
     parameters(call.request, ())
     return answer({"clusters": [_shown(call, cluster) for cluster in call.services.clusters.all()]})
 
 
-async def get_cluster(call: Call) -> web.Response:
+async def get_cluster(call: ApiCall) -> web.Response:
     parameters(call.request, ())
     return answer(_shown(call, _known(call)))
 
 
-async def put_cluster(call: Call) -> web.Response:
+async def put_cluster(call: ApiCall) -> web.Response:
     """Add it, or replace its share: what is not named is the default."""
     parameters(call.request, ())
     name = call.request.match_info["name"]
@@ -51,7 +51,7 @@ async def put_cluster(call: Call) -> web.Response:
     return answer(_shown(call, cluster), status=201 if new else 200, location=f"/v1/clusters/{name}" if new else None)
 
 
-async def change_cluster(call: Call) -> web.Response:
+async def change_cluster(call: ApiCall) -> web.Response:
     """Change what is named, keep the rest."""
     parameters(call.request, ())
     form = await read_json(call.request, ClusterChange, call.services.settings)
@@ -61,7 +61,7 @@ async def change_cluster(call: Call) -> web.Response:
     return answer(_shown(call, cluster))
 
 
-async def remove_cluster(call: Call) -> web.Response:
+async def remove_cluster(call: ApiCall) -> web.Response:
     parameters(call.request, ())
     async with call.services.publisher.editing:
         cluster = _known(call)
@@ -78,7 +78,7 @@ async def remove_cluster(call: Call) -> web.Response:
     return no_content()
 
 
-async def _put(call: Call, known: Cluster | None, cluster: Cluster) -> Cluster:
+async def _put(call: ApiCall, known: Cluster | None, cluster: Cluster) -> Cluster:
     if known is not None:
         _changeable(call, known)
     try:
@@ -96,7 +96,7 @@ def _changed(cluster: Cluster, form: ClusterChange) -> Cluster:
     return cluster
 
 
-def _known(call: Call) -> Cluster:
+def _known(call: ApiCall) -> Cluster:
     name = call.request.match_info["name"]
     cluster = call.services.clusters.get(name)
     if cluster is None:
@@ -104,7 +104,7 @@ def _known(call: Call) -> Cluster:
     return cluster
 
 
-def _changeable(call: Call, cluster: Cluster) -> None:
+def _changeable(call: ApiCall, cluster: Cluster) -> None:
     if cluster.from_config:
         file = call.services.settings.config_file
         raise Problem(
@@ -112,18 +112,18 @@ def _changeable(call: Call, cluster: Cluster) -> None:
         )
 
 
-def _sites(call: Call, name: str) -> list[str]:
+def _sites(call: ApiCall, name: str) -> list[str]:
     return [site.name for site in call.services.publisher.sites() if site.cluster == name]
 
 
-def _shown(call: Call, cluster: Cluster) -> dict[str, object]:
+def _shown(call: ApiCall, cluster: Cluster) -> dict[str, object]:
     return shapes.cluster(cluster, _sites(call, cluster.name))
 
 
 ENDPOINTS: Final = (
-    Endpoint("GET", "/v1/clusters", Known.OPERATOR, list_clusters),
-    Endpoint("GET", "/v1/clusters/{name}", Known.OPERATOR, get_cluster),
-    Endpoint("PUT", "/v1/clusters/{name}", Known.OPERATOR, put_cluster),
-    Endpoint("PATCH", "/v1/clusters/{name}", Known.OPERATOR, change_cluster),
-    Endpoint("DELETE", "/v1/clusters/{name}", Known.OPERATOR, remove_cluster),
+    Endpoint("GET", "/v1/clusters", WithToken.OPERATOR, list_clusters),
+    Endpoint("GET", "/v1/clusters/{name}", WithToken.OPERATOR, get_cluster),
+    Endpoint("PUT", "/v1/clusters/{name}", WithToken.OPERATOR, put_cluster),
+    Endpoint("PATCH", "/v1/clusters/{name}", WithToken.OPERATOR, change_cluster),
+    Endpoint("DELETE", "/v1/clusters/{name}", WithToken.OPERATOR, remove_cluster),
 )

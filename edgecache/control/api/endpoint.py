@@ -17,7 +17,7 @@ from aiohttp.typedefs import Handler
 
 from edgecache.control.api.messages import READMIT
 from edgecache.control.api.services import Services
-from edgecache.control.listener import is_foreign
+from edgecache.control.binding import is_foreign
 from edgecache.control.manifest import NAME
 from edgecache.control.problems import Code, Problem, no_site, not_found
 from edgecache.control.records import Token, Verb
@@ -35,19 +35,19 @@ class Open(enum.Enum):
     OPEN = "open"
 
 
-class Known(enum.Enum):
+class WithToken(enum.Enum):
     """Access with any valid token (the handler confines), or with the operator's alone."""
 
     ANY = "any"
     OPERATOR = "operator"
 
 
-Access = Open | Known | Verb
+Access = Open | WithToken | Verb
 """A Verb: the operator, or a token with that verb on the site in the path."""
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ApiCall:
     """One admitted request."""
 
     request: web.Request
@@ -70,7 +70,7 @@ class Call:
             raise no_site(name)
         return site
 
-    def still(self) -> Site:
+    def readmit(self) -> Site:
         """The site in the path, of a caller who has waited: its token may be revoked meanwhile, or the site gone. Raises
         Problem.
         """
@@ -94,7 +94,7 @@ class Call:
             raise forbidden(f"needs the verb {verb}, and this token has {', '.join(sorted(token.verbs)) or 'none'}")
 
 
-Work = Callable[[Call], Awaitable[web.Response]]
+Work = Callable[[ApiCall], Awaitable[web.Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +110,10 @@ class Endpoint:
         """Let the request in, or raise Problem."""
         services = request.app[SERVICES]
         token = None if self.access is Open.OPEN else authenticated(request, services)
-        call = Call(request, services, token)
+        call = ApiCall(request, services, token)
         if isinstance(self.access, Verb):
             call.may(self.access, call.request.match_info["site"])
-        elif self.access is Known.OPERATOR and token is not None and not token.operator:
+        elif self.access is WithToken.OPERATOR and token is not None and not token.operator:
             site = request.match_info.get("site", token.site)
             if site is not None and token.site not in (None, site):
                 raise no_site(site)

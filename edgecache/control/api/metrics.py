@@ -8,18 +8,18 @@ from __future__ import annotations
 from aiohttp import web
 
 from edgecache.control.api.endpoint import SERVICES, authenticated, forbidden
-from edgecache.control.listener import is_loopback
+from edgecache.control.binding import is_loopback
 from edgecache.control.records import Verb
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:
     """Raises Problem."""
     services = request.app[SERVICES]
-    if services.metrics is None:
+    if services.rooms.metrics is None:
         raise web.HTTPNotFound
     settings = services.settings
     if not (settings.metrics_public or is_loopback(settings.host)):
         token = authenticated(request, services)
         if not token.allows_everywhere(Verb.READ):
             raise forbidden(f"is about all sites: it needs the operator's token, or one with the verb {Verb.READ} and no site")
-    return await services.metrics(request)
+    return await services.rooms.metrics(request)

@@ -8,7 +8,7 @@ from typing import Final
 from aiohttp import web
 from msgspec import Struct
 
-from edgecache.control.api.endpoint import Call, Endpoint, Known, forbidden
+from edgecache.control.api.endpoint import ApiCall, Endpoint, WithToken, forbidden
 from edgecache.control.api.messages import answer, parameters, read_json
 from edgecache.control.problems import Code, Problem, no_site
 from edgecache.control.records import Verb
@@ -35,7 +35,7 @@ class PurgeRequest(Struct, forbid_unknown_fields=True):
     refresh: bool = False
 
 
-async def purge(call: Call) -> web.Response:
+async def purge(call: ApiCall) -> web.Response:
     parameters(call.request, ())
     form = await read_json(call.request, PurgeRequest, call.services.settings)
     site = _site(call, form)
@@ -61,7 +61,7 @@ async def purge(call: Call) -> web.Response:
     return answer({"purged": purged, "soft": form.soft, "refresh": form.refresh})
 
 
-def _site(call: Call, form: PurgeRequest) -> str | None:
+def _site(call: ApiCall, form: PurgeRequest) -> str | None:
     """The site that confines the purge: a token's own, always. Raises Problem."""
     token = call.caller
     site = form.site if form.site is not None else token.site
@@ -113,4 +113,4 @@ def _check_url(text: str, where: str, right: str) -> None:
         raise Problem(Code.BAD_REQUEST, detail, f"write it as clients ask for it: {right}", where=where)
 
 
-ENDPOINTS: Final = (Endpoint("POST", "/v1/purge", Known.ANY, purge),)
+ENDPOINTS: Final = (Endpoint("POST", "/v1/purge", WithToken.ANY, purge),)

@@ -31,6 +31,6 @@ def build_control(services: Services) -> web.Application:
         app.router.add_route(endpoint.method, endpoint.path, endpoint.handle)
         if endpoint.method == "GET":
             app.router.add_route("HEAD", endpoint.path, endpoint.handle)
-    if services.metrics is not None:
+    if services.rooms.metrics is not None:
         app.router.add_get("/metrics", metrics)
     return app

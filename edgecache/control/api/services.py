@@ -20,9 +20,26 @@ from edgecache.policy.purging import Purge
 
 StatusParts = Callable[[], Mapping[str, Mapping[str, object]]]
 """What the edge's other rooms say of themselves, by room; see `Status.parts` in openapi.yaml. Must be quick."""
-
-
 _RECENT_SECONDS: Final = 1.0
+
+
+def _no_parts() -> Mapping[str, Mapping[str, object]]:
+    return {}
+
+
+async def _nothing() -> None:
+    return
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rooms:
+    """The edge's other rooms, as far as the API tells of them."""
+
+    gather: Callable[[], Awaitable[None]] = _nothing
+    """Awaited before `parts` is asked: whoever must be asked for figures is asked now."""
+    parts: StatusParts = _no_parts
+    metrics: Handler | None = None
+    """Answers /metrics; None: nothing does."""
 
 
 class RecentParts:
@@ -35,12 +52,12 @@ class RecentParts:
         self._until = 0.0
         self._asking = asyncio.Lock()
 
-    async def parts(self, before: Callable[[], Awaitable[None]], ask: StatusParts) -> Mapping[str, Mapping[str, object]]:
+    async def parts(self, rooms: Rooms) -> Mapping[str, Mapping[str, object]]:
         loop = asyncio.get_running_loop()
         async with self._asking:
             if loop.time() >= self._until:
-                await before()
-                self._parts, self._until = ask(), loop.time() + _RECENT_SECONDS
+                await rooms.gather()
+                self._parts, self._until = rooms.parts(), loop.time() + _RECENT_SECONDS
             return self._parts
 
 
@@ -56,11 +73,8 @@ class Services:
     deployer: Deployer
     logs: GuestLogs
     purge: Callable[[Purge], Awaitable[int]]
-    status_parts: StatusParts
-    before_status: Callable[[], Awaitable[None]]
-    """Awaited before `status_parts` is asked: whoever must be asked for figures is asked now."""
+    rooms: Rooms
     recent: RecentParts = field(default_factory=RecentParts)
     """For those who may see a part of it."""
     now: Callable[[], float]
     started: float
-    metrics: Handler | None = None

@@ -10,7 +10,7 @@ from typing import Final
 from aiohttp import web
 
 from edgecache.control.api import shapes
-from edgecache.control.api.endpoint import Call, Endpoint, Known, forbidden
+from edgecache.control.api.endpoint import ApiCall, Endpoint, WithToken, forbidden
 from edgecache.control.api.messages import answer, no_content, parameters, read_json
 from edgecache.control.problems import Code, Problem, no_site
 from edgecache.control.records import Verb
@@ -24,7 +24,7 @@ from edgecache.upstream import trust
 _log: Final = logging.getLogger(__name__)
 
 
-async def list_sites(call: Call) -> web.Response:
+async def list_sites(call: ApiCall) -> web.Response:
     parameters(call.request, ())
     token = call.caller
     if not token.operator and Verb.READ not in token.verbs:
@@ -33,7 +33,7 @@ async def list_sites(call: Call) -> web.Response:
     return answer({"sites": [await _shown(call, site) for site in seen]})
 
 
-async def create_site(call: Call) -> web.Response:
+async def create_site(call: ApiCall) -> web.Response:
     parameters(call.request, ())
     site = new_site(await read_json(call.request, SiteCreate, call.services.settings))
     async with call.services.publisher.editing:
@@ -52,12 +52,12 @@ async def create_site(call: Call) -> web.Response:
     return answer(await _shown(call, site), status=201, location=f"/v1/sites/{site.name}")
 
 
-async def get_site(call: Call) -> web.Response:
+async def get_site(call: ApiCall) -> web.Response:
     parameters(call.request, ())
     return answer(await _shown(call, call.site))
 
 
-async def change_site(call: Call) -> web.Response:
+async def change_site(call: ApiCall) -> web.Response:
     parameters(call.request, ())
     _changeable(call)
     form = await read_json(call.request, SiteChange, call.services.settings)
@@ -74,7 +74,7 @@ async def change_site(call: Call) -> web.Response:
     return answer(await _shown(call, published))
 
 
-async def remove_site(call: Call) -> web.Response:
+async def remove_site(call: ApiCall) -> web.Response:
     parameters(call.request, ())
     async with call.services.publisher.editing:
         site = _changeable(call)
@@ -94,7 +94,7 @@ async def remove_site(call: Call) -> web.Response:
     return no_content()
 
 
-def _changeable(call: Call) -> Site:
+def _changeable(call: ApiCall) -> Site:
     """The site in the path, unless a file declares it. Raises Problem."""
     site = call.site
     if site.from_config:
@@ -108,7 +108,7 @@ def _changeable(call: Call) -> Site:
     return replace(site, generators=())
 
 
-def _check_hosts(call: Call, site: Site) -> None:
+def _check_hosts(call: ApiCall, site: Site) -> None:
     taken = call.services.publisher.owner_of(site.hosts, but=site.name)
     if taken is not None:
         host, owner = taken
@@ -116,7 +116,7 @@ def _check_hosts(call: Call, site: Site) -> None:
         raise Problem(Code.HOST_TAKEN, f"{host} is a host of the site {owner}", "take it from there first", where=where)
 
 
-def _check_cluster(call: Call, site: Site) -> None:
+def _check_cluster(call: ApiCall, site: Site) -> None:
     if call.services.clusters.get(site.cluster) is None:
         detail = f"$.cluster: there is no cluster {site.cluster[:70]!r}"
         raise Problem(Code.BAD_REQUEST, detail, "add it with PUT /v1/clusters/NAME first", where="$.cluster")
@@ -135,14 +135,14 @@ def _exists(site: Site) -> Problem:
     return Problem(Code.EXISTS, detail, f"choose another name, or change it with PATCH /v1/sites/{site.name}", where="$.name")
 
 
-async def _shown(call: Call, site: Site) -> dict[str, object]:
+async def _shown(call: ApiCall, site: Site) -> dict[str, object]:
     return shapes.site(site, await call.services.state.generators(site.name))
 
 
 ENDPOINTS: Final = (
-    Endpoint("GET", "/v1/sites", Known.ANY, list_sites),
-    Endpoint("POST", "/v1/sites", Known.OPERATOR, create_site),
+    Endpoint("GET", "/v1/sites", WithToken.ANY, list_sites),
+    Endpoint("POST", "/v1/sites", WithToken.OPERATOR, create_site),
     Endpoint("GET", "/v1/sites/{site}", Verb.READ, get_site),
-    Endpoint("PATCH", "/v1/sites/{site}", Known.OPERATOR, change_site),
-    Endpoint("DELETE", "/v1/sites/{site}", Known.OPERATOR, remove_site),
+    Endpoint("PATCH", "/v1/sites/{site}", WithToken.OPERATOR, change_site),
+    Endpoint("DELETE", "/v1/sites/{site}", WithToken.OPERATOR, remove_site),
 )

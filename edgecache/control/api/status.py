@@ -13,7 +13,7 @@ import yaml
 from aiohttp import web
 
 from edgecache.control.api import shapes
-from edgecache.control.api.endpoint import Call, Endpoint, Known, Open, forbidden
+from edgecache.control.api.endpoint import ApiCall, Endpoint, Open, WithToken, forbidden
 from edgecache.control.api.messages import answer, parameters
 from edgecache.control.records import Verb
 from edgecache.control.state import StateError
@@ -23,19 +23,19 @@ _PER_SITE: Final = "sites"
 _PER_VERSION: Final = "generators"
 
 
-async def healthz(call: Call) -> web.Response:
+async def healthz(call: ApiCall) -> web.Response:
     health = await _health(call)
     return answer(health, status=200 if health["status"] == "ok" else 503)
 
 
-async def openapi(call: Call) -> web.Response:
+async def openapi(call: ApiCall) -> web.Response:
     del call
     return web.Response(
         body=_document(), content_type="application/json", headers={"Server": "edgecache", "Cache-Control": "no-cache"}
     )
 
 
-async def status(call: Call) -> web.Response:
+async def status(call: ApiCall) -> web.Response:
     parameters(call.request, ())
     token = call.caller
     if not token.operator and Verb.READ not in token.verbs:
@@ -45,10 +45,10 @@ async def status(call: Call) -> web.Response:
     now = services.now()
     seen = [site for site in services.publisher.sites() if token.allows(Verb.READ, site.name)]
     if everything:
-        await services.before_status()
-        parts = services.status_parts()
+        await services.rooms.gather()
+        parts = services.rooms.parts()
     else:
-        parts = await services.recent.parts(services.before_status, services.status_parts)
+        parts = await services.recent.parts(services.rooms)
     return answer(
         {
             "version": edgecache_version(),
@@ -92,7 +92,7 @@ def _document() -> bytes:
     return msgspec.json.encode(document()) + b"\n"
 
 
-async def _health(call: Call) -> dict[str, object]:
+async def _health(call: ApiCall) -> dict[str, object]:
     try:
         await call.services.state.check()
     except StateError as error:
@@ -120,5 +120,5 @@ def _site(site: Site) -> dict[str, object]:
 ENDPOINTS: Final = (
     Endpoint("GET", "/v1/healthz", Open.OPEN, healthz),
     Endpoint("GET", "/v1/openapi.json", Open.OPEN, openapi),
-    Endpoint("GET", "/v1/status", Known.ANY, status),
+    Endpoint("GET", "/v1/status", WithToken.ANY, status),
 )

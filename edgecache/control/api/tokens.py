@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from edgecache import units
 from edgecache.control.api import shapes
-from edgecache.control.api.endpoint import Call, Endpoint, Known
+from edgecache.control.api.endpoint import ApiCall, Endpoint, WithToken
 from edgecache.control.api.messages import answer, no_content, parameters, read_json
 from edgecache.control.problems import Code, Problem, no_site, not_found
 from edgecache.control.records import READER, Verb
@@ -30,14 +30,14 @@ class TokenCreate(Struct, forbid_unknown_fields=True):
     note: str = ""
 
 
-async def list_tokens(call: Call) -> web.Response:
+async def list_tokens(call: ApiCall) -> web.Response:
     site = parameters(call.request, ("site",)).get("site")
     if site is not None and call.services.publisher.site(site) is None:
         raise no_site(site)
     return answer({"tokens": [shapes.token(token) for token in call.services.tokens.listed(site)]})
 
 
-async def create_token(call: Call) -> web.Response:
+async def create_token(call: ApiCall) -> web.Response:
     parameters(call.request, ())
     form = await read_json(call.request, TokenCreate, call.services.settings)
     site, verbs = _scope(call, form)
@@ -52,7 +52,7 @@ async def create_token(call: Call) -> web.Response:
     return answer({"token": minted.text, **shapes.token(minted.token)}, status=201, location=f"/v1/tokens/{minted.token.id}")
 
 
-async def revoke_token(call: Call) -> web.Response:
+async def revoke_token(call: ApiCall) -> web.Response:
     parameters(call.request, ())
     token_id = call.request.match_info["id"]
     if token_id == call.caller.id:
@@ -65,7 +65,7 @@ async def revoke_token(call: Call) -> web.Response:
     return no_content()
 
 
-def _scope(call: Call, form: TokenCreate) -> tuple[str | None, frozenset[Verb]]:
+def _scope(call: ApiCall, form: TokenCreate) -> tuple[str | None, frozenset[Verb]]:
     if form.operator:
         if form.site is not None or form.verbs is not None:
             raise _wrong("$.operator", "an operator's token may do everything; leave out site and verbs")
@@ -100,7 +100,7 @@ def _wrong(where: str, message: str) -> Problem:
 
 
 ENDPOINTS: Final = (
-    Endpoint("GET", "/v1/tokens", Known.OPERATOR, list_tokens),
-    Endpoint("POST", "/v1/tokens", Known.OPERATOR, create_token),
-    Endpoint("DELETE", "/v1/tokens/{id}", Known.OPERATOR, revoke_token),
+    Endpoint("GET", "/v1/tokens", WithToken.OPERATOR, list_tokens),
+    Endpoint("POST", "/v1/tokens", WithToken.OPERATOR, create_token),
+    Endpoint("DELETE", "/v1/tokens/{id}", WithToken.OPERATOR, revoke_token),
 )

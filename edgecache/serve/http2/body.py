@@ -14,7 +14,7 @@ from edgecache.policy.message import Response
 from edgecache.policy.trailing import MAX_TRAILERS
 from edgecache.serve.body_pace import BodyPace
 from edgecache.serve.client_body import CLIENT_GONE
-from edgecache.serve.guard import STATUS, Fault, Head
+from edgecache.serve.guard import STATUS, Head, RequestFault
 from edgecache.source import Culprit, SourceError
 
 _CONTINUE = Response(100, "Continue", freeze())
@@ -55,7 +55,7 @@ class StreamBody:
                 return False
         self._left -= len(data)
         if self._left < 0:
-            self.fail(SourceError(Culprit.CLIENT, Fault.BODY_TOO_LARGE, status=STATUS[Fault.BODY_TOO_LARGE]))
+            self.fail(SourceError(Culprit.CLIENT, RequestFault.BODY_TOO_LARGE, status=STATUS[RequestFault.BODY_TOO_LARGE]))
         if self._closed or self._failure is not None or not data:
             self._consumed(size)
         else:

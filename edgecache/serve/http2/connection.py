@@ -33,7 +33,7 @@ from edgecache.serve.http2.floods import FloodGuard
 from edgecache.serve.http2.frames import (
     ConnectionFault,
     FrameCutter,
-    Kind,
+    FrameType,
     request_block,
 )
 from edgecache.serve.http2.hits import HitWriter
@@ -153,7 +153,7 @@ class Http2Connection(asyncio.Protocol):
                 if size is not None:
                     self._wrote(size)
                     continue
-            if frame.kind == Kind.GOAWAY:
+            if frame.kind == FrameType.GOAWAY:
                 self._pass(passed)
                 # RFC 9113 section 6.8: what the client has begun, it still wants.
                 self._draining = True

@@ -19,7 +19,7 @@ from edgecache.policy.authority import authority_of
 from edgecache.policy.connection import HOP_BY_HOP
 from edgecache.policy.message import Response
 from edgecache.policy.upgrading import from_extended_connect
-from edgecache.serve.guard import STATUS, Fault, Head, Violation, assemble
+from edgecache.serve.guard import STATUS, Head, RequestFault, Violation, assemble
 from edgecache.serve.http2.hpack import CONTENT_LENGTH, PREPARED, Fields, encode
 from edgecache.serve.settings import ServeSettings
 
@@ -78,11 +78,11 @@ def request_head(fields: Fields, settings: ServeSettings, scheme: str, *, ended:
         regular = [field for field in regular if field[0] != b"sec-websocket-key"]
     method, target, authority = _addressed(pseudo)
     if len(target) > settings.max_target_bytes:
-        raise Violation(Fault.TARGET_TOO_LONG, f"the request target may have {settings.max_target_bytes} bytes")
+        raise Violation(RequestFault.TARGET_TOO_LONG, f"the request target may have {settings.max_target_bytes} bytes")
     if list_bytes(fields) > settings.max_head_bytes:
-        raise Violation(Fault.HEAD_TOO_LARGE, f"the request head may have {settings.max_head_bytes} bytes")
+        raise Violation(RequestFault.HEAD_TOO_LARGE, f"the request head may have {settings.max_head_bytes} bytes")
     if len(regular) > settings.max_fields:
-        raise Violation(Fault.HEAD_TOO_LARGE, f"a request may have {settings.max_fields} fields")
+        raise Violation(RequestFault.HEAD_TOO_LARGE, f"a request may have {settings.max_fields} fields")
     headers: CIMultiDict[str] = CIMultiDict()
     host = _agreed(authority, regular, scheme)
     headers.add("Host", host)

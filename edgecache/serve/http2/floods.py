@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from edgecache.serve.http2.frames import END_STREAM, Frame, Kind
+from edgecache.serve.http2.frames import END_STREAM, Frame, FrameType
 
 _WORTH_BYTES: Final = 1024
 """Body bytes, either way, that pay for one frame: large transfers need window updates."""
 
 
-class Budget:
+class FloodBudget:
     """A token bucket that useful work fills too."""
 
     __slots__ = ("_at", "_level", "_most", "_rate")
@@ -39,8 +39,8 @@ class FloodGuard:
     __slots__ = ("_frames", "_resets")
 
     def __init__(self, now: float) -> None:
-        self._frames = Budget(4000, 500, now)
-        self._resets = Budget(400, 20, now)
+        self._frames = FloodBudget(4000, 500, now)
+        self._resets = FloodBudget(400, 20, now)
 
     def frames(self, frames: list[Frame], now: float) -> bool:
         """Count what came. False: too much of it was in vain (CVE-2019-9512, -9515, -9518, and the like)."""
@@ -66,10 +66,10 @@ class FloodGuard:
 
 def _cost(frame: Frame) -> float:
     match frame.kind:
-        case Kind.DATA:
+        case FrameType.DATA:
             ending = 1 if frame.flags & END_STREAM else 0
             return 1 - ending - frame.length / _WORTH_BYTES
-        case Kind.HEADERS:
+        case FrameType.HEADERS:
             return 0.0
         case _:
             return 1.0

@@ -19,7 +19,7 @@ HEAD_BYTES: Final = 9
 _MAX_CONTINUATIONS: Final = 16
 
 
-class Kind(enum.IntEnum):
+class FrameType(enum.IntEnum):
     """RFC 9113 section 6."""
 
     DATA = 0x0
@@ -55,7 +55,7 @@ class Frame:
     """The head of one frame."""
 
     kind: int
-    """A Kind, or the number of an extension."""
+    """A FrameType, or the number of an extension."""
     flags: int
     stream_id: int
     length: int
@@ -80,7 +80,7 @@ class FrameCutter:
         """Whether the preface, the first SETTINGS or a field block has begun and is not complete."""
         if not self._settled or self._block_stream:
             return True
-        return len(self._held) > 3 and self._held[3] == Kind.HEADERS
+        return len(self._held) > 3 and self._held[3] == FrameType.HEADERS
 
     def cut(self, data: bytes) -> list[tuple[Frame, bytes]]:
         """The whole frames that came, each with all of its bytes; those of the preface stand before the first frame's.
@@ -121,21 +121,21 @@ class FrameCutter:
         """What can be said of a frame before it is whole."""
         if frame.length > MAX_FRAME_BYTES:
             raise ConnectionFault(ErrorCodes.FRAME_SIZE_ERROR, f"a frame may have {MAX_FRAME_BYTES} bytes")
-        if not self._settled and (frame.kind != Kind.SETTINGS or frame.flags & ACK):
+        if not self._settled and (frame.kind != FrameType.SETTINGS or frame.flags & ACK):
             raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, "the first frame is SETTINGS")
-        if self._block_stream and (frame.kind != Kind.CONTINUATION or frame.stream_id != self._block_stream):
+        if self._block_stream and (frame.kind != FrameType.CONTINUATION or frame.stream_id != self._block_stream):
             raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, "a field block is followed by its CONTINUATION")
-        if frame.kind == Kind.GOAWAY and (frame.stream_id or frame.length < 8):
+        if frame.kind == FrameType.GOAWAY and (frame.stream_id or frame.length < 8):
             raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, "GOAWAY is the connection's, and names a stream and a code")
-        if frame.kind == Kind.PUSH_PROMISE:
+        if frame.kind == FrameType.PUSH_PROMISE:
             raise ConnectionFault(ErrorCodes.PROTOCOL_ERROR, "clients do not push")
 
     def _follow(self, frame: Frame) -> None:
         """Where in a field block the stream stands after a whole frame."""
         self._settled = True
-        if frame.kind == Kind.HEADERS:
+        if frame.kind == FrameType.HEADERS:
             self._block_bytes, self._continuations = frame.length, 0
-        elif frame.kind == Kind.CONTINUATION:
+        elif frame.kind == FrameType.CONTINUATION:
             self._block_bytes += frame.length
             self._continuations += 1
         else:
@@ -147,7 +147,7 @@ class FrameCutter:
 
 def request_block(frame: Frame, raw: bytes) -> bytes | None:
     """The field block of a HEADERS frame that is a whole request; None: it is none, or unusual."""
-    if frame.kind != Kind.HEADERS or frame.flags & ~PRIORITY != END_STREAM | END_HEADERS:
+    if frame.kind != FrameType.HEADERS or frame.flags & ~PRIORITY != END_STREAM | END_HEADERS:
         return None
     if not frame.flags & PRIORITY:
         return raw[HEAD_BYTES:]
@@ -156,7 +156,7 @@ def request_block(frame: Frame, raw: bytes) -> bytes | None:
     return None if frame.length < PRIORITY_BYTES or depends_on == frame.stream_id else raw[HEAD_BYTES + PRIORITY_BYTES :]
 
 
-def write_frame(kind: Kind, flags: int, stream_id: int, payload: bytes) -> bytes:
+def write_frame(kind: FrameType, flags: int, stream_id: int, payload: bytes) -> bytes:
     """A frame's bytes."""
     return b"%b%c%c%b%b" % (len(payload).to_bytes(3, "big"), kind, flags, stream_id.to_bytes(4, "big"), payload)
 

@@ -11,7 +11,7 @@ from edgecache.serve.exchange import report_hit
 from edgecache.serve.fast_lane import MAX_BODY_BYTES
 from edgecache.serve.guard import Head, Violation
 from edgecache.serve.http2.fields import FieldReader, Malformed, stored_fields
-from edgecache.serve.http2.frames import END_HEADERS, END_STREAM, Kind, write_frame
+from edgecache.serve.http2.frames import END_HEADERS, END_STREAM, FrameType, write_frame
 from edgecache.serve.http2.hpack import Fields, plain
 from edgecache.serve.http2.states import States
 from edgecache.serve.pipeline import Pipeline
@@ -55,12 +55,12 @@ class HitWriter:
         states.highest_inbound_stream_id = stream_id
         states.outbound_flow_control_window -= len(body)
         unsent.append(
-            write_frame(Kind.HEADERS, END_HEADERS | (0 if body else END_STREAM), stream_id, states.encoder.encode(answer))
+            write_frame(FrameType.HEADERS, END_HEADERS | (0 if body else END_STREAM), stream_id, states.encoder.encode(answer))
         )
         step = states.max_outbound_frame_size
         for start in range(0, len(body), step):
             flags = END_STREAM if start + step >= len(body) else 0
-            unsent.append(write_frame(Kind.DATA, flags, stream_id, body[start : start + step]))
+            unsent.append(write_frame(FrameType.DATA, flags, stream_id, body[start : start + step]))
         return len(body)
 
     def at_once(self, stream_id: int, head: Head) -> int | None:

@@ -1,4 +1,4 @@
-"""What the event loop's thread asks of the worker, as values, and the bounded line that they wait in.
+"""What the event loop's thread asks of the worker, as values, and the bounded queue that they wait in.
 
 `tier` makes them, `worker` carries them out in the order of their arrival.
 """
@@ -79,7 +79,7 @@ Order = Put | Drop | Ban | Reserve | Release
 
 
 @dataclass(slots=True)
-class Line:
+class OrderQueue:
     """Orders waiting; the worker's thread takes them, any thread appends."""
 
     _waiting: deque[Order] = field(default_factory=deque)

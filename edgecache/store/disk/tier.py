@@ -29,7 +29,7 @@ from edgecache.store.disk.row import CorruptRow, Place
 from edgecache.store.disk.segments import SegmentWriter
 from edgecache.store.disk.settings import FULL, DiskSettings
 from edgecache.store.disk.stats import Counts, DiskStats
-from edgecache.store.disk.worker import Worker
+from edgecache.store.disk.worker import DiskWorker
 from edgecache.store.entry import Entry
 
 _log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class DiskTier:
         self.counts = Counts()
         self._max_variants = max_variants
         self._index: Index | None = None
-        self._worker: Worker | None = None
+        self._worker: DiskWorker | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pending = Pending()
         self._lookups = self._new_lookups()
@@ -81,7 +81,7 @@ class DiskTier:
         except OSError as error:
             index.close()
             raise DiskError(f"the disk tier {self.settings.path} cannot be opened: {error.strerror}") from error
-        self._worker = Worker(self.settings, index, self.counts, self._finished_elsewhere, max_variants=self._max_variants)
+        self._worker = DiskWorker(self.settings, index, self.counts, self._finished_elsewhere, max_variants=self._max_variants)
         self._index = self._lookups.index = index
         self._worker.start()
 
@@ -177,7 +177,7 @@ class DiskTier:
             return done
         order = Ban(purge, partial(_settle, done), counted=True)
         self._pending.purging.append(order)
-        self._worker.line.append(order, urgent=True)
+        self._worker.queue.append(order, urgent=True)
         return done
 
     @property
@@ -232,11 +232,11 @@ class DiskTier:
     # Plumbing.
 
     async def _asked(self, order: Callable[[Told], Order]) -> object:
-        """Put an order in line, and wait for what became of it: None also where the disk failed."""
+        """Put an order in the queue, and wait for what became of it: None also where the disk failed."""
         if self._worker is None or self._loop is None or self._crowded():
             return None
         done: asyncio.Future[object] = self._loop.create_future()
-        self._worker.line.append(order(partial(_settle, done)), urgent=True)
+        self._worker.queue.append(order(partial(_settle, done)), urgent=True)
         try:
             return await done
         except DiskError:
@@ -248,7 +248,7 @@ class DiskTier:
         if not self._crowded():
             if isinstance(order, Drop):
                 self._pending.drop(order)
-            self._worker.line.append(order)
+            self._worker.queue.append(order)
         else:
             self._empty("it does not keep up")
 
@@ -262,7 +262,7 @@ class DiskTier:
 
     def _empty_again(self) -> None:
         if self._worker is not None and self._overrun is not None:
-            self._worker.line.append(self._overrun, urgent=True)
+            self._worker.queue.append(self._overrun, urgent=True)
 
     def _keep_house(self) -> None:
         if self._loop is None:
@@ -307,7 +307,7 @@ class DiskTier:
         self._finished([(order, 0 if isinstance(order, Ban) else None) for order in worker.abandon()])
         self._mending = asyncio.get_running_loop().create_task(self._mend(worker, index))
 
-    async def _mend(self, worker: Worker, index: Index) -> None:
+    async def _mend(self, worker: DiskWorker, index: Index) -> None:
         record, self._record = self._record, None
         if await asyncio.to_thread(worker.stop, _MEND_SECONDS):
             index.close()
@@ -326,7 +326,7 @@ class DiskTier:
             self._mending = None
 
     def _crowded(self) -> bool:
-        return self._overrun is not None or (self._worker is not None and len(self._worker.line) >= _MAX_ORDERS)
+        return self._overrun is not None or (self._worker is not None and len(self._worker.queue) >= _MAX_ORDERS)
 
     def _finished_elsewhere(self, outcomes: Sequence[tuple[Order, object]]) -> None:
         """Called on the worker's thread."""

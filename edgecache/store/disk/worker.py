@@ -16,7 +16,7 @@ import lmdb
 from edgecache.store.disk import row as rows
 from edgecache.store.disk.index import Index, Txn, charge, is_damage
 from edgecache.store.disk.judging import Marks, judge
-from edgecache.store.disk.orders import Ban, Drop, Line, Order, Put, Release, Reserve
+from edgecache.store.disk.orders import Ban, Drop, Order, OrderQueue, Put, Release, Reserve
 from edgecache.store.disk.reclaiming import Reclaimer
 from edgecache.store.disk.row import CorruptRow, Place, Unstorable
 from edgecache.store.disk.segments import SegmentLost, SegmentWriter, unlink
@@ -35,7 +35,7 @@ _ROOM_STEPS: Final = 1000
 _COMPLAIN_SECONDS: Final = 10.0
 
 
-class Worker:
+class DiskWorker:
     """The orders of one process; `finished` is called on its thread with each batch and what is to be told of it."""
 
     def __init__(
@@ -47,7 +47,7 @@ class Worker:
         *,
         max_variants: int,
     ) -> None:
-        self.line = Line()
+        self.queue = OrderQueue()
         self.damage: Exception | None = None
         """What has shown that the index is damaged."""
         self._settings = settings
@@ -72,26 +72,26 @@ class Worker:
 
     def stop(self, seconds: float) -> bool:
         """Carry out what waits, then end. False: not within so many seconds. The index may be closed only then."""
-        self.line.close()
+        self.queue.close()
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def abandon(self) -> list[Order]:
         """End soon, and leave the index as it is; the orders that are not carried out. `stop` waits for the end."""
         self._abandoned = True
-        return self.line.abandon()
+        return self.queue.abandon()
 
     def _run(self) -> None:
         busy = False
         while True:
-            orders = self.line.take(self._settings.batch, 0.0 if busy else _IDLE_SECONDS, _GATHER_SECONDS)
-            if not orders and self.line.closed:
+            orders = self.queue.take(self._settings.batch, 0.0 if busy else _IDLE_SECONDS, _GATHER_SECONDS)
+            if not orders and self.queue.closed:
                 break
             busy = False
             try:
                 if orders:
                     self._carry_out(orders)
-                if not self.line.closed:
+                if not self.queue.closed:
                     self._note_used()
                     busy = self._reclaimer.step(time.monotonic())
             except Exception as error:  # the tier must not stop taking orders, whatever one of them met

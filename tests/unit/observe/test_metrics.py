@@ -15,19 +15,19 @@ from edgecache.observe.record import CACHE_WORDS, Renewal
 from edgecache.observe.recorder import Recorder
 from edgecache.observe.status import StatusBoard
 from edgecache.store.memory import MemoryStore
-from sandbox.jail import JailReport, Layer, Missing
-from sandbox.ledger import Standing
+from sandbox.jail import JailReport, Layer, MissingLayer
+from sandbox.ledger import Allocation
 from sandbox.outcome import End, Usage
 from sandbox.status import GeneratorStatus, MonitorStatus, ShareStatus, WorkerStatus
 from tests.unit.observe.values import RECORD
 
 
 def monitor_status() -> MonitorStatus:
-    report = JailReport((Layer.SECCOMP,), (Missing(Layer.LANDLOCK, "not in this kernel"),))
+    report = JailReport((Layer.SECCOMP,), (MissingLayer(Layer.LANDLOCK, "not in this kernel"),))
     worker = WorkerStatus(1, "shop", report, 1, 1, 5)
     generator = GeneratorStatus("shop/hello@1", "shop", 1, 4, {End.FINISHED: 3, End.FAULT: 1}, 9, 2, 1, 3, 1.5)
-    clusters = (ShareStatus("default", 2, None, 9, Standing(0.75, 0.5)),)
-    tenants = (ShareStatus("shop", 3, 50, 9, Standing(0.75, 0.5), "default"),)
+    clusters = (ShareStatus("default", 2, None, 9, Allocation(0.75, 0.5)),)
+    tenants = (ShareStatus("shop", 3, 50, 9, Allocation(0.75, 0.5), "default"),)
     return MonitorStatus((worker,), (generator,), 2, 1, clusters=clusters, tenants=tenants)
 
 
@@ -120,7 +120,7 @@ def test_promised_and_received_are_told_by_cluster_and_site() -> None:
 
 
 def test_sites_beyond_a_thousand_share_one_label() -> None:
-    many = tuple(ShareStatus(f"s{n}", 1, None, n, Standing(0.001, 0.001)) for n in range(figures.MAX_SITES + 50))
+    many = tuple(ShareStatus(f"s{n}", 1, None, n, Allocation(0.001, 0.001)) for n in range(figures.MAX_SITES + 50))
     status = dataclasses.replace(monitor_status(), tenants=many)
     found = samples(Metrics(Sources(recorder=Recorder(), monitor=lambda: status)))
     labels = [key[1] for key in found if key[0] == "edgecache_site_cpu_received_ratio"]

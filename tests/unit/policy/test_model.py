@@ -15,7 +15,7 @@ from edgecache.policy.dates import format_date
 from edgecache.policy.lookup import Fresh, StaleWhileRevalidate, decide
 from edgecache.policy.message import Request, Response, Timed
 from edgecache.policy.rule import DEFAULT_RULE
-from edgecache.policy.storing import UNDERSTOOD, NoStore, NoStoreReason, Store, admit
+from edgecache.policy.storing import UNDERSTOOD, NoStore, NoStoreReason, Storable, admit
 from tests.unit.policy.values import NOW, headers
 
 CACHEABLE_BY_DEFAULT = {200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 451, 501}
@@ -164,5 +164,5 @@ def test_what_is_answered_is_what_rfc_9111_allows(
         # It cannot be validated, and is stale as it comes: not kept, though a client might take it stale.
         assert not answers(said, Asked(), authorized, elapsed + 1)
         return
-    found = decide(_request(asked, chance), came, DEFAULT_RULE, NOW + elapsed) if isinstance(kept, Store) else None
+    found = decide(_request(asked, chance), came, DEFAULT_RULE, NOW + elapsed) if isinstance(kept, Storable) else None
     assert isinstance(found, Fresh | StaleWhileRevalidate) is answers(said, asked, authorized, elapsed)

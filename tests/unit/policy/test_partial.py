@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edgecache.policy import partial
 from edgecache.policy.message import Response
 from edgecache.policy.partial import MAX_SPANS, Held
-from edgecache.policy.ranges import NotSatisfiable, Parts, Span
+from edgecache.policy.ranges import ByteSpan, NotSatisfiable, Parts
 from tests.unit.policy.values import headers, request, response
 
 DATED = {"Date": "Fri, 15 Jan 2027 08:00:00 GMT", "Last_Modified": "Fri, 15 Jan 2027 07:00:00 GMT"}
@@ -43,7 +43,7 @@ def part(span: str, *, etag: str | None = '"1"', **fields: str) -> Response:
         ),
     ],
 )
-def test_what_a_206_brings(fields: dict[str, str], found: tuple[Span, int] | None) -> None:
+def test_what_a_206_brings(fields: dict[str, str], found: tuple[ByteSpan, int] | None) -> None:
     assert partial.incoming(response(status=206, **fields)) == found
 
 
@@ -78,7 +78,7 @@ def test_a_stored_head_in_disorder_is_none(lines: tuple[str, ...]) -> None:
         pytest.param("bytes=x", None, id="RFC9110-14.2 malformed"),
     ],
 )
-def test_which_ranges_stored_parts_answer(asked: str, found: tuple[Span, ...] | None) -> None:
+def test_which_ranges_stored_parts_answer(asked: str, found: tuple[ByteSpan, ...] | None) -> None:
     answer = partial.answerable(request(Range=asked), part("bytes 4-9/10"), 16)
     assert (answer.spans if isinstance(answer, Parts) else answer) == found
 
@@ -129,7 +129,7 @@ def test_what_makes_two_parts_belong_together(stored: dict[str, str], new: dict[
         (((0, 9),), None, None),
     ],
 )
-def test_what_is_missing(spans: tuple[Span, ...], missing: Span | None, asks: str | None) -> None:
+def test_what_is_missing(spans: tuple[ByteSpan, ...], missing: ByteSpan | None, asks: str | None) -> None:
     parts = Held(spans, 10, bytes(sum(last - first + 1 for first, last in spans)))
     assert partial.gap(parts) == missing
     if missing is not None:
@@ -174,7 +174,7 @@ CONTENT = st.binary(min_size=12, max_size=12)
 @st.composite
 def _held(draw: st.DrawFn, content: bytes) -> Held:
     kept = draw(st.lists(st.booleans(), min_size=len(content), max_size=len(content)))
-    spans: list[Span] = []
+    spans: list[ByteSpan] = []
     for at, keep in enumerate(kept):
         if keep and spans and spans[-1][1] == at - 1:
             spans[-1] = spans[-1][0], at

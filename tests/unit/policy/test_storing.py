@@ -8,7 +8,7 @@ from edgecache.policy.dates import format_date
 from edgecache.policy.freshness import LifetimeSource
 from edgecache.policy.message import Request, Timed
 from edgecache.policy.rule import DEFAULT_RULE, CacheRule
-from edgecache.policy.storing import MAX_TAGS, NoStore, NoStoreReason, Store, admit, strip
+from edgecache.policy.storing import MAX_TAGS, NoStore, NoStoreReason, Storable, admit, strip
 from edgecache.policy.variance import MAX_VARY_NAMES
 from tests.unit.policy.values import FIELD_TEXT, NOW, headers, request, response, timed
 
@@ -61,7 +61,7 @@ MODIFIED = ("Last-Modified", format_date(NOW - 1000))
     ],
 )
 def test_stored(asked: Request, answer: Timed) -> None:
-    assert isinstance(admit(asked, answer, DEFAULT_RULE), Store)
+    assert isinstance(admit(asked, answer, DEFAULT_RULE), Storable)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_not_stored(asked: Request, answer: Timed, reason: NoStoreReason) -> Non
 def test_store_says_what_the_entry_needs() -> None:
     answer = timed(FRESH, Vary="Accept-Language, a", Cache_Tag="x, y", Surrogate_Key="k1 k2")
     found = admit(request(), answer, CacheRule(tags=("shop",), vary=("B",)))
-    assert isinstance(found, Store)
+    assert isinstance(found, Storable)
     assert found.vary == ("a", "accept-language", "b")
     assert found.tags == {"x", "y", "k1", "k2", "shop"}
     assert (found.lifetime.seconds, found.lifetime.source) == (60, LifetimeSource.EXPLICIT)
@@ -131,11 +131,11 @@ def test_store_says_what_the_entry_needs() -> None:
 
 
 def test_operators_default_makes_a_silent_response_storable() -> None:
-    assert isinstance(admit(request(), timed(), CacheRule(default_ttl=5)), Store)
+    assert isinstance(admit(request(), timed(), CacheRule(default_ttl=5)), Storable)
 
 
 def test_rule_can_ignore_a_clients_no_store() -> None:
-    assert isinstance(admit(request(Cache_Control="no-store"), timed(FRESH), CacheRule(honour_client_reload=False)), Store)
+    assert isinstance(admit(request(Cache_Control="no-store"), timed(FRESH), CacheRule(honour_client_reload=False)), Storable)
 
 
 def test_strip_removes_what_must_not_be_kept() -> None:
@@ -181,7 +181,7 @@ def test_any_exchange_gets_an_answer_and_no_store_is_obeyed(
     asked: list[tuple[str, str]], given_: list[tuple[str, str]], status: int
 ) -> None:
     found = admit(Request("GET", "http", "h", "/", headers(*asked)), timed(*given_, status=status), DEFAULT_RULE)
-    assert isinstance(found, Store | NoStore)
+    assert isinstance(found, Storable | NoStore)
     forbidding = [
         ("Cache-Control", "no-store"),
         *(pair for pair in given_ if pair[0] != "CDN-Cache-Control" and "must" not in pair[1]),
@@ -212,6 +212,6 @@ def test_what_a_post_brings_may_answer_get(method: str, fields: dict[str, str], 
     if method == "PUT":
         assert found == NoStore(NoStoreReason.METHOD)
     elif reason is None:
-        assert isinstance(found, Store)
+        assert isinstance(found, Storable)
     else:
         assert found == NoStore(reason)

@@ -4,7 +4,7 @@ import pytest
 
 from edgecache.policy.message import Timed
 from edgecache.policy.rule import CacheRule
-from edgecache.policy.storing import NoStore, NoStoreReason, Store, admit, strip
+from edgecache.policy.storing import NoStore, NoStoreReason, Storable, admit, strip
 from edgecache.policy.substitute import MOST_SECONDS, briefly
 from tests.unit.policy.values import NOW, request, response
 
@@ -39,7 +39,7 @@ def test_what_was_not_shared_is_not_shared_for_a_moment_either(rule: CacheRule) 
     assert admit(request(), Timed(briefly(with_cookie, rule, NOW), NOW, NOW), rule) == NoStore(NoStoreReason.SET_COOKIE)
     qualified = response(Set_Cookie="session=1", Cache_Control='max-age=3600, private="set-cookie"')
     substitute = briefly(qualified, rule, NOW)
-    assert isinstance(admit(request(), Timed(substitute, NOW, NOW), rule), Store)
+    assert isinstance(admit(request(), Timed(substitute, NOW, NOW), rule), Storable)
     assert "Set-Cookie" not in strip(substitute).headers
 
 

@@ -70,7 +70,7 @@ async def test_who_wants_the_same_waits_for_what_is_brought(two: tuple[Process, 
     assert (question.holder, question.uri) == (1, URI)
     one.claims.receive(messages.Whose(question.key))
     assert claim.awaited
-    assert one.said.pop() == messages.Held(question.key, claim.serial)
+    assert one.said.pop() == messages.HeldClaim(question.key, claim.serial)
     claim.settle(BROUGHT)
     told = one.said.pop()
     assert told.serial == claim.serial
@@ -110,7 +110,7 @@ async def test_what_was_asked_for_before_a_purge_is_nobodys_to_wait_for(
     one.claims.seal(uris)
     assert other.claims.hold(KEY, URI) is not None
     one.claims.receive(messages.Whose(question.key))
-    assert one.said.pop() == messages.Held(question.key, 0)
+    assert one.said.pop() == messages.HeldClaim(question.key, 0)
     claim.settle(BROUGHT)
     assert one.said == []
     assert other.claims.hold(KEY, URI) is None, "the word that stands is the other's"

@@ -10,24 +10,19 @@ import pytest
 from edgecache.config import Config
 from edgecache.observe.settings import LogSettings
 from edgecache.processes.path import RequestPath
-from edgecache.processes.settings import PathSettings, whole
-from edgecache.serve.call import Call
+from edgecache.processes.remote_guests import RemoteGuests
+from edgecache.processes.settings import PathSettings, undivided
 from edgecache.sites import SiteTable
-from edgecache.source import Source
 from tests.unit.observe.values import RECORD
 
 
 def logging_to(file: Path) -> PathSettings:
-    return replace(whole(Config()), log=LogSettings(access=file))
-
-
-def no_generator(call: Call) -> Source:
-    raise AssertionError(call)
+    return replace(undivided(Config()), log=LogSettings(access=file))
 
 
 async def test_a_log_that_could_not_be_opened_is_tried_again_though_the_settings_are_the_same(tmp_path: Path) -> None:
     old, new = tmp_path / "old.log", tmp_path / "later" / "new.log"
-    path = RequestPath(logging_to(old), SiteTable(), no_generator)
+    path = RequestPath(logging_to(old), SiteTable(), RemoteGuests(lambda message: None))
     try:
         with pytest.raises(FileNotFoundError):
             path.change(logging_to(new))

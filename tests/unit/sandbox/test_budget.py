@@ -5,13 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.budget import Admit, Budget, Hot, Refuse, Wait, admit
+from sandbox.budget import Admit, Hot, MemoryBudget, Refuse, Wait, admit
 
 _TENANTS = st.sampled_from(["a", "b", "c"])
 _HOT = st.lists(
     st.builds(Hot, st.uuids().map(str), _TENANTS, st.integers(1, 100), st.booleans(), st.floats(0, 1000)), max_size=12
 )
-_BUDGETS = st.builds(Budget, st.integers(1, 600), st.integers(1, 300))
+_BUDGETS = st.builds(MemoryBudget, st.integers(1, 600), st.integers(1, 300))
 
 
 @given(_HOT, _TENANTS, st.integers(0, 400), _BUDGETS)
@@ -40,11 +40,11 @@ def test_waiting_means_that_even_parking_every_idle_worker_would_not_do(hot, ten
 
 def test_the_least_recently_used_goes_first_and_no_more_than_needed():
     hot = [Hot("new", "b", 10, False, 3.0), Hot("old", "c", 10, False, 1.0), Hot("busy", "d", 10, True, 0.0)]
-    assert admit(hot, "a", 10, Budget(30, 30)) == Admit(("old",))
-    assert admit(hot, "a", 0, Budget(30, 30)) == Admit(())
+    assert admit(hot, "a", 10, MemoryBudget(30, 30)) == Admit(("old",))
+    assert admit(hot, "a", 0, MemoryBudget(30, 30)) == Admit(())
 
 
 def test_a_site_at_its_own_budget_is_told_apart_from_a_full_host():
     busy = [Hot("x", "a", 10, True, 0.0)]
-    assert admit(busy, "a", 5, Budget(30, 10)) == Wait(own_site=True)
-    assert admit(busy, "b", 5, Budget(10, 10)) == Wait(own_site=False)
+    assert admit(busy, "a", 5, MemoryBudget(30, 10)) == Wait(own_site=True)
+    assert admit(busy, "b", 5, MemoryBudget(10, 10)) == Wait(own_site=False)

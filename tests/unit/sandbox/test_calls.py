@@ -14,7 +14,7 @@ from dataclasses import replace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandbox.guest.actions import Ask, Exit, NextRequest
+from sandbox.guest.actions import AskMonitor, Exit, NextRequest
 from sandbox.guest.areas import MAX_AREAS
 from sandbox.guest.calls import CALLS, dispatch
 from sandbox.guest.exchange import RequestEnded
@@ -185,7 +185,7 @@ def test_whatever_a_guest_passes_nothing_raises_and_nothing_leaks_out(
                 answer = dispatch(process, number, args)
             except RequestEnded:
                 break
-            assert isinstance(answer, int | Exit | NextRequest | Ask)
+            assert isinstance(answer, int | Exit | NextRequest | AskMonitor)
             for page, content in frozen.items():
                 assert memory.window[page * PAGE : page * PAGE + PAGE] == content, CALLS[number].name
             for index, entry in enumerate(memory.entries):

@@ -8,7 +8,7 @@ from sandbox.lane import Generator, Job, Lane
 from sandbox.limits import DEFAULT_LIMITS, MILLISECOND_NS
 from sandbox.monitor import NoEdge
 from sandbox.program import Convention, Program
-from sandbox.quarantine import QuarantinePolicy, Record
+from sandbox.quarantine import QuarantinePolicy, Score
 from sandbox.request import GuestRequest
 
 SHORT, LONG = 20 * MILLISECOND_NS, 10_000 * MILLISECOND_NS
@@ -20,7 +20,7 @@ GENERATOR = Generator(
     path=("site", "page"),
     weight=100,
     lane=Lane("site", "site"),
-    record=Record(QuarantinePolicy()),
+    record=Score(QuarantinePolicy()),
 )
 
 

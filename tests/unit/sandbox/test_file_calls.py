@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from sandbox.guest.access import PATH_MAX
-from sandbox.guest.files import MAX_OPEN, FileTree, Kind
+from sandbox.guest.files import MAX_OPEN, FileKind, FileTree
 from tests.unit.sandbox.calls_support import AT_FDCWD, MINUS_ONE, Guest
 from tests.unit.sandbox.machine_code import DATA, RODATA
 
@@ -167,5 +167,5 @@ def test_a_tree_numbers_what_it_holds() -> None:
     assert tree.number(found) > 1
     device = tree.find("/dev/null")
     assert device is not None
-    assert device.kind is Kind.NULL
+    assert device.kind is FileKind.NULL
     assert tree.number(device) == 1

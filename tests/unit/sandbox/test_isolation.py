@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sandbox.dispatcher import scheduler_for
 from sandbox.policies import DispatchPolicy
-from sandbox.scheduler import Path, Scheduler
+from sandbox.scheduler import NodePath, Scheduler
 from sandbox.shares import cluster_path
 from tests.unit.sandbox.share_trees import charge, pick, pick_express, sleep, wake
 
@@ -36,15 +36,15 @@ class Machine:
     onset: int = 0
     now: int = 0
     free: int = POLICY.slots
-    running: dict[Path, int] = field(default_factory=dict)
+    running: dict[NodePath, int] = field(default_factory=dict)
     """CPU time left of a slice."""
-    given: dict[Path, int] = field(default_factory=dict)
-    express: set[Path] = field(default_factory=set)
-    asked: dict[Path, list[int]] = field(default_factory=dict)
-    coming: list[tuple[int, Path]] = field(default_factory=list)
+    given: dict[NodePath, int] = field(default_factory=dict)
+    express: set[NodePath] = field(default_factory=set)
+    asked: dict[NodePath, list[int]] = field(default_factory=dict)
+    coming: list[tuple[int, NodePath]] = field(default_factory=list)
     waits: list[tuple[int, int]] = field(default_factory=list)
     """When each light request began, and how long it had waited for that."""
-    used: Counter[Path] = field(default_factory=Counter)
+    used: Counter[NodePath] = field(default_factory=Counter)
     scheduler: Scheduler = field(init=False)
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ class Machine:
             self.asked[leaf] = []
             heapq.heappush(self.coming, (self.gap * number // self.lights, leaf))
 
-    def _add(self, name: str) -> Path:
+    def _add(self, name: str) -> NodePath:
         self.scheduler.add((name,), 100, parent=SHARED)
         self.scheduler.add((name, "g"), 100, parent=(name,))
         return name, "g"
@@ -95,14 +95,14 @@ class Machine:
             self.express.add(woken)
             self._begin(woken, POLICY.express_slice_ns)
 
-    def _begin(self, path: Path, slice_ns: int) -> None:
+    def _begin(self, path: NodePath, slice_ns: int) -> None:
         self.free -= 1
         if path in self.asked:
             self.waits.append((self.now, self.now - self.asked[path][0]))
             slice_ns = min(slice_ns, self.cost)
         self.running[path] = self.given[path] = slice_ns
 
-    def _end(self, path: Path) -> None:
+    def _end(self, path: NodePath) -> None:
         self.free += 1
         self.express.discard(path)
         del self.running[path]

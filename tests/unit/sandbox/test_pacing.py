@@ -9,56 +9,56 @@ from hypothesis import strategies as st
 
 from sandbox.bucket import TokenBucket
 from sandbox.limits import DEFAULT_RATES, SECOND_NS, Rates
-from sandbox.pacing import Flow, Gate, Line, Ticket, bucket
+from sandbox.pacing import Flow, Queue, Shaper, Ticket, bucket
 
 MS = 1_000_000
 SMALL = st.integers(1, 50)
 
 
 class Road:
-    """A gate with lines, driven through time as its timer would: everything that passes is written down."""
+    """A shaper with queues, driven through time as its timer would: everything that passes is written down."""
 
-    def __init__(self, site: tuple[int, int], lines: list[tuple[int, int]]) -> None:
-        self.gate = Gate(TokenBucket(*site, 0))
-        self.lines = [Line(TokenBucket(rate, burst, 0)) for rate, burst in lines]
+    def __init__(self, site: tuple[int, int], queues: list[tuple[int, int]]) -> None:
+        self.shaper = Shaper(TokenBucket(*site, 0))
+        self.queues = [Queue(TokenBucket(rate, burst, 0)) for rate, burst in queues]
         self.now = 0
         self.passed: list[tuple[int, int, int]] = []
-        """When, through which line, how much."""
+        """When, through which queue, how much."""
         self.order: list[Ticket] = []
 
     def ask(self, number: int, amount: int) -> Ticket | None:
-        line = self.lines[number]
-        amount = min(amount, self.gate.most(line))
-        if self.gate.take(line, amount, self.now):
+        queue = self.queues[number]
+        amount = min(amount, self.shaper.most(queue))
+        if self.shaper.take(queue, amount, self.now):
             self.passed.append((self.now, number, amount))
             return None
-        ticket = self.gate.wait(line, amount, lambda: None, self.now)
+        ticket = self.shaper.wait(queue, amount, lambda: None, self.now)
         self.advance()
         return ticket
 
     def advance(self) -> None:
-        for ticket in self.gate.advance(self.now):
+        for ticket in self.shaper.advance(self.now):
             self.order.append(ticket)
-            self.passed.append((self.now, self.lines.index(ticket.line), ticket.amount))
+            self.passed.append((self.now, self.queues.index(ticket.queue), ticket.amount))
 
     def until(self, now: int) -> None:
-        while (due := self.gate.next_ns(self.now)) is not None and due <= now:
+        while (due := self.shaper.next_ns(self.now)) is not None and due <= now:
             self.now = max(self.now, due)
             self.advance()
         self.now = now
 
     def drain(self) -> None:
         for _ in range(10_000):
-            due = self.gate.next_ns(self.now)
+            due = self.shaper.next_ns(self.now)
             if due is None:
                 return
             self.now = max(self.now, due)
             self.advance()
         raise AssertionError("somebody waits for ever")
 
-    def most(self, line: int | None, rate: int, burst: int) -> None:
+    def most(self, queue: int | None, rate: int, burst: int) -> None:
         """Over every interval."""
-        events = [(at, amount) for at, number, amount in self.passed if line in (None, number)]
+        events = [(at, amount) for at, number, amount in self.passed if queue in (None, number)]
         for first in range(len(events)):
             total = 0
             for at, amount in events[first:]:
@@ -73,20 +73,20 @@ class Road:
     st.lists(st.tuples(st.integers(0, 2), st.integers(1, 80), st.integers(0, 2000), st.booleans()), max_size=40),
 )
 def test_over_any_interval_no_more_passes_than_rate_times_time_and_burst(
-    site: tuple[int, int], lines: list[tuple[int, int]], asked: list[tuple[int, int, int, bool]]
+    site: tuple[int, int], queues: list[tuple[int, int]], asked: list[tuple[int, int, int, bool]]
 ) -> None:
-    road = Road(site, lines)
+    road = Road(site, queues)
     for number, amount, pause_ms, leaves in asked:
         road.until(road.now + pause_ms * MS)
-        ticket = road.ask(number % len(lines), amount)
+        ticket = road.ask(number % len(queues), amount)
         if ticket is not None and leaves:
-            road.gate.leave(ticket)
+            road.shaper.leave(ticket)
             road.advance()
     road.drain()
     road.most(None, *site)
-    for number, (rate, burst) in enumerate(lines):
+    for number, (rate, burst) in enumerate(queues):
         road.most(number, rate, burst)
-    assert not any(line.queue for line in road.lines)
+    assert not any(queue.waiting for queue in road.queues)
 
 
 @settings(deadline=None)
@@ -95,8 +95,8 @@ def test_nobody_is_overtaken_in_its_lane(asked: list[tuple[int, int]]) -> None:
     road = Road((7, 20), [(5, 20), (3, 20), (50, 20)])
     tickets = [ticket for number, amount in asked if (ticket := road.ask(number, amount)) is not None]
     road.drain()
-    for line in road.lines:
-        assert [t for t in road.order if t.line is line] == [t for t in tickets if t.line is line]
+    for queue in road.queues:
+        assert [t for t in road.order if t.queue is queue] == [t for t in tickets if t.queue is queue]
 
 
 def test_a_generator_that_waits_for_its_own_rate_is_in_nobodys_way() -> None:
@@ -117,10 +117,10 @@ def test_generators_take_turns_at_their_sites_rate() -> None:
 
 
 def test_what_cannot_wait_passes_in_part() -> None:
-    gate, line = Gate(TokenBucket(10, 10, 0)), Line(TokenBucket(100, 6, 0))
-    assert [gate.take_some(line, 8, 0), gate.take_some(line, 8, 0)] == [6, 0]
-    assert gate.take_some(line, 100, SECOND_NS) == 6
-    assert gate.take_some(line, 100, SECOND_NS) == 0
+    shaper, queue = Shaper(TokenBucket(10, 10, 0)), Queue(TokenBucket(100, 6, 0))
+    assert [shaper.take_some(queue, 8, 0), shaper.take_some(queue, 8, 0)] == [6, 0]
+    assert shaper.take_some(queue, 100, SECOND_NS) == 6
+    assert shaper.take_some(queue, 100, SECOND_NS) == 0
 
 
 def test_coming_and_leaving_without_end_leaves_nothing_behind() -> None:
@@ -129,21 +129,21 @@ def test_coming_and_leaving_without_end_leaves_nothing_behind() -> None:
     for _ in range(1000):
         ticket = road.ask(0, 1)
         assert ticket is not None
-        road.gate.leave(ticket)
+        road.shaper.leave(ticket)
         road.advance()
-    assert len(road.gate._later) <= 1
+    assert len(road.shaper._later) <= 1
     road.drain()
     assert len(road.passed) == 1
 
 
 def test_a_changed_rate_gives_nobody_more_than_its_burst() -> None:
-    gate = Gate(bucket(DEFAULT_RATES, Flow.OUTPUT, 0))
+    shaper = Shaper(bucket(DEFAULT_RATES, Flow.OUTPUT, 0))
     slow = replace(DEFAULT_RATES, output_bytes=1000)
-    gate.retune(slow, Flow.OUTPUT, 0)
-    assert (gate.bucket.rate, gate.bucket.level(0)) == (1000, 1000)
-    gate.bucket.take(1000, 0)
-    gate.retune(DEFAULT_RATES, Flow.OUTPUT, 0)
-    assert gate.bucket.level(0) == 0
+    shaper.retune(slow, Flow.OUTPUT, 0)
+    assert (shaper.bucket.rate, shaper.bucket.level(0)) == (1000, 1000)
+    shaper.bucket.take(1000, 0)
+    shaper.retune(DEFAULT_RATES, Flow.OUTPUT, 0)
+    assert shaper.bucket.level(0) == 0
 
 
 def test_a_burst_is_at_least_one() -> None:

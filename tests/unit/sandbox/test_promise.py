@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.ledger import WINDOW_NS, Ledger
-from sandbox.nodes import ROOT, Claim, Path
+from sandbox.nodes import ROOT, Contender, NodePath
 from sandbox.promise import divide, promises
 from sandbox.scheduler import Scheduler
 from tests.unit.sandbox.share_trees import charge, pick, sleep, wake
@@ -20,14 +20,14 @@ WEIGHTS = st.integers(1, 1_000_000)
 
 
 @st.composite
-def trees(draw: st.DrawFn, *, caps: bool = False, wants: bool = False) -> list[Claim]:
+def trees(draw: st.DrawFn, *, caps: bool = False, wants: bool = False) -> list[Contender]:
     """Clusters with sites with leaves, parents first."""
-    claims: list[Claim] = []
+    contenders: list[Contender] = []
 
-    def add(path: Path, parent: Path, *, leaf: bool = False) -> None:
+    def add(path: NodePath, parent: NodePath, *, leaf: bool = False) -> None:
         cap = draw(st.none() | st.integers(1, 400)) if caps else None
         wish = draw(st.none() | st.floats(0, 1)) if wants and leaf else None
-        claims.append(Claim(path, parent, draw(WEIGHTS), draw(st.integers(1, 4)), cap, wish))
+        contenders.append(Contender(path, parent, draw(WEIGHTS), draw(st.integers(1, 4)), cap, wish))
 
     for cluster in range(draw(st.integers(1, 3))):
         add(("", str(cluster)), ROOT)
@@ -36,32 +36,34 @@ def trees(draw: st.DrawFn, *, caps: bool = False, wants: bool = False) -> list[C
             add((name,), ("", str(cluster)))
             for leaf in range(draw(st.integers(1, 4))):
                 add((name, str(leaf)), (name,), leaf=True)
-    return claims
+    return contenders
 
 
-def leaves(claims: list[Claim]) -> list[Claim]:
-    parents = {claim.parent for claim in claims}
-    return [claim for claim in claims if claim.path not in parents]
+def leaves(contenders: list[Contender]) -> list[Contender]:
+    parents = {contender.parent for contender in contenders}
+    return [contender for contender in contenders if contender.path not in parents]
 
 
 @settings(deadline=None)
 @given(trees(), st.integers(1, 8), st.floats(0.1, 8))
-def test_all_that_is_given_out_is_promised_where_no_cap_binds(claims: list[Claim], slots: int, cpus: float) -> None:
-    found = promises(claims, cpus=cpus, slots=slots)
-    assert sum(found[leaf.path] for leaf in leaves(claims)) == pytest.approx(1)
+def test_all_that_is_given_out_is_promised_where_no_cap_binds(contenders: list[Contender], slots: int, cpus: float) -> None:
+    found = promises(contenders, cpus=cpus, slots=slots)
+    assert sum(found[leaf.path] for leaf in leaves(contenders)) == pytest.approx(1)
 
 
 @settings(deadline=None)
 @given(trees(caps=True, wants=True), st.integers(1, 8), st.floats(0.1, 8))
-def test_no_ceiling_is_passed_and_a_parents_promise_is_its_childrens(claims: list[Claim], slots: int, cpus: float) -> None:
-    found = promises(claims, cpus=cpus, slots=slots)
-    below: dict[Path, float] = defaultdict(float)
-    for claim in claims:
-        below[claim.parent] += found[claim.path]
-        if claim.cap is not None:
-            assert found[claim.path] <= claim.cap / 100 / cpus + 1e-9
-        if claim.wants is not None:
-            assert found[claim.path] <= claim.wants + 1e-9
+def test_no_ceiling_is_passed_and_a_parents_promise_is_its_childrens(
+    contenders: list[Contender], slots: int, cpus: float
+) -> None:
+    found = promises(contenders, cpus=cpus, slots=slots)
+    below: dict[NodePath, float] = defaultdict(float)
+    for contender in contenders:
+        below[contender.parent] += found[contender.path]
+        if contender.cap is not None:
+            assert found[contender.path] <= contender.cap / 100 / cpus + 1e-9
+        if contender.wants is not None:
+            assert found[contender.path] <= contender.wants + 1e-9
     assert below.pop(ROOT) <= 1 + 1e-9
     for path, amount in below.items():
         assert amount == pytest.approx(found[path], abs=1e-9)
@@ -69,16 +71,16 @@ def test_no_ceiling_is_passed_and_a_parents_promise_is_its_childrens(claims: lis
 
 @settings(deadline=None)
 @given(trees(caps=True), st.integers(1, 8), st.floats(0.1, 8), st.data())
-def test_more_weight_never_promises_less(claims: list[Claim], slots: int, cpus: float, data: st.DataObject) -> None:
-    number = data.draw(st.integers(0, len(claims) - 1))
-    heavier = [*claims]
-    heavier[number] = replace(claims[number], weight=claims[number].weight + data.draw(WEIGHTS))
-    path = claims[number].path
-    assert promises(heavier, cpus=cpus, slots=slots)[path] >= promises(claims, cpus=cpus, slots=slots)[path] - 1e-9
+def test_more_weight_never_promises_less(contenders: list[Contender], slots: int, cpus: float, data: st.DataObject) -> None:
+    number = data.draw(st.integers(0, len(contenders) - 1))
+    heavier = [*contenders]
+    heavier[number] = replace(contenders[number], weight=contenders[number].weight + data.draw(WEIGHTS))
+    path = contenders[number].path
+    assert promises(heavier, cpus=cpus, slots=slots)[path] >= promises(contenders, cpus=cpus, slots=slots)[path] - 1e-9
 
 
 @given(st.dictionaries(st.tuples(st.text(max_size=3)), st.tuples(WEIGHTS, st.floats(0, 1)), min_size=1, max_size=8))
-def test_whoever_is_below_its_ceiling_has_as_much_for_its_weight_as_anybody(among: dict[Path, tuple[int, float]]) -> None:
+def test_whoever_is_below_its_ceiling_has_as_much_for_its_weight_as_anybody(among: dict[NodePath, tuple[int, float]]) -> None:
     """Weighted max-min fairness: nobody could have more without somebody who has less for its weight losing."""
     found = divide(1.0, among)
     for path, (weight, ceiling) in among.items():
@@ -88,20 +90,20 @@ def test_whoever_is_below_its_ceiling_has_as_much_for_its_weight_as_anybody(amon
 
 
 def test_what_a_capped_site_leaves_goes_to_the_others_by_weight() -> None:
-    claims = [
-        Claim(("a",), ROOT, 3, cap=20),
-        Claim(("b",), ROOT, 2),
-        Claim(("c",), ROOT, 1),
-        *(Claim((name, "g"), (name,), 1) for name in "abc"),
+    contenders = [
+        Contender(("a",), ROOT, 3, cap=20),
+        Contender(("b",), ROOT, 2),
+        Contender(("c",), ROOT, 1),
+        *(Contender((name, "g"), (name,), 1) for name in "abc"),
     ]
-    found = promises(claims, cpus=1.0, slots=1)
+    found = promises(contenders, cpus=1.0, slots=1)
     assert [found[name,] for name in "abc"] == pytest.approx([0.2, 0.8 * 2 / 3, 0.8 / 3])
 
 
 def test_a_site_in_one_worker_is_promised_one_of_two_slots_at_most() -> None:
-    claims = [Claim((name,), ROOT, weight) for name, weight in (("a", 8), ("b", 1), ("c", 1))]
-    claims += [Claim((name, "g"), (name,), 1) for name in "abc"]
-    found = promises(claims, cpus=2.0, slots=2)
+    contenders = [Contender((name,), ROOT, weight) for name, weight in (("a", 8), ("b", 1), ("c", 1))]
+    contenders += [Contender((name, "g"), (name,), 1) for name in "abc"]
+    found = promises(contenders, cpus=2.0, slots=2)
     assert [found[name,] for name in "abc"] == pytest.approx([0.5, 0.25, 0.25])
 
 
@@ -125,7 +127,7 @@ class TestLedger:
 
     def test_what_was_received_follows_what_was_promised(self) -> None:
         _, ledger, now_ns = self.run({"a": 3, "b": 1}, 1000)
-        found = ledger.standings(now_ns)
+        found = ledger.allocations(now_ns)
         assert found["a",].promised == pytest.approx(0.75)
         for path in (("a",), ("a", "g"), ("b",), ("b", "g")):
             assert found[path].received == pytest.approx(found[path].promised, abs=0.01)
@@ -135,9 +137,9 @@ class TestLedger:
         ledger.book(now_ns)
         scheduler.set_weight(("a",), 1)
         now_ns = self.go(scheduler, ledger, 1000, now_ns)
-        assert ledger.standings(now_ns)["a",].promised == pytest.approx(0.625, abs=0.02)
+        assert ledger.allocations(now_ns)["a",].promised == pytest.approx(0.625, abs=0.02)
         now_ns = self.go(scheduler, ledger, 1500, now_ns)
-        found = ledger.standings(now_ns)
+        found = ledger.allocations(now_ns)
         assert (found["a",].promised, found["a",].received) == (pytest.approx(0.5), pytest.approx(0.5, abs=0.01))
 
     def test_who_asks_for_little_is_promised_that_and_the_rest_goes_to_others(self) -> None:
@@ -152,11 +154,11 @@ class TestLedger:
             sleep(scheduler, ("light", "g"))
             charge(scheduler, ("light", "g"), 5 * MS)
             ledger.charge(scheduler.node(("light", "g")), 5 * MS, now_ns)
-        found = ledger.standings(now_ns)
+        found = ledger.allocations(now_ns)
         assert found["light",].promised == pytest.approx(0.05, abs=0.03)
         assert found["busy",].promised == pytest.approx(0.95, abs=0.03)
 
     def test_a_quiet_window_leaves_nothing_behind(self) -> None:
         _, ledger, now_ns = self.run({str(number): 1 for number in range(50)}, 500)
-        assert len(ledger.standings(now_ns)) == 100
-        assert not ledger.standings(now_ns + 2 * WINDOW_NS)
+        assert len(ledger.allocations(now_ns)) == 100
+        assert not ledger.allocations(now_ns + 2 * WINDOW_NS)

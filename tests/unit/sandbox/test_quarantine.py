@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.outcome import End
-from sandbox.quarantine import QuarantinePolicy, Record
+from sandbox.quarantine import QuarantinePolicy, Score
 
 POLICY = QuarantinePolicy(threshold=20, first_s=1, longest_s=60, forget_s=600)
 
 
-def after(*ends: End) -> Record:
-    record = Record(POLICY)
+def after(*ends: End) -> Score:
+    record = Score(POLICY)
     for end in ends:
         record.note(end, 0.0)
     return record
@@ -59,7 +59,7 @@ def test_good_answers_wear_probation_off() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(list(End)), st.floats(0, 1e6)), max_size=200))
 def test_it_never_lasts_longer_than_the_bound(ends: list[tuple[End, float]]) -> None:
-    record, now = Record(POLICY), 0.0
+    record, now = Score(POLICY), 0.0
     for end, pause in ends:
         now += pause
         record.note(end, now)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox.scheduler import Path, Scheduler
+from sandbox.scheduler import NodePath, Scheduler
 from tests.unit.sandbox.share_trees import MS, QUANTUM, WEIGHTS, charge, pick, run, sleep, tree, wake
 
 COSTS = st.integers(0, QUANTUM)
@@ -117,8 +117,8 @@ class TestWorkConservation:
     def test_a_pick_finds_somebody_exactly_when_somebody_may_run(self, data: st.DataObject) -> None:
         scheduler = tree({str(s): (s + 1, {str(g): g + 1 for g in range(3)}) for s in range(3)}, width=2, awake=False)
         leaves = [path for path in scheduler if len(path) == 2]
-        awake: set[Path] = set()
-        running: set[Path] = set()
+        awake: set[NodePath] = set()
+        running: set[NodePath] = set()
         for _ in range(data.draw(st.integers(1, 60))):
             leaf = data.draw(st.sampled_from(leaves))
             match data.draw(st.sampled_from(["wake", "sleep", "pick", "charge", "weight"])):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox.scheduler import Path, Scheduler
+from sandbox.scheduler import NodePath, Scheduler
 from tests.unit.sandbox.share_trees import MS, QUANTUM, charge, pick, tree, wake
 
 SECOND = 1_000 * MS
@@ -20,7 +20,7 @@ class TestCaps:
     def test_no_cap_is_ever_exceeded_and_nothing_else_idles(self, data: st.DataObject) -> None:
         """Over every stretch of time: at most cap x time, a tenth of a second's worth and one quantum, on every level."""
         scheduler = Scheduler(quantum_ns=QUANTUM, credit_ns=QUANTUM)
-        caps: dict[Path, int] = {}
+        caps: dict[NodePath, int] = {}
         for cluster in "ab":
             scheduler.add((cluster,), 1, width=4)
             for site in "xy":
@@ -33,9 +33,9 @@ class TestCaps:
             scheduler.set_cap(path, cap, 0)
             if cap is not None:
                 caps[path] = cap
-        ran: list[tuple[int, Path, int]] = []
+        ran: list[tuple[int, NodePath, int]] = []
         now = 0
-        running: dict[Path, int] = {}
+        running: dict[NodePath, int] = {}
         for _ in range(data.draw(st.integers(10, 80))):
             for path in pick(scheduler, now, 2 - len(running)):
                 running[path] = now

@@ -8,14 +8,14 @@ from sandbox.limits import DEFAULT_LIMITS, SECOND_NS
 from sandbox.pacer import Pacer
 from sandbox.pacing import Flow
 from sandbox.program import Convention, Program
-from sandbox.quarantine import QuarantinePolicy, Record
+from sandbox.quarantine import QuarantinePolicy, Score
 
 LIMITS = replace(DEFAULT_LIMITS, edge_call_rate=2, rate_burst_ns=SECOND_NS // 2)
 """One edge call every half second, and one at once."""
 
 
 def generator() -> Generator:
-    program, record = Program(b"\x7fELF", Convention.CGI, "page"), Record(QuarantinePolicy())
+    program, record = Program(b"\x7fELF", Convention.CGI, "page"), Score(QuarantinePolicy())
     return Generator("page", 1, program, LIMITS, path=("site", "page"), weight=100, lane=Lane("site", "site"), record=record)
 
 
@@ -39,9 +39,9 @@ async def test_who_is_cancelled_gives_up_its_place() -> None:
     assert second is not None
     first.cancel()
     await asyncio.sleep(0)
-    _, line = page.ways[Flow.EDGE_CALLS]
-    assert [ticket.amount for ticket in line.queue] == [1]
+    _, queue = page.ways[Flow.EDGE_CALLS]
+    assert [ticket.amount for ticket in queue.waiting] == [1]
     async with asyncio.timeout(10):
         await second
-    assert not line.queue
+    assert not queue.waiting
     pacer.close()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sandbox import frames as framing
 from sandbox import wire
-from sandbox.jail import JailPolicy, JailReport, Layer, Missing
+from sandbox.jail import JailPolicy, JailReport, Layer, MissingLayer
 from sandbox.limits import DEFAULT_LIMITS
 from sandbox.outcome import End, Outcome, Usage
 from sandbox.program import Convention, Program
@@ -32,7 +32,7 @@ TO_WORKER: list[wire.ToWorker] = [
     wire.Abort(7),
 ]
 FROM_WORKER: list[wire.FromWorker] = [
-    wire.Hello(JailReport((Layer.SECCOMP,), (Missing(Layer.LANDLOCK, "none"),))),
+    wire.Hello(JailReport((Layer.SECCOMP,), (MissingLayer(Layer.LANDLOCK, "none"),))),
     wire.Refused("no"),
     wire.Loaded(1, True),
     wire.Rejected(1, "not an ELF"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecache.serve.guard import BodyFraming, Fault, Head, HeadReader, Violation, find_head, parse_head
+from edgecache.serve.guard import BodyFraming, Head, HeadReader, RequestFault, Violation, find_head, parse_head
 from edgecache.serve.settings import ServeSettings
 
 SETTINGS = ServeSettings()
@@ -16,7 +16,7 @@ def head(*lines: str) -> Head:
     return parse_head(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"), SETTINGS)
 
 
-def refusal(*lines: str) -> Fault:
+def refusal(*lines: str) -> RequestFault:
     with pytest.raises(Violation) as caught:
         head(*lines)
     return caught.value.fault
@@ -41,10 +41,10 @@ def test_persistence(version: str, connection: str | None, expected: bool) -> No
 def test_framing_fields() -> None:
     assert head("POST / HTTP/1.1", "Host: a", "Content-Length: 007").content_length == 7
     assert head("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: Chunked").chunked
-    assert refusal("POST / HTTP/1.1", "Host: a", "Content-Length: 1", "Content-Length: 1") is Fault.CONTENT_LENGTH
-    assert refusal("POST / HTTP/1.1", "Host: a", "Content-Length: " + "9" * 19) is Fault.CONTENT_LENGTH
-    assert refusal("POST / HTTP/1.1", "Host: a", "Content-Length: " + "9" * 18) is Fault.BODY_TOO_LARGE
-    assert refusal("POST / HTTP/1.0", "Host: a", "Transfer-Encoding: chunked") is Fault.TRANSFER_ENCODING
+    assert refusal("POST / HTTP/1.1", "Host: a", "Content-Length: 1", "Content-Length: 1") is RequestFault.CONTENT_LENGTH
+    assert refusal("POST / HTTP/1.1", "Host: a", "Content-Length: " + "9" * 19) is RequestFault.CONTENT_LENGTH
+    assert refusal("POST / HTTP/1.1", "Host: a", "Content-Length: " + "9" * 18) is RequestFault.BODY_TOO_LARGE
+    assert refusal("POST / HTTP/1.0", "Host: a", "Transfer-Encoding: chunked") is RequestFault.TRANSFER_ENCODING
 
 
 @pytest.mark.parametrize("host", ["a", "a:8", "[::1]", "[::1]:8", "", "A_b.c-d", "a:"])
@@ -54,8 +54,8 @@ def test_hosts(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["a b", "a/b", "u@a", "a,b", "[::1", "a:b", "a:123456", "a#", "a?", "a\\b", "a<b>"])
 def test_impossible_hosts(host: str) -> None:
-    got = [refusal("GET / HTTP/1.1", f"Host: {host}")] if host != "a,b" else [Fault.HOST]
-    assert got == [Fault.HOST]
+    got = [refusal("GET / HTTP/1.1", f"Host: {host}")] if host != "a,b" else [RequestFault.HOST]
+    assert got == [RequestFault.HOST]
 
 
 @given(st.binary(max_size=300))
@@ -120,7 +120,7 @@ def test_heads_whose_lines_are_no_fields_are_refused(text: bytes) -> None:
     else:
         with pytest.raises(Violation) as caught:
             parse_head(whole, SETTINGS)
-        assert caught.value.fault is Fault.FIELD
+        assert caught.value.fault is RequestFault.FIELD
 
 
 @pytest.mark.parametrize("text", [b"X:" + b" " * 200_000 + b"\n", b"X:y\r\n" * 40_000 + b"X", b"X" * 200_000])
@@ -161,7 +161,7 @@ def test_chunks_count_against_the_body_limit() -> None:
     framing = BodyFraming(head("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: chunked"), 10)
     with pytest.raises(Violation) as caught:
         framing.advance(b"6\r\nabcdef\r\n5\r\n", 0)
-    assert caught.value.fault is Fault.BODY_TOO_LARGE
+    assert caught.value.fault is RequestFault.BODY_TOO_LARGE
 
 
 def test_an_unfinished_head_that_cannot_become_one_is_refused_at_once() -> None:

@@ -11,8 +11,8 @@ from hyperframe.frame import ContinuationFrame, DataFrame, GoAwayFrame, HeadersF
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecache.serve.http2.floods import Budget, FloodGuard
-from edgecache.serve.http2.frames import PREFACE, ConnectionFault, Frame, FrameCutter, Kind
+from edgecache.serve.http2.floods import FloodBudget, FloodGuard
+from edgecache.serve.http2.frames import PREFACE, ConnectionFault, Frame, FrameCutter, FrameType
 from edgecache.serve.http2.hpack import CONTENT_LENGTH, PREPARED, FieldDecoder, FieldEncoder, encode
 
 PING = PingFrame(0, opaque_data=b"12345678").serialize()
@@ -127,7 +127,7 @@ def test_the_decoder_hides_what_the_library_would_judge() -> None:
 
 
 def test_budgets_refill_with_time_and_work() -> None:
-    budget = Budget(10, 2, 0.0)
+    budget = FloodBudget(10, 2, 0.0)
     assert all(budget.spend(1, 0.0) for _ in range(10))
     assert not budget.spend(1, 0.0)
     assert budget.spend(1, 1.0)
@@ -139,7 +139,11 @@ def test_budgets_refill_with_time_and_work() -> None:
 
 def test_large_transfers_pay_for_their_window_updates() -> None:
     guard = FloodGuard(0.0)
-    update, data, empty = Frame(Kind.WINDOW_UPDATE, 0, 0, 4), Frame(Kind.DATA, 0, 1, 16_384), Frame(Kind.DATA, 0, 1, 0)
+    update, data, empty = (
+        Frame(FrameType.WINDOW_UPDATE, 0, 0, 4),
+        Frame(FrameType.DATA, 0, 1, 16_384),
+        Frame(FrameType.DATA, 0, 1, 0),
+    )
     for _ in range(100_000):
         guard.sent(16_384)
         assert guard.frames([update], 0.0) and guard.frames([data], 0.0)

@@ -10,7 +10,7 @@ from aiohttp.abc import ResolveResult
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecache.upstream.resolving import Known, Resolver, answered, failed
+from edgecache.upstream.resolving import Resolution, Resolver, answered, failed
 from tests.integration.proxy_support import Ticks
 
 
@@ -126,7 +126,7 @@ async def test_the_systems_resolver_knows_this_machine() -> None:
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 100))), st.floats(0, 100), st.floats(0, 300))
 def test_old_addresses_are_never_older_than_they_may_be(history: list[tuple[bool, float]], ttl: float, keep: float) -> None:
-    known: Known | None = None
+    known: Resolution | None = None
     now, last_good = 0.0, None
     for good, pause in history:
         now += pause

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecache.policy.upstream import RetryOn, RetryRule
-from edgecache.upstream.retrying import Budget, retriable, retriable_status
+from edgecache.upstream.retrying import RetryBudget, retriable, retriable_status
 
 ALL = RetryRule(attempts=5, on=tuple(RetryOn), statuses=(502, 503))
 
@@ -15,7 +15,7 @@ ALL = RetryRule(attempts=5, on=tuple(RetryOn), statuses=(502, 503))
 @settings(deadline=None)
 @given(st.lists(st.booleans(), max_size=500), st.floats(0, 1))
 def test_retries_never_exceed_their_share_of_the_requests_and_the_reserve(history: list[bool], share: float) -> None:
-    budget, retries = Budget(share), 0
+    budget, retries = RetryBudget(share), 0
     for requests, wants in enumerate(history, start=1):
         budget.asked()
         retries += wants and budget.take()
@@ -23,11 +23,11 @@ def test_retries_never_exceed_their_share_of_the_requests_and_the_reserve(histor
 
 
 def test_a_budget_of_nothing_allows_nothing() -> None:
-    assert not Budget(0.0).take()
+    assert not RetryBudget(0.0).take()
 
 
 def test_a_site_of_few_requests_can_retry() -> None:
-    budget = Budget(0.1)
+    budget = RetryBudget(0.1)
     budget.asked()
     assert budget.take()
 

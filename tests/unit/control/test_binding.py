@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecache.control.listener import BindRefused, check_bind, is_loopback
+from edgecache.control.binding import BindRefused, check_bind, is_loopback
 from edgecache.control.settings import ControlSettings
 
 

@@ -13,7 +13,7 @@ import pytest
 from edgecache.processes import messages
 from edgecache.processes.channel import Channel
 from edgecache.processes.guests import GuestHost, GuestPort
-from edgecache.processes.remote import CREDIT_BYTES, RemoteCall, RemoteGuests
+from edgecache.processes.remote_guests import CREDIT_BYTES, RemoteCall, RemoteGuests
 from edgecache.source import SourceError
 from sandbox import EdgeCalls, End, GuestFailed, GuestRequest, Outcome, Usage
 
@@ -112,7 +112,7 @@ class Both:
         self.leader = Channel(messages.TO_LEADER, messages.TO_LEADER_BYTES, self._to_leader, _nothing)
         self.serving = Channel(messages.TO_SERVING, messages.TO_SERVING_BYTES, self._to_serving, self._lost)
         self.guests = RemoteGuests(self.serving.send)
-        self.port = GuestPort(GuestHost(runner, Values(), self.logs, _known), self.leader.send)
+        self.port = GuestPort(GuestHost(runner, Values(), self.logs, _ready, lambda _: True), self.leader.send)
 
     def _to_leader(self, message: Any) -> None:
         self.port.receive(message)
@@ -131,7 +131,7 @@ def _nothing() -> None:
     return
 
 
-async def _known(key: str) -> None:
+async def _ready(key: str) -> None:
     if key != "shop/hello@3":
         raise GuestFailed(Outcome(End.UNKNOWN_GENERATOR, Usage()))
 

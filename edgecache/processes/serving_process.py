@@ -1,6 +1,6 @@
 """The leader's handle to one serving process: its start, what is said to it, and its end. `fleet` has one for each that lives.
 
-A member that does not do in time what it must is killed: what it was asked is then true of it, for it is no more.
+One that does not do in time what it must is killed: what it was asked is then true of it, for it is no more.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class StartFailed(Exception):
     """A serving process did not come up. The message says why."""
 
 
-class MemberState(enum.StrEnum):
+class ServingState(enum.StrEnum):
     """How far a serving process is, in the word that status shows."""
 
     STARTING = "starting"
@@ -49,21 +49,21 @@ class MemberState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Asks:
-    """What a member may ask of the whole edge, by callbacks that `fleet` gives."""
+    """What a process may ask of the whole edge, by callbacks that `fleet` gives."""
 
-    purge: Callable[[Member, messages.AskPurge], Awaitable[int]]
-    invalidate: Callable[[Member, messages.AskInvalidate], Awaitable[int]]
-    flight: Callable[[Member, messages.ClaimFlight | messages.Held | messages.Settle], None]
+    purge: Callable[[ServingProcess, messages.AskPurge], Awaitable[int]]
+    invalidate: Callable[[ServingProcess, messages.AskInvalidate], Awaitable[int]]
+    flight: Callable[[ServingProcess, messages.ClaimFlight | messages.HeldClaim | messages.Settle], None]
 
 
-class Member:
+class ServingProcess:
     """One serving process in the place `slot`. Everything happens on the loop that made it."""
 
     def __init__(self, slot: int, number: int, asks: Asks, host: GuestHost) -> None:
         """`number`: on the board of flights, nobody else's."""
         self.slot = slot
         self.number = number
-        self.state = MemberState.STARTING
+        self.state = ServingState.STARTING
         self.pid = 0
         self.since = time.time()
         """When it was started, in seconds since the epoch."""
@@ -144,7 +144,7 @@ class Member:
     def serve(self) -> None:
         """It is about to be told to accept connections: from here on it counts among those who must say that they did."""
         if not self.ended.is_set():
-            self.state = MemberState.SERVING
+            self.state = ServingState.SERVING
 
     async def done(
         self, message: messages.Publish | messages.Invalidate | messages.Apply | messages.Reopen | messages.Accept | messages.Fade
@@ -184,7 +184,7 @@ class Member:
 
     async def drain(self, within_seconds: float) -> None:
         """Have it stop accepting, finish and end; then it is killed."""
-        self.state = MemberState.DRAINING if not self.ended.is_set() else MemberState.ENDED
+        self.state = ServingState.DRAINING if not self.ended.is_set() else ServingState.ENDED
         self.send(messages.Drain())
         try:
             async with asyncio.timeout(within_seconds):
@@ -221,9 +221,9 @@ class Member:
 
     def _receive(self, message: Any) -> None:
         match message:
-            case messages.Call() | messages.Credit() | messages.Cancel() | messages.Fetched() | messages.Noted():
+            case messages.CallGuest() | messages.Credit() | messages.Cancel() | messages.Fetched() | messages.Noted():
                 self._guests.receive(message)
-            case messages.ClaimFlight() | messages.Held() | messages.Settle():
+            case messages.ClaimFlight() | messages.HeldClaim() | messages.Settle():
                 self._asks.flight(self, message)
             case messages.Done(serial=serial, failure=failure):
                 _resolve(self._waiting.get(serial), failure)
@@ -248,9 +248,9 @@ class Member:
     def _answer(self, serial: int, work: Awaitable[int]) -> None:
         async def answer() -> None:
             try:
-                told = messages.Answered(serial, await work)
+                told = messages.Forgotten(serial, await work)
             except SourceError as error:
-                told = messages.Answered(serial, 0, error.detail)
+                told = messages.Forgotten(serial, 0, error.detail)
             self.send(told)
 
         task = asyncio.get_running_loop().create_task(answer())
@@ -259,7 +259,7 @@ class Member:
 
     def _lost(self) -> None:
         """Its end of the channel is closed: it is ending, or of no use any more."""
-        if not self.ended.is_set() and self.state is not MemberState.DRAINING:
+        if not self.ended.is_set() and self.state is not ServingState.DRAINING:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def _exited(self) -> None:
@@ -270,7 +270,7 @@ class Member:
         self._gone()
 
     def _gone(self) -> None:
-        self.state = MemberState.ENDED
+        self.state = ServingState.ENDED
         self.ended.set()
         self._channel.close()
         status = self._process.returncode if self._process is not None else None

@@ -12,12 +12,14 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
-from edgecache.generate.edge_calls import SubRequests
+from edgecache.generate.edge_calls import FetchThrough, SubRequests
 from edgecache.processes import messages
+from edgecache.serve.call import Call
 from edgecache.source import Culprit, SourceError
 from sandbox import EdgeCallRefused, GuestFailed, GuestRequest, Outcome
 
@@ -33,7 +35,7 @@ def leader_gone() -> SourceError:
 
 
 class RemoteGuests:
-    """All calls of one serving process."""
+    """Guests of a serving process, and all its calls of them. Implements `path.Guests`."""
 
     def __init__(self, send: Callable[[msgspec.Struct], None]) -> None:
         self.send = send
@@ -46,13 +48,28 @@ class RemoteGuests:
         """What runs a generator for the request with this ID."""
         return RemoteRunner(self, request_id)
 
+    def edge_calls(self, call: Call, fetch_through: FetchThrough) -> SubRequests:
+        """The only edge calls that are answered here: stored values are with the leader."""
+        return SubRequests(call.request.scheme, call.request.authority, fetch_through)
+
+    def log_of(self, site: str, generator: str) -> LeadersLog:
+        return LeadersLog(self.send, f"{site}/{generator}")
+
+    async def ready(self, key: str) -> None:
+        """The leader sees to it, when the call arrives there."""
+        del key
+
+    def known(self, key: str) -> bool:
+        del key
+        return True
+
     def begin(self, key: str, request: GuestRequest, edge: SubRequests, request_id: str) -> RemoteCall:
         """Raises SourceError."""
         if self._lost:
             raise leader_gone()
         number = next(self._numbers)
         call = self._calls[number] = RemoteCall(self, number, edge)
-        self.send(messages.Call(number, key, request.environ, request.body, request_id))
+        self.send(messages.CallGuest(number, key, request.environ, request.body, request_id))
         self.send(messages.Credit(number, CREDIT_BYTES))
         return call
 
@@ -100,6 +117,17 @@ class RemoteGuests:
             _log.exception("a sub-request failed")
             answer = -errno.EIO
         self.send(messages.Fetched(call.number, number, answer))
+
+
+@dataclass(frozen=True, slots=True)
+class LeadersLog:
+    """A generator's log, which the leader keeps; it hears the program itself. Only the edge's own lines come from here."""
+
+    send: Callable[[msgspec.Struct], None]
+    generator: str
+
+    def write(self, version: int, request_id: str, data: bytes) -> None:
+        self.send(messages.Noted(f"{self.generator}@{version}", request_id, data))
 
 
 class RemoteRunner:

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from sandbox import wire
-from sandbox.budget import Admit, Budget, Hot, Refuse, Wait, admit
+from sandbox.budget import Admit, Hot, MemoryBudget, Refuse, Wait, admit
 from sandbox.errors import JailError, WorkerLost
 from sandbox.footprint import proportional_bytes, resident_bytes
 from sandbox.lane import Lane
 from sandbox.limits import MIB
 from sandbox.outcome import End
-from sandbox.policies import FleetPolicy
+from sandbox.policies import PoolPolicy
 from sandbox.spawner import Spawner
 from sandbox.tasks import Tasks
 
@@ -44,15 +44,15 @@ class Crew(Protocol):
         """The worker is dead; the lane still remembers what it was doing."""
 
 
-class Fleet:
+class WorkerPool:
     """The workers of all lanes: started where requests wait, parked and ended to keep to the budget of memory."""
 
-    def __init__(self, spawner: Spawner, policy: FleetPolicy, tasks: Tasks, crew: Crew) -> None:
+    def __init__(self, spawner: Spawner, policy: PoolPolicy, tasks: Tasks, crew: Crew) -> None:
         self._spawner = spawner
         self._policy = policy
         self._tasks = tasks
         self._crew = crew
-        self._budget = Budget(policy.hot_bytes, policy.site_hot_bytes)
+        self._budget = MemoryBudget(policy.hot_bytes, policy.site_hot_bytes)
         self._expected_bytes = min(_EXPECTED_BYTES, policy.hot_bytes, policy.site_hot_bytes)
         self._waiting: dict[str, Lane] = {}
         """Lanes that want a worker while all places are taken, in the order in which they asked."""

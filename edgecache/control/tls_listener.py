@@ -18,7 +18,7 @@ _HANDSHAKE_SECONDS: Final = 10.0
 _BACKLOG: Final = 128
 
 
-class TlsSite(web.BaseSite):
+class TlsListener(web.BaseSite):
     """One address, or one socket that listens already."""
 
     def __init__(

@@ -13,7 +13,7 @@ import pytest
 from edgecache.generate.bridge import GuestLog
 from edgecache.processes import messages
 from edgecache.processes.guests import GuestHost
-from edgecache.processes.member import Asks, Member, MemberState, StartFailed
+from edgecache.processes.serving_process import Asks, ServingProcess, ServingState, StartFailed
 
 
 class Nothing:
@@ -29,10 +29,10 @@ class Nothing:
         raise AssertionError(message)
 
 
-def member() -> Member:
+def member() -> ServingProcess:
     nothing = Nothing()
-    host = GuestHost(nothing, nothing, nothing, nothing.asked)  # type: ignore[arg-type]
-    return Member(0, 1, Asks(purge=nothing.asked, invalidate=nothing.asked, flight=nothing.told), host)
+    host = GuestHost(nothing, nothing, nothing, nothing.asked, nothing)  # type: ignore[arg-type]
+    return ServingProcess(0, 1, Asks(purge=nothing.asked, invalidate=nothing.asked, flight=nothing.told), host)
 
 
 def descriptors() -> set[int]:
@@ -61,7 +61,7 @@ async def test_a_start_for_which_descriptors_are_lacking_has_failed_and_leaves_n
             await failing.start(refused, ())
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert failing.state is MemberState.ENDED and failing.ended.is_set()
+    assert failing.state is ServingState.ENDED and failing.ended.is_set()
     await asyncio.sleep(0)
     assert descriptors() == before
     if failing.pid:
