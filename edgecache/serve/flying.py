@@ -122,16 +122,35 @@ class Flyer:
                     return self.respond.streamed(call, decision, seat, body, selected)
                 await seat.leave()
                 return await self.fly(call, decision, entry, vary=selected.vary, alone=vary is not None)
-            case Settled(value=Entry() as validated, since=since):
+            case Settled(value=Entry() as validated):
                 await seat.leave()
-                if not (seat.first or purges.allow(validated, since, boarded)):
-                    return await self.fly(call, decision, entry, vary=vary, epoch=boarded)
-                return self.respond.revalidated(call, validated, decision, collapsed=not seat.first)
+                if seat.first:
+                    return self.respond.revalidated(call, validated, decision, collapsed=False, stored=landed.stored)
+                return await self._joined(call, decision, entry, landed, validated=validated, boarded=boarded, vary=vary)
             case Released():
                 await seat.leave()
                 return await self.fly(call, decision, entry, alone=True)
             case _:
                 raise TypeError(f"unknown landing {landed!r}")
+
+    async def _joined(
+        self,
+        call: Call,
+        decision: Miss | Validate,
+        entry: Entry | None,
+        landed: Settled,
+        *,
+        validated: Entry,
+        boarded: int,
+        vary: tuple[str, ...] | None,
+    ) -> Answer:
+        """The answer to `call` where another request has validated what is stored. Raises as `fly`."""
+        if landed.expected is not None and not self._purges.allow(landed.expected, landed.since, boarded):
+            return await self.fly(call, decision, entry, vary=vary, epoch=boarded)
+        if validated.variant != variant_key(call.request, validated.vary, call.route.rule):
+            # RFC 9111 section 4.1: the 304 has brought another Vary.
+            return await self.fly(call, decision, entry, vary=validated.vary, alone=vary is not None)
+        return self.respond.revalidated(call, validated, decision, collapsed=True, stored=landed.stored)
 
     def _board(
         self, call: Call, decision: Miss | Validate, entry: Entry | None, key: Hashable, *, alone: bool, epoch: int | None

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgecache.policy.forwarding import to_client
+from edgecache.policy.freshness import terms
 from edgecache.policy.message import Request, Response, Timed
 from edgecache.policy.partial import complete_head, head_of, held
 from edgecache.policy.storing import NoStore, Store, admit
 from edgecache.policy.validation import head_update, update
 from edgecache.policy.variance import variant_key
-from edgecache.serve.call import Call
+from edgecache.serve.call import Call, Expected
 from edgecache.serve.parts import PartStore
 from edgecache.serve.purges import RecentPurges
 from edgecache.serve.settings import ServeSettings
@@ -85,14 +86,16 @@ class Keeper:
         merged = tuple(sorted({*names, *self._store.vary(uri)}))
         return merged if len(merged) <= _MAX_MERGED_VARY else names
 
-    def head_answered(self, call: Call, entry: Entry, head: Timed) -> None:
-        """RFC 9111 section 4.3.5."""
+    def head_answered(self, call: Call, entry: Entry, head: Timed, since: int) -> None:
+        """RFC 9111 section 4.3.5. `since`: how many purges there had been when it was asked."""
         updated = head_update(entry.timed, head)
         admitted = None if updated is None else admit(_as_get(call.request), updated, call.route.rule)
         if updated is None or not isinstance(admitted, Store):
             self._store.discard(entry)
             return
-        self._store.replace(entry, self.entry(call, updated, admitted, entry.body, entry.vary))
+        fresh = self.entry(call, updated, admitted, entry.body, self.merged_vary(entry.uri, admitted.vary))
+        if self.purges.allow(_under_both(entry, fresh), since):
+            self._store.replace(entry, fresh, self.purges.on_record(since))
 
     def freshened(self, call: Call, entry: Entry, not_modified: Timed, since: int) -> Settled:
         """The stored response with what a 304 says (RFC 9111 section 4.3.4)."""
@@ -102,14 +105,23 @@ class Keeper:
         admitted = admit(_as_get(call.request), judged, call.route.rule)
         if isinstance(admitted, NoStore):
             self._store.discard(entry)
-            return Settled(entry, since, joinable=False)
+            # The client that has asked is told what the 304 says all the same: above all, not to store it either.
+            passing = Store(entry.vary, terms(judged, call.route.rule), entry.tags)
+            answer = self.entry(call, merged, passing, entry.body, entry.vary)
+            return Settled(answer if parts is None else self.parts.apart(answer), since, joinable=False, stored=False)
         vary = self.merged_vary(entry.uri, admitted.vary)
         fresh = self.entry(call, merged, admitted, entry.body, vary)
         if parts is not None:
             fresh = self.parts.apart(fresh)
-        if self.purges.allow(fresh, since):
+        expected = _under_both(entry, fresh)
+        if self.purges.allow(expected, since):
             self._store.replace(entry, fresh, self.purges.on_record(since))
-        return Settled(fresh, since, joinable=reusable(admitted, merged.response_time))
+        return Settled(fresh, since, joinable=reusable(admitted, merged.response_time), expected=expected)
+
+
+def _under_both(old: Entry, new: Entry) -> Expected:
+    """What a purge sees of a response that is being renewed: its content came with the tags of then."""
+    return Expected(new.uri, new.site, old.tags | new.tags)
 
 
 def reusable(admitted: Store, now: float) -> bool:

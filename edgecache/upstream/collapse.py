@@ -58,8 +58,11 @@ class Settled:
 
     value: Any
     since: int = 0
-    """Opaque here: by it, those who boarded tell whether it was asked for too early for them."""
+    expected: Any = None
+    """Opaque here, both: by them, those who boarded tell whether it was asked for too early for them."""
     joinable: bool = True
+    stored: bool = True
+    """False: validated for this once."""
 
 
 Landing = Shareable | Private | Settled
