@@ -233,6 +233,7 @@ class Fetcher:
             _selected(call, reply, stored, admitted, vary=vary, variant=variant, since=since),
             content_length(reply.response),
             joinable=(ranged or reply.response.status != 206) and reusable(admitted, timed.response_time),
+            fresh=lambda: reusable(admitted, self._clock()),
             spoiled=spoiled,
             kept=_nowhere if spooling is None else spooling.kept,
             interrupted=None if length is None else interrupted,

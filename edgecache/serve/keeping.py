@@ -6,6 +6,7 @@ has what is too long for memory.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from edgecache.policy.forwarding import to_client
@@ -31,8 +32,9 @@ _MAX_MERGED_VARY = 16
 class Keeper:
     """Keeps responses in one store. `settings` may be replaced."""
 
-    def __init__(self, store: ResponseStore, settings: ServeSettings) -> None:
+    def __init__(self, store: ResponseStore, settings: ServeSettings, clock: Callable[[], float]) -> None:
         self._store = store
+        self._clock = clock
         self.settings = settings
         self.purges = RecentPurges(store.on_record)
         self.parts = PartStore(store)
@@ -77,9 +79,16 @@ class Keeper:
         self.parts.superseded(entry)
 
     def put(self, entry: Entry, since: int) -> None:
-        """Store it, unless a purge that concerns it has come after it was asked for, when there had been `since` purges."""
-        if self.purges.allow(entry, since):
+        """Store it, unless a purge that concerns it has come after it was asked for, when there had been `since` purges; or what
+        was asked for later is stored already."""
+        if not self._outrun(entry) and self.purges.allow(entry, since):
             self._store.put(entry, self.purges.on_record(since))
+
+    def _outrun(self, entry: Entry) -> bool:
+        """Whether memory has what was asked for after it, as it may where a body takes long: the most recent one is to answer
+        (RFC 9111 section 4). What was asked for in the future is no measure: the clock has been set back."""
+        stored = self._store.at((entry.uri, entry.variant))
+        return stored is not None and entry.timed.request_time < stored.timed.request_time <= self._clock()
 
     def merged_vary(self, uri: str, names: tuple[str, ...]) -> tuple[str, ...]:
         """Variants of one URI may name different fields: the union keeps them all apart."""

@@ -32,6 +32,8 @@ class Shareable:
     """Content-Length, where known."""
     joinable: bool = True
     """False: stored, but for one seat only (it may not answer others without validation)."""
+    fresh: Callable[[], bool] = lambda: True
+    """Whether it may answer those who come while its body is on its way."""
     spoiled: Callable[[], None] = lambda: None
     """Called when the body outgrew the limit."""
     kept: Callable[[], bool] = lambda: False
@@ -100,7 +102,12 @@ class _Flight:
         self.kept: object = None
 
     def boardable(self) -> bool:
-        return not self.landing.done() or (self.shared is not None and self.shared.whole and not self.claimed)
+        if not self.landing.done():
+            return True
+        if self.shared is None or not self.shared.whole or self.claimed:
+            return False
+        landing = self.landing.result()
+        return isinstance(landing, Shareable) and landing.fresh()
 
     def land(self, landing: Landing) -> None:
         """Give every waiting seat its place on the body before its first byte can be dropped."""

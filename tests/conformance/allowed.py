@@ -61,6 +61,8 @@ class Rules:
     """The judge."""
 
     book: Book
+    limit_bytes: int
+    """Longer content is not stored."""
     forgotten: list[Forgotten] = field(default_factory=list)
 
     def check(self, asked: Asked, got: Got | None) -> None:
@@ -78,6 +80,7 @@ class Rules:
         assert exchange.path == asked.path, where
         _check_content(asked, got, exchange, where)
         if exchange.client == asked.client:
+            assert "only-if-cached" not in asked.wants, where
             return
         _check_sharing(asked, got, exchange, where)
         soft = self._check_purges(asked, exchange, where)
@@ -108,6 +111,7 @@ class Rules:
         """RFC 9111 section 4: fresh, or allowed to be served stale."""
         said, wants = exchange.edition.directives, asked.wants
         assert "no-cache" not in wants, where
+        self._check_recent(asked, exchange, where)
         old = exchange.edition.age + asked.now - exchange.time
         assert int(got.headers.get("Age", "0")) >= int(old), where
         lifetime = _lifetime(exchange)
@@ -119,6 +123,16 @@ class Rules:
                 assert "min-fresh" not in wants or lifetime - old >= int(wants["min-fresh"]), where
             return
         assert _may_be_stale(said, wants, stale, failures), f"{where}\n{stale} s stale, {soft=}"
+
+    def _check_recent(self, asked: Asked, exchange: Exchange, where: str) -> None:
+        """RFC 9111 section 4: of several that may answer, the most recent one."""
+        for number, ended in self.book.ended.items():
+            other = self.book.exchanges[number]
+            if ended < asked.begun and other.time > exchange.time and other.edition == exchange.edition:
+                alike = (other.path, other.selected) == (exchange.path, exchange.selected)
+                unstored = "Authorization" in other.asked or "no-store" in other.asked.get("Cache-Control", "")
+                unstored = unstored or len(other.content) > self.limit_bytes
+                assert not alike or unstored, f"{where}\nafter {other}"
 
 
 def _lifetime(exchange: Exchange) -> float | None:

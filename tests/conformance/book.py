@@ -99,6 +99,8 @@ class Exchange:
             found["CDN-Cache-Control"] = edition.targeted
         if edition.age:
             found["Age"] = f"{edition.age}"
+        if edition.ranges:
+            found["Accept-Ranges"] = "bytes"
         if edition.vary:
             found["Vary"] = ", ".join(edition.vary)
         if edition.status in (301, 302):
@@ -127,10 +129,12 @@ class Book:
     failed: list[tuple[int, str]] = field(default_factory=list)
     """When and how answers have failed."""
     holds: dict[str, str] = field(default_factory=dict)
-    """Clients whose answers wait: before they are made, or after."""
+    """Clients whose answers wait: `before` they are made, `after`, or in the middle of the `body`."""
     held: int = 0
     sent: dict[int, int] = field(default_factory=dict)
     """When the answer of that number was sent."""
+    ended: dict[int, int] = field(default_factory=dict)
+    """When a whole 200 of that number had been sent."""
     tags: dict[int, set[str]] = field(default_factory=dict)
     """Of a 304, by its number: those that the stored response may have had."""
     _gate: asyncio.Event = field(default_factory=asyncio.Event)
@@ -211,8 +215,13 @@ class Book:
                 self.failed.append((self.sent[made.number], "mid"))
                 _abort(request)
                 return response
-            await response.write(body)
+            await response.write(body[: len(body) // 2])
+            if self.holds.get(made.client) == "body":
+                await self._hold()
+            await response.write(body[len(body) // 2 :])
         await response.write_eof()
+        if status == 200 and request.method == "GET":
+            self.ended[made.number] = self.event()
         return response
 
 
