@@ -281,7 +281,7 @@ class Errands:
     def _passed(self, errand: Errand, begun: Begun, timed: Timed, reason: NoStoreReason, whole: Whole) -> bytes:
         """As `respond.passed`, for a response that is not stored."""
         call, body = errand.call, whole.body
-        self._fetcher.refused(call, timed, None, reason, errand.key)
+        self._fetcher.refused(call, timed, None, reason, errand.key, since=errand.since)
         reply = Reply(timed.response, BytesBody(body), whole.detail)
         answer = self.respond.passed(call, errand.decision, reply, reply.body, CacheOutcome("miss", reason))
         http10 = call.request.version == "1.0"

@@ -172,7 +172,7 @@ class Fetcher:
         rule = call.route.rule
         admitted = admit(call.request, timed, rule)
         if isinstance(admitted, NoStore):
-            self.refused(call, timed, entry, admitted.reason, key)
+            self.refused(call, timed, entry, admitted.reason, key, since=since)
             self.parts.outdated(call.request, call.route, reply.response)
             return Private(reply, admitted.reason)
         return self._shareable(call, reply, timed, admitted, key=key, since=since, ranged=ranged)
@@ -199,8 +199,10 @@ class Fetcher:
             resumable_bytes=0 if length is None else MAX_JOINED_BYTES,
         )
 
-    def refused(self, call: Call, timed: Timed, entry: Entry | None, reason: NoStoreReason, key: Hashable | None) -> None:
-        """What follows from a response that is not stored for the one that is."""
+    def refused(
+        self, call: Call, timed: Timed, entry: Entry | None, reason: NoStoreReason, key: Hashable | None, *, since: int
+    ) -> None:
+        """What follows from a response that is not stored, asked for when there had been `since` purges, for the one that is."""
         status = timed.response.status
         if key is not None and reason not in _OF_ONE_REQUEST and status not in ERROR_STATUSES:
             self._predictor.remember(key, self._clock())
@@ -209,7 +211,7 @@ class Fetcher:
         if call.request.method == "GET" and key is not None:
             self._store.discard(entry)
         elif call.request.method == "HEAD" and status == 200:
-            self._keeper.head_answered(call, entry, timed)
+            self._keeper.head_answered(call, entry, timed, since)
 
 
 class _Admitted:
@@ -240,6 +242,9 @@ class _Admitted:
         self._length = length
         self.claim: Claim | None = None
         """Of the processes that wait for it, who are told how it ended."""
+
+    def fresh(self) -> bool:
+        return reusable(self._admitted, self._fetcher._clock())
 
     def kept(self) -> bool:
         return self._spooling is not None and self._spooling.kept()

@@ -9,7 +9,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import partial
 
-from edgecache.policy.lookup import Miss, MissReason, Validate
+from edgecache.policy.lookup import Fresh, Miss, MissReason, Validate, decide
+from edgecache.policy.message import Timed
 from edgecache.policy.variance import variant_key
 from edgecache.serve.answer import Answer, HeldBody
 from edgecache.serve.asking import Asker
@@ -95,7 +96,6 @@ class Flyer:
     ) -> Answer:
         """The answer that a flight brings for `call`. `boarded`: how many purges there had been when it took its seat. Raises as
         `fly`."""
-        purges = self._purges
         try:
             landed = await seat.landed()
         except SourceError as error:
@@ -114,24 +114,68 @@ class Flyer:
             case SharedReply(token=Selected() as selected, kept=Entry() as kept) if seat.first and suits(call, kept):
                 await seat.leave()
                 return self.respond.brought(call, decision, kept, selected)
+            case SharedReply(token=Selected()) if not seat.first:
+                return await self._along(call, decision, entry, seat, landed, boarded=boarded, vary=vary)
             case SharedReply(body=body, token=Selected() as selected):
-                if not (seat.first or purges.allow(selected.expected, selected.since, boarded)):
-                    await seat.leave()
-                    return await self.fly(call, decision, entry, vary=vary, epoch=boarded)
-                if seat.first or selected.variant == variant_key(call.request, selected.vary, call.route.rule):
-                    return self.respond.streamed(call, decision, seat, body, selected)
+                return self.respond.streamed(call, decision, seat, body, selected)
+            case Settled(value=Entry() as validated):
                 await seat.leave()
-                return await self.fly(call, decision, entry, vary=selected.vary, alone=vary is not None)
-            case Settled(value=Entry() as validated, since=since):
-                await seat.leave()
-                if not (seat.first or purges.allow(validated, since, boarded)):
-                    return await self.fly(call, decision, entry, vary=vary, epoch=boarded)
-                return self.respond.revalidated(call, validated, decision, collapsed=not seat.first)
+                if seat.first:
+                    return self.respond.revalidated(call, validated, decision, collapsed=False, stored=landed.stored)
+                return await self._joined(call, decision, entry, landed, validated=validated, boarded=boarded, vary=vary)
             case Released():
                 await seat.leave()
                 return await self.fly(call, decision, entry, alone=True)
             case _:
                 raise TypeError(f"unknown landing {landed!r}")
+
+    async def _along(
+        self,
+        call: Call,
+        decision: Miss | Validate,
+        entry: Entry | None,
+        seat: Seat,
+        landed: SharedReply,
+        *,
+        boarded: int,
+        vary: tuple[str, ...] | None,
+    ) -> Answer:
+        """The answer to `call` where another request's response is on its way. Raises as `fly`."""
+        selected: Selected = landed.token
+        if not self._purges.allow(selected.expected, selected.since, boarded):
+            await seat.leave()
+            return await self.fly(call, decision, entry, vary=vary, epoch=boarded)
+        if selected.variant != variant_key(call.request, selected.vary, call.route.rule):
+            await seat.leave()
+            return await self.fly(call, decision, entry, vary=selected.vary, alone=vary is not None)
+        if landed.late and not self._answers(call, selected):
+            await seat.leave()
+            return await self.fly(call, decision, entry, alone=True)
+        return self.respond.streamed(call, decision, seat, landed.body, selected)
+
+    def _answers(self, call: Call, selected: Selected) -> bool:
+        """Whether a response that had begun before the request came is fresh enough for it, as one that is stored must be."""
+        stored = Timed(selected.stored, selected.asked, selected.answered)
+        return isinstance(decide(call.request, stored, call.route.rule, self._clock()), Fresh)
+
+    async def _joined(
+        self,
+        call: Call,
+        decision: Miss | Validate,
+        entry: Entry | None,
+        landed: Settled,
+        *,
+        validated: Entry,
+        boarded: int,
+        vary: tuple[str, ...] | None,
+    ) -> Answer:
+        """The answer to `call` where another request has validated what is stored. Raises as `fly`."""
+        if landed.expected is not None and not self._purges.allow(landed.expected, landed.since, boarded):
+            return await self.fly(call, decision, entry, vary=vary, epoch=boarded)
+        if validated.variant != variant_key(call.request, validated.vary, call.route.rule):
+            # RFC 9111 section 4.1: the 304 has brought another Vary.
+            return await self.fly(call, decision, entry, vary=validated.vary, alone=vary is not None)
+        return self.respond.revalidated(call, validated, decision, collapsed=True, stored=landed.stored)
 
     def _board(
         self, call: Call, decision: Miss | Validate, entry: Entry | None, key: Hashable, *, alone: bool, epoch: int | None

@@ -6,15 +6,17 @@ has what is too long for memory.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from edgecache.policy.forwarding import to_client
+from edgecache.policy.freshness import terms
 from edgecache.policy.message import Request, Response, Timed
 from edgecache.policy.partial import complete_head, head_of, held
 from edgecache.policy.storing import NoStore, Storable, admit
 from edgecache.policy.validation import head_update, update
 from edgecache.policy.variance import variant_key
-from edgecache.serve.call import Call
+from edgecache.serve.call import Call, Expected
 from edgecache.serve.parts import PartStore
 from edgecache.serve.purges import RecentPurges
 from edgecache.serve.settings import ServeSettings
@@ -29,8 +31,9 @@ _MAX_MERGED_VARY = 16
 class Keeper:
     """Keeps responses in one store. `settings` may be replaced."""
 
-    def __init__(self, store: Store, settings: ServeSettings) -> None:
+    def __init__(self, store: Store, settings: ServeSettings, clock: Callable[[], float]) -> None:
         self._store = store
+        self._clock = clock
         self.settings = settings
         self.purges = RecentPurges(store.on_record)
         self.parts = PartStore(store)
@@ -75,23 +78,32 @@ class Keeper:
         self.parts.superseded(entry)
 
     def put(self, entry: Entry, since: int) -> None:
-        """Store it, unless a purge that concerns it has come after it was asked for, when there had been `since` purges."""
-        if self.purges.allow(entry, since):
+        """Store it, unless a purge that concerns it has come after it was asked for, when there had been `since` purges; or what
+        was asked for later is stored already."""
+        if not self._outrun(entry) and self.purges.allow(entry, since):
             self._store.put(entry, self.purges.on_record(since))
+
+    def _outrun(self, entry: Entry) -> bool:
+        """Whether memory has what was asked for after it, as it may where a body takes long: the most recent one is to answer
+        (RFC 9111 section 4). What was asked for in the future is no measure: the clock has been set back."""
+        stored = self._store.at((entry.uri, entry.variant))
+        return stored is not None and entry.timed.request_time < stored.timed.request_time <= self._clock()
 
     def merged_vary(self, uri: str, names: tuple[str, ...]) -> tuple[str, ...]:
         """Variants of one URI may name different fields: the union keeps them all apart."""
         merged = tuple(sorted({*names, *self._store.vary(uri)}))
         return merged if len(merged) <= _MAX_MERGED_VARY else names
 
-    def head_answered(self, call: Call, entry: Entry, head: Timed) -> None:
-        """RFC 9111 section 4.3.5."""
+    def head_answered(self, call: Call, entry: Entry, head: Timed, since: int) -> None:
+        """RFC 9111 section 4.3.5. `since`: how many purges there had been when it was asked."""
         updated = head_update(entry.timed, head)
         admitted = None if updated is None else admit(_as_get(call.request), updated, call.route.rule)
         if updated is None or not isinstance(admitted, Storable):
             self._store.discard(entry)
             return
-        self._store.replace(entry, self.entry(call, updated, admitted, entry.body, entry.vary))
+        fresh = self.entry(call, updated, admitted, entry.body, self.merged_vary(entry.uri, admitted.vary))
+        if self.purges.allow(_under_both(entry, fresh), since):
+            self._store.replace(entry, fresh, self.purges.on_record(since))
 
     def freshened(self, call: Call, entry: Entry, not_modified: Timed, since: int) -> Settled:
         """The stored response with what a 304 says (RFC 9111 section 4.3.4)."""
@@ -101,14 +113,23 @@ class Keeper:
         admitted = admit(_as_get(call.request), judged, call.route.rule)
         if isinstance(admitted, NoStore):
             self._store.discard(entry)
-            return Settled(entry, since, joinable=False)
+            # The client that has asked is told what the 304 says all the same: above all, not to store it either.
+            passing = Storable(entry.vary, terms(judged, call.route.rule), entry.tags)
+            answer = self.entry(call, merged, passing, entry.body, entry.vary)
+            return Settled(answer if parts is None else self.parts.apart(answer), since, joinable=False, stored=False)
         vary = self.merged_vary(entry.uri, admitted.vary)
         fresh = self.entry(call, merged, admitted, entry.body, vary)
         if parts is not None:
             fresh = self.parts.apart(fresh)
-        if self.purges.allow(fresh, since):
+        expected = _under_both(entry, fresh)
+        if self.purges.allow(expected, since):
             self._store.replace(entry, fresh, self.purges.on_record(since))
-        return Settled(fresh, since, joinable=reusable(admitted, merged.response_time))
+        return Settled(fresh, since, joinable=reusable(admitted, merged.response_time), expected=expected)
+
+
+def _under_both(old: Entry, new: Entry) -> Expected:
+    """What a purge sees of a response that is being renewed: its content came with the tags of then."""
+    return Expected(new.uri, new.site, old.tags | new.tags)
 
 
 def reusable(admitted: Storable, now: float) -> bool:

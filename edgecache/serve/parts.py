@@ -9,7 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from edgecache.policy.fields import freeze
-from edgecache.policy.lookup import Decision, Fresh, Miss, MissReason, StaleWhileRevalidate, Validate, conditions, decide
+from edgecache.policy.lookup import (
+    Decision,
+    Fresh,
+    Miss,
+    MissReason,
+    StaleWhileRevalidate,
+    Unsatisfiable,
+    Validate,
+    conditions,
+    decide,
+)
 from edgecache.policy.message import Headers, Request, Response, Timed
 from edgecache.policy.partial import (
     Held,
@@ -84,6 +94,8 @@ class PartStore:
             if isinstance(found, Fresh):
                 return found, entry
             asks = conditions(response)
+            if isinstance(decision, Unsatisfiable):
+                return decision, None
             if asks and isinstance(found, Validate | StaleWhileRevalidate):
                 if isinstance(found, StaleWhileRevalidate):
                     found = Validate(asks, stale_if_error=True, stale_if_unreachable=True, must=False)

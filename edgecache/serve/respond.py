@@ -85,13 +85,13 @@ class Responder:
         status = CacheStatus(hit=True, ttl=left, detail=reason, name=self._settings.edge_id)
         return self._from_entry(call, entry, age, status, CacheOutcome("stale", reason))
 
-    def revalidated(self, call: Call, entry: Entry, decision: Decision, *, collapsed: bool) -> Answer:
+    def revalidated(self, call: Call, entry: Entry, decision: Decision, *, collapsed: bool, stored: bool) -> Answer:
         age = entry.terms.age(self._clock())
         status = CacheStatus(
             fwd=forward_of(decision),
             fwd_status=304,
-            ttl=int(entry.terms.lifetime.seconds - age),
-            stored=True,
+            ttl=int(entry.terms.lifetime.seconds - age) if stored else None,
+            stored=stored,
             collapsed=collapsed,
             name=self._settings.edge_id,
         )

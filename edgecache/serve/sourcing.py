@@ -47,7 +47,7 @@ class Sourcing:
         self.asker = Asker(
             origins=origins, generators=generators, clock=clock, settings=settings, replay_bytes=upstream.replay_bytes
         )
-        self.keeper = Keeper(store, settings)
+        self.keeper = Keeper(store, settings, clock)
         self.long_bodies = LongBodies(store, self.keeper)
         self.fetcher = Fetcher(
             store=store,

@@ -21,6 +21,9 @@ from edgecache.upstream.shared_body import BufferBudget, SharedBody, SharedReade
 class Storing(Protocol):
     """What becomes of a body that is shared while it is stored. A flight calls it, in its own task."""
 
+    def fresh(self) -> bool:
+        """Whether it may answer those who come while its body is on its way."""
+
     def kept(self) -> bool:
         """Whether what has arrived is being stored by somebody else, whatever its length."""
 
@@ -71,8 +74,11 @@ class Settled:
 
     value: Any
     since: int = 0
-    """Opaque here: by it, those who boarded tell whether it was asked for too early for them."""
+    expected: Any = None
+    """Opaque here, both: by them, those who boarded tell whether it was asked for too early for them."""
     joinable: bool = True
+    stored: bool = True
+    """False: validated for this once."""
 
 
 Landing = Shareable | Private | Settled
@@ -110,7 +116,12 @@ class _Flight:
         self.kept: object = None
 
     def boardable(self) -> bool:
-        return not self.landing.done() or (self.shared is not None and self.shared.whole and not self.claimed)
+        if not self.landing.done():
+            return True
+        if self.shared is None or not self.shared.whole or self.claimed:
+            return False
+        landing = self.landing.result()
+        return isinstance(landing, Shareable) and landing.storing.fresh()
 
     def land(self, landing: Landing) -> None:
         """Give every waiting seat its place on the body before its first byte can be dropped."""

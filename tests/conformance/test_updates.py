@@ -73,6 +73,11 @@ SCENARIOS = [
     _brought("RFC9111-3.2 304 brings Set-Cookie", f"{_FRESH} | Set-Cookie: a=c", Ask(has="Set-Cookie: a=c", body="body")),
     _brought("RFC9111-5.2.2.5 304 brings no-store", 'Cache-Control: no-store | ETag: "1"', Ask(comes_from="origin", body="new")),
     _brought("RFC9111-5.2.2.7 304 brings private", 'Cache-Control: private | ETag: "1"', Ask(comes_from="origin", body="new")),
+    Scenario(
+        "RFC9111-3.2 what a 304 brings is told to the client, though it is not stored",
+        (Reply(_BRIEF), Reply('Cache-Control: no-store | ETag: "1"', 304)),
+        (_FIRST, Ask(after=3, comes_from="origin", body="body", has="Cache-Control: no-store")),
+    ),
     _brought("RFC9111-3.1 hop-by-hop fields of a 304 are not kept", f"{_FRESH} | Connection: x-a | X-A: 1", Ask(lacks=("X-A",))),
     Scenario(
         "RFC9111-4.3.3 a full answer replaces what is stored",
