@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from edgecache.cli.client import DEFAULT_URL, ControlClient, is_loopback_url
 from edgecache.cli.errors import CommandFailed
@@ -57,10 +58,19 @@ def with_client(command: Callable[Concatenate[ControlClient, P], R]) -> Callable
     )
     @functools.wraps(command)
     def wrapper(*args: Any, url: str, token: str | None, state: Path | None, **kwargs: Any) -> R:
-        shown = token.strip() if token else _operator_token(state or _state_here(url))
-        return command(ControlClient(url.rstrip("/"), shown), *args, **kwargs)
+        shown, source = _token(token, state, url)
+        return command(ControlClient(url.rstrip("/"), shown, source), *args, **kwargs)
 
     return wrapper
+
+
+def _token(token: str | None, state: Path | None, url: str) -> tuple[str | None, str]:
+    """The token to show, and where it is from. What was typed goes before the environment, and both before this directory's."""
+    from_environment = click.get_current_context().get_parameter_source("token") is ParameterSource.ENVIRONMENT
+    if token and not (from_environment and state):
+        return token.strip(), "EDGECACHE_TOKEN" if from_environment else "--token"
+    directory = state or _state_here(url)
+    return _operator_token(directory), str(directory / TOKEN_FILE) if directory else ""
 
 
 def _state_here(url: str) -> Path | None:

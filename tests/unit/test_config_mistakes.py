@@ -30,6 +30,17 @@ def test_codings_are_checked(tmp_path: Path, codings: str, said: str) -> None:
     assert said in found
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [("compres", "did you mean compress?"), ("prefetsch", "did you mean prefetch?"), ("xyzzy", "known here: default_ttl")],
+)
+def test_a_misspelt_word_of_a_sites_cache_is_held_against_all_that_there_are(tmp_path: Path, key: str, said: str) -> None:
+    site = "sites: [{name: shop, hosts: [a.test], origins: ['http://127.0.0.1:1'], cache: {%s: 1}}]"
+    (found,) = problems(tmp_path, site % key)
+    assert f"sites[0].cache.{key}: unknown key; {said}" in found
+    assert ("esi_undeclared, compress" in found) == (key == "xyzzy")
+
+
 def test_every_mistake_is_named_at_once_with_its_place(tmp_path: Path) -> None:
     found = problems(
         tmp_path,

@@ -119,9 +119,26 @@ def test_every_mistake_of_a_document_is_told(run: Run, api: PlayedApi) -> None:
     assert "  generator.yaml:4:3: foo: unknown key\n  needs the key name\n" in result.err
 
 
-def test_401_without_advice_says_where_tokens_come_from(run: Run, api: PlayedApi) -> None:
-    api.will_answer(401, {"title": "Unauthorized"})
-    assert "EDGECACHE_TOKEN" in run("status", *api.arguments).err
+def test_401_says_where_the_token_shown_is_from_and_how_to_show_another(
+    run: Run, api: PlayedApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "operator.token").write_text("from-state\n")
+    state = ("--state", str(tmp_path))
+    ways = [
+        (("--token", "typed"), {}, "--token"),
+        (("--token", "typed", *state), {}, "--token"),
+        ((), {"EDGECACHE_TOKEN": "set"}, "EDGECACHE_TOKEN"),
+        (state, {}, f"{tmp_path}/operator.token"),
+        (state, {"EDGECACHE_TOKEN": "set"}, f"{tmp_path}/operator.token"),
+    ]
+    for arguments, environment, source in ways:
+        api.will_answer(401, {"title": "Unauthorized", "advice": "send `Authorization: Bearer TOKEN`"})
+        with monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            result = run("status", "--url", api.url, *arguments)
+        assert f"What to do: the token shown is from {source}; give --token, set EDGECACHE_TOKEN, or" in result.err
+        assert "Bearer" not in result.err
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[1]", b"\xff"])
