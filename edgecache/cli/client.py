@@ -28,6 +28,10 @@ Json = dict[str, Any]
 
 _TOKEN_ADVICE: Final = "give --token, set EDGECACHE_TOKEN, or name the edge's state directory with --state"  # noqa: S105 (no secret)
 
+_NOT_CONTROL_ADVICE: Final = (
+    f"check --url or EDGECACHE_URL: the control API ({DEFAULT_URL} by default) is not where pages are served"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class ControlClient:
@@ -108,7 +112,7 @@ class ControlClient:
         if not isinstance(document, dict):
             raise CommandFailed(
                 f"{self.url} answered {response.status} with something that is not the control API's JSON",
-                advice=f"check --url or EDGECACHE_URL: the control API ({DEFAULT_URL} by default) is not where pages are served",
+                advice=_NOT_CONTROL_ADVICE,
             )
         if response.status >= 300:
             raise _refused(response.status, document, self.token_from)
@@ -185,6 +189,9 @@ def _refused(status: int, problem: Json, token_from: str) -> CommandFailed:
         advice = (f"the token shown is from {token_from}; " if token_from else "") + _TOKEN_ADVICE
     for api, here in _IN_COMMANDS:
         advice = api.sub(here, advice)
+    if problem.get("type") == "about:blank":
+        # As the edge answers clients: it is an edge, but where pages are served.
+        advice = advice or _NOT_CONTROL_ADVICE
     mistakes = problem.get("errors")
     lines = tuple(_mistake(entry) for entry in mistakes if isinstance(entry, dict)) if isinstance(mistakes, list) else ()
     # What is sent but for bundles, which have an answer of their own (422), was typed.

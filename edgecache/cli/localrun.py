@@ -17,6 +17,7 @@ import click
 
 from edgecache.cli.authoring import bundle_argument, bundle_directory
 from edgecache.cli.errors import CommandFailed, WrongUse
+from edgecache.cli.options import FilledPath
 from edgecache.cli.symbols import placed
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ _ADVICE: Final = {
 @click.option(
     "--request",
     "message",
-    type=click.Path(path_type=Path, allow_dash=True),
+    type=FilledPath(path_type=Path, allow_dash=True),
     metavar="FILE|-",
     help="In place of the three: `METHOD /target`, header lines, an empty line, the body",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -32,6 +33,15 @@ class Filled(click.types.StringParamType):
         return text
 
 
+class FilledPath(click.Path):
+    """A path, but not none: `--state "$STATE"` of a variable that is not set must not mean the directory one happens to be in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not os.fspath(value):
+            self.fail("it is empty: a variable of the shell that is not set?", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class WholeNumber(click.IntRange):
     """A range of integers that usage and errors call a whole number."""
 
@@ -42,6 +52,7 @@ class WholeNumber(click.IntRange):
 
 
 FILLED = Filled()
+FILLED_PATH = FilledPath(path_type=Path)
 
 
 def with_client(command: Callable[Concatenate[ControlClient, P], R]) -> Callable[..., R]:
@@ -53,7 +64,7 @@ def with_client(command: Callable[Concatenate[ControlClient, P], R]) -> Callable
     @click.option("--token", envvar="EDGECACHE_TOKEN", help="Token to show  [env: EDGECACHE_TOKEN]")
     @click.option(
         "--state",
-        type=click.Path(path_type=Path),
+        type=FILLED_PATH,
         help="The edge's state directory: take the operator's token from there  [default: .edgecache, for an edge on loopback]",
     )
     @functools.wraps(command)

@@ -27,8 +27,15 @@ _log: Final = logging.getLogger(__name__)
 _COMMON: Final = {"Server": "edgecache", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _PLACE: Final = re.compile(r"(?P<message>.*?) - at `(?P<place>.*)`", re.DOTALL)
 _UNKNOWN_FIELD: Final = re.compile(r"Object contains unknown field `(?P<field>.*)`", re.DOTALL)
-_TYPE: Final = re.compile(r"\b(int|str|float|bool)\b(?=[^`]*`)")
-_JSON_TYPES: Final = {"int": "integer", "str": "string", "float": "number", "bool": "boolean"}
+_OTHER_TYPE: Final = re.compile(r"Expected `(?P<wanted>[^`]*)`, got `(?P<got>[^`]*)`")
+_JSON_TYPES: Final = {
+    "int": "a whole number",
+    "str": "text",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+}
 _ARCHIVE_TYPES: Final = frozenset(
     {"application/x-tar", "application/gzip", "application/x-gzip", "application/x-gtar", "application/octet-stream"}
 )
@@ -178,9 +185,14 @@ def _invalid(said: str, shape: type[msgspec.Struct]) -> Problem:
         place = f"{place}.{field[:60]}"
     elif message.startswith("Invalid enum value"):
         message += _choices(place, shape)
-    if message.startswith("Expected `"):
-        message = _TYPE.sub(lambda found: _JSON_TYPES[found[1]], message)
+    elif other := _OTHER_TYPE.fullmatch(message):
+        message = f"must be {_kinds(other['wanted'])}, not {_kinds(other['got'])}"
     return Problem(Code.BAD_REQUEST, f"{place}: {message}", "correct the body; /v1/openapi.json says what is right", where=place)
+
+
+def _kinds(types: str) -> str:
+    """`str | null` in words that a reader of JSON and one of the command line share."""
+    return " or ".join(_JSON_TYPES.get(name, name) for name in types.split(" | "))
 
 
 def _shape_at(place: str, shape: type[msgspec.Struct]) -> type[msgspec.Struct] | None:

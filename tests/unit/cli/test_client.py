@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from edgecache.cli.sites import NUMBERS
+from edgecache.control.words import LIMIT_WORDS
 from tests.unit.cli.conftest import PlayedApi, Run
 
 
@@ -180,6 +182,38 @@ def test_site_set_sends_only_what_changes(run: Run, api: PlayedApi) -> None:
     assert (method, path) == ("PATCH", "/v1/sites/shop")
     expected = {"cache": {"default_ttl": "60s", "vary": ["Accept", "Cookie"], "heuristic": False}, "ceiling": {"vms": 8}}
     assert json.loads(body) == expected
+
+
+def test_words_of_sites_that_are_numbers_are_those_that_have_no_unit() -> None:
+    counts = {word for word, limit in LIMIT_WORDS.items() if limit.kind == "count"}
+    assert counts | {"client_rate", "client_burst"} == NUMBERS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--cache", "default_ttl"), "such as --cache default_ttl=60s"),
+        (("--access", "client_rate"), "such as --access client_rate=50"),
+        (("--access", "client_rate=-1"), "client_rate must be a whole number, not '-1'"),
+        (("--access", "client_burst="), "client_burst must be a whole number, not ''"),
+        (("--ceiling", "vms=4.5"), "vms must be a whole number, not '4.5'"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_usage(run: Run, api: PlayedApi, arguments: tuple[str, ...], said: str) -> None:
+    result = run("site", "set", "shop", *arguments, *api.arguments)
+    assert (result.code, said in result.err, api.asked) == (2, True, []), result.err
+
+
+def test_a_number_without_its_unit_is_sent_as_it_was_typed_for_the_edge_to_say_so(run: Run, api: PlayedApi) -> None:
+    api.will_answer(200, {})
+    run("site", "set", "shop", "--cache", "default_ttl=60", "--ceiling", "cpu=50", *api.arguments)
+    assert json.loads(api.asked[0][3]) == {"cache": {"default_ttl": "60"}, "ceiling": {"cpu": "50"}}
+
+
+def test_where_pages_are_served_is_told_from_the_control_api(run: Run, api: PlayedApi) -> None:
+    api.will_answer(421, {"type": "about:blank", "title": "Misdirected Request", "status": 421, "detail": "No site here"})
+    result = run("status", *api.arguments)
+    assert result.code == 1 and "is not where pages are served" in result.err
 
 
 @pytest.mark.parametrize("arguments", [(), ("--cache", "nonsense"), ("--ceiling", "=1")])

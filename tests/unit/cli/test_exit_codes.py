@@ -97,6 +97,17 @@ def test_an_empty_name_never_widens_what_is_asked(run: Run, api: PlayedApi, name
     assert api.asked == []
 
 
+@pytest.mark.parametrize("name", COMMANDS, ids=" ".join)
+def test_an_empty_path_is_not_the_directory_that_one_is_in(run: Run, here: Path, name: tuple[str, ...]) -> None:
+    before = sorted(here.rglob("*"))
+    for param in COMMANDS[name].params:
+        if isinstance(param.type, click.Path):
+            said = (param.opts[0], "") if isinstance(param, click.Option) else ("",)
+            result = run(*name, *(() if said == ("",) else ASKING.get(name, ())), *said)
+            assert result.code == 2 and "it is empty" in result.err, (param.name, result.err)
+    assert sorted(here.rglob("*")) == before
+
+
 @pytest.mark.parametrize("name", ASKING, ids=" ".join)
 def test_an_edge_that_cannot_be_named_so_is_usage_and_one_that_is_not_there_is_failure(run: Run, name: tuple[str, ...]) -> None:
     asked = (*name, *ASKING[name])
@@ -191,7 +202,7 @@ def test_serve_where_it_cannot_write_is_failure(here: Path, arguments: tuple[str
     assert "cannot" in done.stderr and "internal error" not in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("state", [None, "absent", "bundle", "bundle/g", ""])
+@pytest.mark.parametrize("state", [None, "absent", "bundle", "bundle/g"])
 def test_a_reset_where_no_edge_has_been_is_failure_and_makes_nothing(run: Run, here: Path, state: str | None) -> None:
     before = sorted(here.rglob("*"))
     result = run("token", "reset", *(() if state is None else ("--state", state)))
