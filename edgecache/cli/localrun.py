@@ -57,7 +57,7 @@ _ADVICE: Final = {
 @click.option(
     "--request",
     "message",
-    type=FilledPath(path_type=Path, allow_dash=True),
+    type=FilledPath(allow_dash=True),
     metavar="FILE|-",
     help="In place of the three: `METHOD /target`, header lines, an empty line, the body",
 )

@@ -34,7 +34,13 @@ class Filled(click.types.StringParamType):
 
 
 class FilledPath(click.Path):
-    """A path, but not none: `--state "$STATE"` of a variable that is not set must not mean the directory one happens to be in."""
+    """A path, but not none: `--state "$STATE"` of a variable that is not set must not mean the directory one happens to be in.
+
+    What may not be read is the command's to tell: it was typed rightly.
+    """
+
+    def __init__(self, *, allow_dash: bool = False) -> None:
+        super().__init__(readable=False, allow_dash=allow_dash, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not os.fspath(value):
@@ -52,7 +58,7 @@ class WholeNumber(click.IntRange):
 
 
 FILLED = Filled()
-FILLED_PATH = FilledPath(path_type=Path)
+FILLED_PATH = FilledPath()
 
 
 def with_client(command: Callable[Concatenate[ControlClient, P], R]) -> Callable[..., R]:
@@ -88,7 +94,15 @@ def _state_here(url: str) -> Path | None:
     """What `edgecache serve` made in this directory; its token is for an edge on this machine and no other."""
     from edgecache.config import DEFAULT_STATE  # noqa: PLC0415 (slow to import: `edgecache --help` must not wait)
 
-    return DEFAULT_STATE if is_loopback_url(url) and (DEFAULT_STATE / TOKEN_FILE).exists() else None
+    if not is_loopback_url(url):
+        return None
+    try:
+        (DEFAULT_STATE / TOKEN_FILE).lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        pass  # Another user's: whoever reads it says so.
+    return DEFAULT_STATE
 
 
 def _operator_token(state: Path | None) -> str | None:

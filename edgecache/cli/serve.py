@@ -86,6 +86,15 @@ def _check_directory(state: Path) -> None:
         wrong = False
     if wrong:
         raise CommandFailed(f"the edge cannot start: {state} is no directory", advice="name one with --state or `state:`")
+    if not _is_ours(state):
+        advice = "make its owner the user that runs the edge, or name another one with --state or `state:`"
+        raise CommandFailed(f"the edge cannot start: this user may not write the state directory {state}", advice=advice)
+
+
+def _is_ours(state: Path) -> bool:
+    """Whether permissions let this user write it, or make it. A disk that has become read-only is no matter of permissions."""
+    there = next((path for path in (state.absolute(), *state.absolute().parents) if os.path.lexists(path)), Path("/"))
+    return os.access(there, os.W_OK | os.X_OK) or bool(os.statvfs(there).f_flag & os.ST_RDONLY)
 
 
 def _check_pidfile(pidfile: Path) -> None:

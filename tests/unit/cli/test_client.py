@@ -49,6 +49,17 @@ def test_an_edge_started_here_needs_no_word_about_its_token(
     assert "no token" in run("site", "list", "--url", "https://edge.example:1").err, "it left this machine"
 
 
+def test_a_state_directory_here_that_cannot_be_looked_into_is_told(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of another user; root, as whom tests may run, is stopped by a loop of links only."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".edgecache").symlink_to(".edgecache")
+    result = run("site", "list", "--url", "http://127.0.0.1:9")
+    assert result.code == 1
+    assert "cannot read the operator's token from .edgecache/operator.token: Too many levels" in result.err
+
+
 def test_a_state_directory_without_a_token_is_told(run: Run, tmp_path: Path) -> None:
     result = run("site", "list", "--state", str(tmp_path))
     assert result.code == 1
