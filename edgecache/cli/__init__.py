@@ -91,8 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _told(error: Exception) -> str:
     """What the machine refuses (a file, a full disk) is no mistake of the program; all else that comes so far is."""
     if isinstance(error, OSError) and error.strerror:
-        what = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-        return f"edgecache: {what}{error.strerror}\n  What to do: see that it is there, and that this user may use it"
+        if not isinstance(error.filename, str | bytes):
+            return f"edgecache: {error.strerror}"
+        advice = "see that it is there, and that this user may use it"
+        return f"edgecache: {os.fsdecode(error.filename)}: {error.strerror}\n  What to do: {advice}"
     return (
         f"edgecache: internal error: {type(error).__name__}: {error}\n"
         "  This is a bug. Set EDGECACHE_DEBUG=1 to see where it happened, and report it."
