@@ -318,6 +318,8 @@ def test_run_tells_what_was_typed_from_what_is_in_files(run: Run, here: Path, op
     (here / "message").write_bytes(b"not a request")
     result = run("generator", "run", "bundle", *options)
     assert (result.code, "internal error" in result.err) == (code, False), result.err
+    if "not a request" in result.err:
+        assert ("What to do: correct --method" in result.err) is ("--request" not in options)
 
 
 def test_the_engines_to_choose_from_are_the_sandbox_s() -> None:
