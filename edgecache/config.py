@@ -121,6 +121,7 @@ class Config:
         if state is not None:
             settings = dataclasses.replace(config.control, state_dir=state)
             config = dataclasses.replace(config, state_dir=state, control=settings)
+            _check_directories(config, _option("--state", str(state)))
         if engine is not None:
             chosen = _option("--engine", engine).choice(configwords.ENGINES)
             config = dataclasses.replace(config, sandbox=dataclasses.replace(config.sandbox, engine=chosen))
@@ -176,6 +177,7 @@ def load(path: Path) -> Config:
     )
     if problems.check(control.raise_any):
         problems.check(lambda: _check_listeners(config, form.get("control", root)))
+    problems.check(lambda: _check_directories(config, form.get("cache", root)))
     if "sites" in form:
         _check_loops(config.listen, form["sites"], problems)
         _check_trust(form["sites"], config.sites, problems)
@@ -309,7 +311,10 @@ def _disk(node: Node, base: Path) -> DiskSettings:
 
 def _path(node: Node, directory: Path) -> Path:
     """A path; relative ones start at the configuration file's directory."""
-    return directory / Path(node.text()).expanduser()
+    text = node.text()
+    if not text.strip():
+        raise node.error("must be a path, not empty")
+    return directory / Path(text).expanduser()
 
 
 def _readable(node: Node, directory: Path) -> Path:
@@ -365,6 +370,16 @@ def _is_own(url: str, listen: Address) -> bool:
     port = parts.port or DEFAULT_PORTS[parts.scheme]
     anywhere = listen.host in {"0.0.0.0", "::"} and is_loopback(parts.hostname or "")
     return port == listen.port and (parts.hostname == listen.host.lower() or anywhere)
+
+
+def _check_directories(config: Config, node: Node) -> None:
+    """The directory of a disk tier can be removed at any time, and its state must not go with it. Raises FormError."""
+    if config.cache.disk is None:
+        return
+    state, disk = config.state_dir.absolute(), config.cache.disk.path.absolute()
+    if Path(os.path.normpath(state)).is_relative_to(os.path.normpath(disk)):
+        wrong = f"the disk tier's directory {config.cache.disk.path} holds the state ({config.state_dir}); give it one of its own"
+        raise node.error(wrong)
 
 
 def _check_listeners(config: Config, control: Node) -> None:

@@ -37,6 +37,7 @@ MAX_SITES: Final = 10_000
 MAX_CLUSTERS: Final = 1_000
 
 _OPERATORS_CACHE_WORDS: Final = (
+    "prefetch",
     "store_set_cookie",
     "honour_client_reload",
     "forward_ranges",
@@ -212,10 +213,9 @@ def _rule(node: Node | None) -> CacheRule:
     if node is None:
         return DEFAULT_RULE
     entries = node.entries()
-    own = {key: value for key, value in entries.items() if key in {*_OPERATORS_CACHE_WORDS, "prefetch"}}
-    rest: Mapping[str, Node] = {key: value for key, value in entries.items() if key not in own}
+    own = {key: value for key, value in entries.items() if key in _OPERATORS_CACHE_WORDS}
     problems = Problems()
-    rule = problems.attempt(lambda: words.read_rule(dataclasses.replace(node, value=rest), DEFAULT_RULE), DEFAULT_RULE)
+    rule = problems.attempt(lambda: words.read_rule(node, DEFAULT_RULE, _OPERATORS_CACHE_WORDS), DEFAULT_RULE)
     codings = own.pop("compress", None)
     compress = rule.compress if codings is None else problems.attempt(partial(_codings, codings), rule.compress)
     share = own.pop("prefetch", None)

@@ -92,7 +92,7 @@ class Edge:
         """Raises OSError: the access log cannot be opened; CertificateError; PackagesMissing: traces cannot be sent."""
         self._config = config
         self._monitor = Monitor(config.sandbox)
-        table = SiteTable()
+        self._table = table = SiteTable()
         self._control = Control(
             config.control,
             table=table,
@@ -133,6 +133,10 @@ class Edge:
             await predecessor.fade()
         await self._control.listen(self._control_socks)
         return _address(self._plain[0]), Address(*self._control.address)
+
+    @property
+    def has_sites(self) -> bool:
+        return bool(self._table.snapshot.sites)
 
     def inherit(self) -> Inherit:
         """What a successor gets."""

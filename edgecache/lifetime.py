@@ -55,6 +55,8 @@ async def run(config: Config, read: Read | None = None, pidfile: Path | None = N
             scheme = "http" if config.control.tls_certificate is None else "https"
             also = f" and https://{edge.secure}" if edge.secure else ""
             print(f"edgecache: serving on http://{served}{also}, control on {scheme}://{control}", flush=True)
+            if not edge.has_sites:
+                _log.warning("nothing is served until a site is declared under `sites`, or added with `edgecache site add`")
             keeping = loop.create_task(Heap().keep())
             changing = loop.create_task(_change(edge, read, reload, upgrade))
             await asyncio.wait((waiting, changing), return_when=asyncio.FIRST_COMPLETED)

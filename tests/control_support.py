@@ -51,8 +51,9 @@ def program(answer: bytes = b"Content-Type: text/plain\n\nhello\n", status: int 
     return header + segment + bytes(code) + answer
 
 
-def manifest(name: str = "hello", *, more: str = "", routes: str = '["/hello/*"]', convention: str = "cgi") -> bytes:
-    return f"name: {name}\nprogram: {name}\nconvention: {convention}\nroutes: {routes}\n{more}".encode()
+def manifest(name: str = "hello", *, more: str = "", routes: str = "", convention: str = "cgi") -> bytes:
+    claimed = routes or f"[/{name}/*]"
+    return f"name: {name}\nprogram: {name}\nconvention: {convention}\nroutes: {claimed}\n{more}".encode()
 
 
 def files(name: str = "hello", *, text: str = "hello", more: str = "") -> dict[str, bytes]:

@@ -83,10 +83,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("EDGECACHE_DEBUG"):
             raise
-        click.echo(
-            f"edgecache: internal error: {type(error).__name__}: {error}\n"
-            "  This is a bug. Set EDGECACHE_DEBUG=1 to see where it happened, and report it.",
-            err=True,
-        )
+        click.echo(_told(error), err=True)
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _told(error: Exception) -> str:
+    """What the machine refuses (a file, a full disk) is no mistake of the program; all else that comes so far is."""
+    if isinstance(error, OSError) and error.strerror:
+        if not isinstance(error.filename, str | bytes):
+            return f"edgecache: {error.strerror}"
+        advice = "see that it is there, and that this user may use it"
+        return f"edgecache: {os.fsdecode(error.filename)}: {error.strerror}\n  What to do: {advice}"
+    return (
+        f"edgecache: internal error: {type(error).__name__}: {error}\n"
+        "  This is a bug. Set EDGECACHE_DEBUG=1 to see where it happened, and report it."
+    )

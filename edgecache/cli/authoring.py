@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from edgecache.cli.errors import CommandFailed
+from edgecache.cli.options import FILLED_PATH
 from edgecache.cli.symbols import symbols_of
 from sandbox.sdk import EXAMPLES, SdkError, compile_c
 
@@ -19,7 +20,7 @@ _SOURCES: Final = frozenset({".c", ".cc", ".cpp", ".cxx"})
 _ADVICE: Final = "name the bundle's directory, or make one with `edgecache generator init NAME`"
 _COPIED: Final = frozenset({*_SOURCES, ".h", ".md", ".yaml"})
 
-bundle_argument = click.argument("path", type=click.Path(path_type=Path), required=False)
+bundle_argument = click.argument("path", type=FILLED_PATH, required=False)
 
 
 @click.command()

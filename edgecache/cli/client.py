@@ -28,16 +28,21 @@ Json = dict[str, Any]
 
 _TOKEN_ADVICE: Final = "give --token, set EDGECACHE_TOKEN, or name the edge's state directory with --state"  # noqa: S105 (no secret)
 
+_NOT_CONTROL_ADVICE: Final = (
+    f"check --url or EDGECACHE_URL: the control API ({DEFAULT_URL} by default) is not where pages are served"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class ControlClient:
-    """One edge's control API, and the token shown to it.
+    """One edge's control API, and the token shown to it, with where that is from.
 
     Every method raises CommandFailed; WrongUse where the API finds fault with what the command line said.
     """
 
     url: str
     token: str | None
+    token_from: str = ""
 
     def get(self, *path: str, query: Mapping[str, str | int] | None = None) -> Json:
         return self._call("GET", path, query=query)
@@ -107,10 +112,10 @@ class ControlClient:
         if not isinstance(document, dict):
             raise CommandFailed(
                 f"{self.url} answered {response.status} with something that is not the control API's JSON",
-                advice=f"check --url or EDGECACHE_URL: the control API ({DEFAULT_URL} by default) is not where pages are served",
+                advice=_NOT_CONTROL_ADVICE,
             )
         if response.status >= 300:
-            raise _refused(response.status, document)
+            raise _refused(response.status, document, self.token_from)
         return document
 
 
@@ -175,14 +180,18 @@ _BODY: Final = re.compile(r"^\$(?:\.|: |$)")
 """The beginning of a JSON path: who types commands sees no body that it could be in."""
 
 
-def _refused(status: int, problem: Json) -> CommandFailed:
+def _refused(status: int, problem: Json, token_from: str) -> CommandFailed:
     """A problem document (RFC 9457), or whatever came in its place."""
     what = _BODY.sub("", str(problem.get("detail") or problem.get("title") or f"refused with status {status}"))
     advice = str(problem.get("advice", ""))
     if status == 401:
-        advice = advice or _TOKEN_ADVICE
+        # The API's own advice is of header fields; who types commands has chosen among options.
+        advice = (f"the token shown is from {token_from}; " if token_from else "") + _TOKEN_ADVICE
     for api, here in _IN_COMMANDS:
         advice = api.sub(here, advice)
+    if problem.get("type") == "about:blank":
+        # As the edge answers clients: it is an edge, but where pages are served.
+        advice = advice or _NOT_CONTROL_ADVICE
     mistakes = problem.get("errors")
     lines = tuple(_mistake(entry) for entry in mistakes if isinstance(entry, dict)) if isinstance(mistakes, list) else ()
     # What is sent but for bundles, which have an answer of their own (422), was typed.

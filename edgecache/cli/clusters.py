@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
 from edgecache.cli.client import ControlClient, Json
@@ -46,6 +48,10 @@ def set_cluster(client: ControlClient, *, name: str, weight: int | None, cap: in
     """Add the cluster NAME, or change what is named of it. It holds at once."""
     if cap is not None and no_cap:
         raise click.UsageError("--cap and --no-cap exclude each other")
+    from edgecache.control.manifest import NAME, NAME_WORDS  # noqa: PLC0415 (brings YAML: not for --help)
+
+    if re.fullmatch(NAME, name) is None:
+        raise click.UsageError(f"{name!r} is not a cluster's name: {NAME_WORDS}")
     body: Json = {} if weight is None else {"weight": weight}
     if cap is not None or no_cap:
         body["cap"] = cap
@@ -66,4 +72,7 @@ def set_cluster(client: ControlClient, *, name: str, weight: int | None, cap: in
 def remove(client: ControlClient, *, name: str) -> None:
     """Remove a cluster that no site is in; the default one gets its default share back."""
     client.delete("clusters", name)
-    click.echo(f"removed cluster {name}")
+    if name == "default":
+        click.echo("cluster default has its default share back; it is always there")
+    else:
+        click.echo(f"removed cluster {name}")

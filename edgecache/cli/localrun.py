@@ -17,6 +17,7 @@ import click
 
 from edgecache.cli.authoring import bundle_argument, bundle_directory
 from edgecache.cli.errors import CommandFailed, WrongUse
+from edgecache.cli.options import FilledPath
 from edgecache.cli.symbols import placed
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ _ADVICE: Final = {
 @click.option(
     "--request",
     "message",
-    type=click.Path(path_type=Path, allow_dash=True),
+    type=FilledPath(allow_dash=True),
     metavar="FILE|-",
     help="In place of the three: `METHOD /target`, header lines, an empty line, the body",
 )
@@ -138,9 +139,11 @@ def _parsed(data: bytes, wrong: type[CommandFailed]) -> tuple[Request, bytes]:
     try:
         return parse_fetch(line.rstrip(b"\r").removesuffix(b" HTTP/1.1") + newline + rest, "http", _AUTHORITY)
     except SourceError as error:
-        raise wrong(
-            f"not a request: {error.detail}", advice="write METHOD /target, header lines, an empty line, the body"
-        ) from error
+        advice = "write METHOD /target, header lines, an empty line, the body"
+        if wrong is WrongUse:
+            # Of options, which hold a part each; a target has its spaces and letters beyond ASCII as %20 and the like.
+            advice = "correct --method GET, --target /PATH?QUERY (percent-encoded) or --header 'NAME: VALUE'"
+        raise wrong(f"not a request: {error.detail}", advice=advice) from error
 
 
 async def _call(packed: Packed, asked: tuple[Request, bytes], origin: str | None, engine: str) -> tuple[bytes, Outcome]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from edgecache.cli.client import DEFAULT_URL, ControlClient, is_loopback_url
 from edgecache.cli.errors import CommandFailed
@@ -31,6 +33,21 @@ class Filled(click.types.StringParamType):
         return text
 
 
+class FilledPath(click.Path):
+    """A path, but not none: `--state "$STATE"` of a variable that is not set must not mean the directory one happens to be in.
+
+    What may not be read is the command's to tell: it was typed rightly.
+    """
+
+    def __init__(self, *, allow_dash: bool = False) -> None:
+        super().__init__(readable=False, allow_dash=allow_dash, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not os.fspath(value):
+            self.fail("it is empty: a variable of the shell that is not set?", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class WholeNumber(click.IntRange):
     """A range of integers that usage and errors call a whole number."""
 
@@ -41,6 +58,7 @@ class WholeNumber(click.IntRange):
 
 
 FILLED = Filled()
+FILLED_PATH = FilledPath()
 
 
 def with_client(command: Callable[Concatenate[ControlClient, P], R]) -> Callable[..., R]:
@@ -52,22 +70,39 @@ def with_client(command: Callable[Concatenate[ControlClient, P], R]) -> Callable
     @click.option("--token", envvar="EDGECACHE_TOKEN", help="Token to show  [env: EDGECACHE_TOKEN]")
     @click.option(
         "--state",
-        type=click.Path(path_type=Path),
+        type=FILLED_PATH,
         help="The edge's state directory: take the operator's token from there  [default: .edgecache, for an edge on loopback]",
     )
     @functools.wraps(command)
     def wrapper(*args: Any, url: str, token: str | None, state: Path | None, **kwargs: Any) -> R:
-        shown = token.strip() if token else _operator_token(state or _state_here(url))
-        return command(ControlClient(url.rstrip("/"), shown), *args, **kwargs)
+        shown, source = _token(token, state, url)
+        return command(ControlClient(url.rstrip("/"), shown, source), *args, **kwargs)
 
     return wrapper
+
+
+def _token(token: str | None, state: Path | None, url: str) -> tuple[str | None, str]:
+    """The token to show, and where it is from. What was typed goes before the environment, and both before this directory's."""
+    from_environment = click.get_current_context().get_parameter_source("token") is ParameterSource.ENVIRONMENT
+    if token and not (from_environment and state):
+        return token.strip(), "EDGECACHE_TOKEN" if from_environment else "--token"
+    directory = state or _state_here(url)
+    return _operator_token(directory), str(directory / TOKEN_FILE) if directory else ""
 
 
 def _state_here(url: str) -> Path | None:
     """What `edgecache serve` made in this directory; its token is for an edge on this machine and no other."""
     from edgecache.config import DEFAULT_STATE  # noqa: PLC0415 (slow to import: `edgecache --help` must not wait)
 
-    return DEFAULT_STATE if is_loopback_url(url) and (DEFAULT_STATE / TOKEN_FILE).exists() else None
+    if not is_loopback_url(url):
+        return None
+    try:
+        (DEFAULT_STATE / TOKEN_FILE).lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        pass  # Another user's: whoever reads it says so.
+    return DEFAULT_STATE
 
 
 def _operator_token(state: Path | None) -> str | None:

@@ -89,7 +89,7 @@ def _read_all(directory: Path) -> dict[str, bytes]:
     root = directory.resolve()
     files: dict[str, bytes] = {}
     total = 0
-    for folder, names, entries in os.walk(root):
+    for folder, names, entries in os.walk(root, onerror=_unreadable):
         names[:] = sorted(name for name in names if not name.startswith("."))
         for name in sorted(entries):
             path = Path(folder, name)
@@ -103,6 +103,11 @@ def _read_all(directory: Path) -> dict[str, bytes]:
                 )
             files[path.relative_to(root).as_posix()] = _read(path)
     return files
+
+
+def _unreadable(error: OSError) -> None:
+    """What is not pushed for want of permission would be missing where the program runs."""
+    raise CommandFailed(f"cannot read {error.filename}: {error.strerror}", advice="make it readable, or remove it") from error
 
 
 def _size(path: Path, root: Path) -> int:

@@ -11,7 +11,7 @@ import click
 
 from edgecache.cli.client import ControlClient, Json
 from edgecache.cli.errors import CommandFailed
-from edgecache.cli.options import FILLED, json_option, print_json, with_client
+from edgecache.cli.options import FILLED, FilledPath, json_option, print_json, with_client
 
 _AT_ONCE: Final = 1_000
 """URLs of one request to the API."""
@@ -21,7 +21,7 @@ _MAX_FILE_BYTES: Final = 64 << 20
 
 @click.command()
 @click.argument("urls", type=FILLED, nargs=-1, metavar="[URL]…")
-@click.option("--file", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE|-", help="URLs from there, one a line")
+@click.option("--file", type=FilledPath(allow_dash=True), metavar="FILE|-", help="URLs from there, one a line")
 @click.option("--tag", type=FILLED, metavar="TAG", help="All that carry this tag")
 @click.option("--prefix", type=FILLED, metavar="URL", help="All whose absolute URL begins so")
 @click.option("--host", type=FILLED, metavar="NAME", help="All of this host")

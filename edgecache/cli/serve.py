@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING
 import click
 
 from edgecache.cli.errors import CommandFailed, WrongUse, from_form
+from edgecache.cli.options import FILLED_PATH
 
 if TYPE_CHECKING:
     from edgecache.config import Config
 
 
 @click.command()
-@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.argument("config", required=False, type=FILLED_PATH)
 @click.option("--listen", metavar="HOST:PORT", help="Where pages are served  [default: 127.0.0.1:8080]")
 @click.option("--control", metavar="HOST:PORT", help="Where the control API listens  [default: 127.0.0.1:8081]")
 @click.option("--origin", metavar="URL", help="No CONFIG: a cache in front of this origin, for any host name")
 @click.option("--engine", metavar="auto|unicorn|kvm", help="What executes guests' instructions  [default: auto]")
 @click.option("--processes", metavar="auto|N", help="How many processes serve  [default: 1; auto: one a core]")
-@click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help="Where state is kept  [default: .edgecache]")
-@click.option("--pidfile", metavar="FILE", type=click.Path(path_type=Path), help="Where the id of the leading process is written")
+@click.option("--state", metavar="DIR", type=FILLED_PATH, help="Where state is kept  [default: .edgecache]")
+@click.option("--pidfile", metavar="FILE", type=FILLED_PATH, help="Where the id of the leading process is written")
 def serve(
     *,
     config: Path | None,
@@ -60,7 +61,7 @@ def serve(
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=FILLED_PATH)
 def check(config: Path) -> None:
     """Check the configuration file CONFIG, and name every mistake in it."""
     with from_form():
@@ -85,6 +86,15 @@ def _check_directory(state: Path) -> None:
         wrong = False
     if wrong:
         raise CommandFailed(f"the edge cannot start: {state} is no directory", advice="name one with --state or `state:`")
+    if not _is_ours(state):
+        advice = "make its owner the user that runs the edge, or name another one with --state or `state:`"
+        raise CommandFailed(f"the edge cannot start: this user may not write the state directory {state}", advice=advice)
+
+
+def _is_ours(state: Path) -> bool:
+    """Whether permissions let this user write it, or make it. A disk that has become read-only is no matter of permissions."""
+    there = next((path for path in (state.absolute(), *state.absolute().parents) if os.path.lexists(path)), Path("/"))
+    return os.access(there, os.W_OK | os.X_OK) or bool(os.statvfs(there).f_flag & os.ST_RDONLY)
 
 
 def _check_pidfile(pidfile: Path) -> None:

@@ -204,18 +204,26 @@ def print_facts(document: Json, indent: str = "") -> None:
 _WORDS: Final = {"true": True, "false": False, "null": None}
 _LISTS: Final = frozenset({"vary", "tags", "compress", "deny", "allow", "purge"})
 """Keys of `cache` and `access` that hold several values."""
+NUMBERS: Final = frozenset(
+    {"client_rate", "client_burst", "edge_calls", "sub_requests", "system_calls", "vms", "queue"}
+    | {"edge_call_rate", "sub_request_rate", "cpu_share"}
+)
+"""Keys of `access` and `ceiling` that hold a number without a unit."""
+_EXAMPLES: Final = {"--cache": "default_ttl=60s", "--access": "client_rate=50", "--ceiling": "cpu=100ms"}
 
 
 def _settings(pairs: tuple[str, ...], option: str) -> Json:
-    """KEY=VALUE as the API's JSON: numbers, booleans and lists as such, all else as text with its unit."""
+    """KEY=VALUE as the API's JSON: numbers, booleans and lists as such, all else as text with its unit. Raises UsageError."""
     found: Json = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise click.UsageError(f"{option} {pair!r} is not KEY=VALUE, such as {option} cpu=100ms")
-        if key in {"vary", "tags", "allow", "deny", "purge", "compress"}:
+            raise click.UsageError(f"{option} {pair!r} is not KEY=VALUE, such as {option} {_EXAMPLES[option]}")
+        if key in _LISTS:
             found[key] = [item.strip() for item in value.split(",") if item.strip()]
-        elif value.isascii() and value.isdigit():
+        elif key in NUMBERS:
+            if not (value.isascii() and value.isdigit()):
+                raise click.UsageError(f"{option} {pair!r}: {key} must be a whole number, not {value!r}")
             found[key] = int(value)
         elif key == "prefetch" and value.isascii() and value.replace(".", "", 1).isdigit():
             found[key] = float(value)

@@ -10,7 +10,7 @@ import click
 from edgecache.cli.client import ControlClient, Json
 from edgecache.cli.errors import CommandFailed
 from edgecache.cli.groups import CommandGroup
-from edgecache.cli.options import FILLED, json_option, print_json, with_client
+from edgecache.cli.options import FILLED, FILLED_PATH, json_option, print_json, with_client
 from edgecache.cli.tables import print_table
 
 VERBS = ("push", "activate", "purge", "logs", "read")
@@ -101,7 +101,7 @@ def revoke(client: ControlClient, token_id: str) -> None:
 
 
 @token.command()
-@click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help="The edge's state directory  [default: .edgecache]")
+@click.option("--state", metavar="DIR", type=FILLED_PATH, help="The edge's state directory  [default: .edgecache]")
 def reset(state: Path | None) -> None:
     """Make a new operator's token where it was lost, and revoke the old ones. The edge must be stopped.
 

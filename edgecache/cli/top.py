@@ -255,9 +255,11 @@ def _share_tables(now: Json, rates: _Rates) -> Iterable[tuple[list[_Column], lis
     hosts = {site["name"]: site["hosts"] for site in now["sites"]}
     for group, head in (("clusters", "CLUSTER"), ("sites", "SITE"), ("generators", "GENERATOR")):
         known: dict[str, Any] = dict(sandbox.get(group, {}))
+        if group == "sites":
+            # The sandbox knows those that have generators; the others have a weight, too.
+            known = {**{site["name"]: {"weight": site["weight"]} for site in now["sites"]}, **known}
         columns = [_Column(head, str, left=True), *_share_columns(known, rates, group)]
         if group == "sites":
-            known = {**{site["name"]: {} for site in now["sites"]}, **known}
             columns += [
                 _Column("REQ/S", lambda name: rates.told("traffic", "sites", name, "requests"), 1),
                 _Column("HITS", lambda name: _percent(_at(parts, ("traffic", "sites", name, "hit_ratio"))), 2),

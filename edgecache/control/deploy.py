@@ -26,7 +26,7 @@ from edgecache.control.settings import ControlSettings
 from edgecache.control.splits import give
 from edgecache.control.state import Failure, Missing, State, StateError, TooMany
 from edgecache.generate import cgi
-from edgecache.policy.globs import has_inner_star
+from edgecache.policy.globs import has_inner_star, same
 from edgecache.policy.message import Request
 from edgecache.sites import Site
 from edgecache.yamlform import FormError
@@ -275,6 +275,7 @@ class Deployer:
         if generator is None:
             raise not_found(f"generator {version.generator}")
         await self._check_routes(version.site, version.generator)
+        self._check_taken(version)
         split = give(generator.active, version.version, percent)
         if split is None:
             detail = f"no other version of {version.generator} is active to take the other {100 - percent} %"
@@ -295,6 +296,21 @@ class Deployer:
                 f"the active generators of {site} would have {total} routes with a * before their end, at most {MAX_INNER_ROUTES}"
             )
             raise Problem(Code.TOO_MANY, detail, "use routes that end in their only *, or remove some", where="routes")
+
+    def _check_taken(self, version: Version) -> None:
+        """Whether another active generator has one of its routes: which of the two answered would be chance. Raises Problem.
+
+        Not asked of a rollback, which must never fail for what others have done meanwhile.
+        """
+        site = self._publisher.site(version.site)
+        active = [generator for generator in site.generators if generator.active] if site is not None else []
+        own = {same(route) for generator in active if generator.name == version.generator for route in generator.routes}
+        taken = {same(route): other.name for other in active if other.name != version.generator for route in other.routes}
+        for route in version.manifest.routes:
+            if same(route) not in own and (other := taken.get(same(route))) is not None:
+                detail = f"the route {route} is that of the generator {other}, which is active"
+                advice = f"give {version.generator} other routes, or activate a version of {other} without this one first"
+                raise Problem(Code.ROUTE_TAKEN, detail, advice, where="routes")
 
     def _locked(self, site: str, name: str) -> asyncio.Lock:
         return self._locks.setdefault((site, name), asyncio.Lock())

@@ -29,6 +29,7 @@ class Code(enum.StrEnum):
     BODY_TIMEOUT = "body-timeout"
     EXISTS = "exists"
     HOST_TAKEN = "host-taken"
+    ROUTE_TAKEN = "route-taken"
     SITE_FROM_CONFIG = "site-from-config"
     NOT_VERIFIED = "not-verified"
     NOTHING_TO_ROLL_BACK = "nothing-to-roll-back"
@@ -57,6 +58,7 @@ _STATUS: Final[dict[Code, int]] = {
     Code.BODY_TIMEOUT: 408,
     Code.EXISTS: 409,
     Code.HOST_TAKEN: 409,
+    Code.ROUTE_TAKEN: 409,
     Code.SITE_FROM_CONFIG: 409,
     Code.NOT_VERIFIED: 409,
     Code.NOTHING_TO_ROLL_BACK: 409,

@@ -147,7 +147,9 @@ class Publisher:
         lost = taken.intersection(site.hosts)
         if lost:
             _log.warning(
-                "site %s is not served for %s, which the configuration file gives away", site.name, ", ".join(sorted(lost))
+                "site %s is not served for %s: the configuration (its file, or --origin) gives that to another",
+                site.name,
+                ", ".join(sorted(lost)),
             )
         return replace(site, hosts=tuple(host for host in site.hosts if host not in taken))
 

@@ -19,7 +19,7 @@ _BACKLOG: Final = 128
 
 
 class TlsListener(web.BaseSite):
-    """One address, or one socket that listens already."""
+    """One address, or one socket that is bound to one."""
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class TlsListener(web.BaseSite):
             raise RuntimeError("the runner is not set up")
         if self._sock is not None:
             self._sock.setblocking(False)
+            self._sock.listen(_BACKLOG)
         sockets = [self._sock] if self._sock is not None else await listening_sockets(self._host, self._port, _BACKLOG)
         loop = asyncio.get_running_loop()
 

@@ -143,12 +143,15 @@ def within(limits: Limits, ceiling: Limits) -> Limits:
     return replace(limits, **{field: getattr(ceiling, field) for field in limits.exceeding(ceiling)})
 
 
-def read_rule(node: Node | None, base: CacheRule) -> CacheRule:
-    """`base` with what a manifest's `cache` names. Raises FormError with every mistake."""
+def read_rule(node: Node | None, base: CacheRule, also: Collection[str] = ()) -> CacheRule:
+    """`base` with what a manifest's `cache` names. Raises FormError with every mistake.
+
+    Words of `also` are the caller's to read: they are known here, and left alone.
+    """
     if node is None:
         return base
     problems = Problems()
-    form = problems.attempt(partial(node.mapping, CACHE_WORDS), _known(node, CACHE_WORDS))
+    form = problems.attempt(partial(node.mapping, (*CACHE_WORDS, *also)), _known(node, CACHE_WORDS))
     rule = base
     if ttl := form.get("default_ttl"):
         rule = replace(rule, default_ttl=None if ttl.null else problems.attempt(ttl.seconds, 0.0))

@@ -69,6 +69,11 @@ class GlobIndex(Generic[T]):
         return None if best is None else best.owner
 
 
+def same(glob: str) -> str:
+    """What globs that match the same paths share, as far as it shows in how they are written: `/a/**` is `/a/*`."""
+    return _STARS.sub("*", glob)
+
+
 def has_inner_star(glob: str) -> bool:
     """Whether it takes more than a comparison of its beginning to match `glob`."""
     return "*" in glob.rstrip("*")

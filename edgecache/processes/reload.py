@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from edgecache.config import Config
 
-_FIXED: Final[dict[str, Callable[[Config], Any]]] = {
+FIXED: Final[dict[str, Callable[[Config], Any]]] = {
     "listen": lambda c: (c.listen, c.proxies),
     "tls.listen": lambda c: None if c.tls is None else (c.tls.listen, c.tls.proxies),
     "tls.http2": lambda c: c.tls is not None and c.tls.http2,
@@ -33,7 +33,7 @@ Named = tuple[str, ...]
 
 def reloaded(running: Config, read: Config) -> tuple[Config, Named]:
     """`read`, with what cannot be changed as it is in `running`, and the keys for which that makes a difference."""
-    kept = tuple(key for key, value in _FIXED.items() if value(running) != value(read))
+    kept = tuple(key for key, value in FIXED.items() if value(running) != value(read))
     before, serve, upstream = running.serve, read.serve, read.upstream
     tls = running.tls
     if tls is not None and read.tls is not None:

@@ -1,7 +1,7 @@
 """Compiles C and C++ to the static x86-64 executables that the sandbox runs, with the clang inside the `ziglang` package.
 
 The compiler caches by content, headers included: building the same again takes a tenth of a second, the first build of all,
-which compiles the C library, about a minute. `edgecache generator`, the demo and the tests call it.
+which compiles the C library, about a minute (that of C++, two). `edgecache generator`, the demo and the tests call it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ MAX_MESSAGES_BYTES: Final = 256 << 10
 
 _C: Final = frozenset({".c"})
 _CPP: Final = frozenset({".cc", ".cpp", ".cxx"})
+_FIRST: Final = {"cc": "the C library, about a minute", "c++": "the C++ library, about two minutes"}
 _HEADERS: Final = Path(__file__).parent
 
 
@@ -62,7 +63,8 @@ def compile_c(
     if not languages:
         raise SdkError("nothing to compile: name at least one C source")
     tell = on_progress or (lambda _line: None)
-    compiler = _compiler("c++" if "c++" in languages else "cc")
+    driver = "c++" if "c++" in languages else "cc"
+    compiler = _compiler(driver)
     names = ", ".join(source.name for source in sources)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".build-", dir=output.parent) as folder:
@@ -70,8 +72,12 @@ def compile_c(
         includes = [word for path in (*include, _HEADERS) for word in ("-I", str(path.resolve()))]
         command = [*compiler, *FLAGS, *includes, "-o", str(binary), *(str(source.resolve()) for source in sources)]
         tell(f"compiling {names}")
+
+        def beat(spent: float) -> None:
+            tell(f"compiling {names}: {spent:.0f} s (the first build on a machine compiles {_FIRST[driver]})")
+
         started = time.monotonic()
-        status, messages = _run(command, Path(folder), tell, names, timeout_s)
+        status, messages = _run(command, Path(folder), beat, names, timeout_s)
         if status != 0:
             raise SdkError(f"cannot compile {names}: the compiler ended with status {status}", messages)
         if messages:
@@ -110,7 +116,7 @@ def _compiler(driver: str) -> list[str]:
     return [sys.executable, "-m", "ziglang", driver]
 
 
-def _run(command: Sequence[str], folder: Path, tell: Callable[[str], None], names: str, timeout_s: float) -> tuple[int, str]:
+def _run(command: Sequence[str], folder: Path, beat: Callable[[float], None], names: str, timeout_s: float) -> tuple[int, str]:
     with tempfile.TemporaryFile() as messages:
         # A session of its own: a stop must reach the compiler's own children too. A directory that does not hold the compiler:
         # its cache takes its own files for the user's when they are below the working directory, and compiles the C library anew.
@@ -124,7 +130,7 @@ def _run(command: Sequence[str], folder: Path, tell: Callable[[str], None], name
             start_new_session=True,
         )
         try:
-            status = _wait(process, tell, names, timeout_s)
+            status = _wait(process, beat, names, timeout_s)
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -132,14 +138,13 @@ def _run(command: Sequence[str], folder: Path, tell: Callable[[str], None], name
         return status, _read(messages, command)
 
 
-def _wait(process: subprocess.Popen[bytes], tell: Callable[[str], None], names: str, timeout_s: float) -> int:
+def _wait(process: subprocess.Popen[bytes], beat: Callable[[float], None], names: str, timeout_s: float) -> int:
     started = time.monotonic()
     while (left := started + timeout_s - time.monotonic()) > 0:
         try:
             return process.wait(min(HEARTBEAT_S, left))
         except subprocess.TimeoutExpired:
-            spent = time.monotonic() - started
-            tell(f"compiling {names}: {spent:.0f} s (the first build on a machine compiles the C library, about a minute)")
+            beat(time.monotonic() - started)
     raise SdkError(f"cannot compile {names}: the compiler had not ended after {timeout_s:g} s, and was stopped")
 
 

@@ -48,11 +48,15 @@ async def test_an_origin_is_all_it_needs(tmp_path: Path) -> None:
         await asyncio.to_thread(visit)
 
 
-def test_it_ends_on_sigterm_with_status_0(tmp_path: Path) -> None:
-    with started("the edge", serve(state=tmp_path / "state"), EDGE_READY, tmp_path / "log") as edge:
+@pytest.mark.parametrize("origin", [True, False])
+def test_it_ends_on_sigterm_with_status_0_and_has_said_whether_it_serves_anything(tmp_path: Path, origin: bool) -> None:
+    command = serve(*(["--origin", "http://127.0.0.1:9"] if origin else []), state=tmp_path / "state")
+    with started("the edge", command, EDGE_READY, tmp_path / "log") as edge:
         edge.process.send_signal(signal.SIGTERM)
         assert edge.process.wait(20) == 0
-    assert "Traceback" not in (tmp_path / "log").read_text()
+    said = (tmp_path / "log").read_text()
+    assert "Traceback" not in said
+    assert ("nothing is served until a site is declared" in said) is not origin
 
 
 @pytest.mark.parametrize(

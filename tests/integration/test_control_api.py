@@ -59,7 +59,8 @@ async def test_bodies_are_bounded_and_strict(tmp_path: Path) -> None:
         for data, headers, status, code in cases:
             answer = await api.call("POST", "/v1/sites", data=data, headers=headers)
             assert (answer.status, answer.code) == (status, code), (data, answer.body)
-        assert (await api.push(bytes(20_001))).code == "body-too-large"
+        refused = await api.push(bytes(20_001))
+        assert (refused.code, "`control.bundles.upload`" in str(refused.json["advice"])) == ("body-too-large", True)
         assert (await api.push(bundle(), query="?activate=yes")).code == "bad-parameter"
         assert (await api.push(bundle(), query="?activat=true")).code == "bad-parameter"
         assert (await api.call("GET", "/v1/sites?x=1")).code == "bad-parameter"

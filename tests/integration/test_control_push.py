@@ -284,6 +284,31 @@ async def test_a_site_has_no_more_costly_routes_than_all_sites_can_bear(tmp_path
         assert (await api.call("POST", "/v1/sites/shop/generators/d/rollback")).code == "too-many"
 
 
+async def test_a_route_that_another_active_generator_has_is_not_taken_from_it(tmp_path: Path) -> None:
+    """Both would be shown as active, and one of them would never be asked."""
+
+    def pushed(name: str, *routes: str) -> bytes:
+        named = manifest(name, routes=str(list(routes)))
+        return tar({**files(name, text=str(routes)), "generator.yaml": named})
+
+    async with running(tmp_path) as api:
+        await api.site()
+        assert (await api.push(pushed("old", "/a/*", "/b"), name="old", query="?activate=true")).status == 201
+        refused = await api.push(pushed("new", "/new", "/a/**"), name="new", query="?activate=true")
+        assert (refused.status, refused.code, refused.json["where"]) == (409, "route-taken", "routes")
+        assert "the route /a/** is that of the generator old" in str(refused.json["detail"])
+        activate = "/v1/sites/shop/generators/new/activate"
+        assert (await api.call("POST", activate, {"version": 1})).code == "route-taken"
+        assert (await api.push(pushed("near", "/a/b*", "/bb"), name="near", query="?activate=true")).status == 201
+        assert (await api.push(pushed("old", "/b"), name="old", query="?activate=true")).status == 201
+        assert (await api.call("POST", activate, {"version": 1})).status == 200
+        assert (await api.push(pushed("new", "/a/*", "/newer"), name="new", query="?activate=true")).status == 201
+        assert (await api.call("POST", "/v1/sites/shop/generators/old/rollback")).status == 200
+        assert (await api.push(pushed("old", "/a/*", "/c"), name="old", query="?activate=true")).status == 201, (
+            "it has it already"
+        )
+
+
 async def test_what_a_site_keeps_is_bounded_in_bytes(tmp_path: Path) -> None:
     """The programs that have traffic are in the edge's memory, files and all: no site may fill it."""
     size = make_bundle(files()).size_bytes

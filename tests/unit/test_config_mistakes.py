@@ -30,6 +30,47 @@ def test_codings_are_checked(tmp_path: Path, codings: str, said: str) -> None:
     assert said in found
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [("compres", "did you mean compress?"), ("prefetsch", "did you mean prefetch?"), ("xyzzy", "known here: default_ttl")],
+)
+def test_a_misspelt_word_of_a_sites_cache_is_held_against_all_that_there_are(tmp_path: Path, key: str, said: str) -> None:
+    site = "sites: [{name: shop, hosts: [a.test], origins: ['http://127.0.0.1:1'], cache: {%s: 1}}]"
+    (found,) = problems(tmp_path, site % key)
+    assert f"sites[0].cache.{key}: unknown key; {said}" in found
+    assert ("esi_undeclared, compress" in found) == (key == "xyzzy")
+
+
+@pytest.mark.parametrize(
+    ("state", "disk", "right"),
+    [
+        ("state", "state", False),
+        ("state", ".", False),
+        ("a/state", "a", False),
+        ("x/../state", "state", False),
+        ("state", "state/disk", True),
+        ("state", "disk", True),
+        ("state", "stat", True),
+    ],
+)
+def test_a_disk_tier_does_not_hold_the_state(tmp_path: Path, state: str, disk: str, right: bool) -> None:
+    """Whoever wants room removes the tier's directory."""
+    text = f"state: {state}\ncache: {{disk: {{path: {disk}, bytes: 16MiB}}}}\n"
+    if right:
+        config = load(written(tmp_path, text))
+        with pytest.raises(FormError, match=r"--state: the disk tier's directory .* holds the state"):
+            config.overridden(state=tmp_path / disk / "below")
+    else:
+        (found,) = problems(tmp_path, text)
+        assert found.startswith(":2:") and "holds the state" in found
+
+
+@pytest.mark.parametrize("text", ["state: ''", "cache: {disk: {path: ' ', bytes: 16MiB}}", "log: {access: ''}"])
+def test_an_empty_path_is_not_the_files_own_directory(tmp_path: Path, text: str) -> None:
+    (found,) = problems(tmp_path, text)
+    assert "must be a path, not empty" in found
+
+
 def test_every_mistake_is_named_at_once_with_its_place(tmp_path: Path) -> None:
     found = problems(
         tmp_path,

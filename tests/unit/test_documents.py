@@ -12,6 +12,7 @@ import click
 import pytest
 
 from edgecache.cli import cli
+from edgecache.processes.reload import FIXED
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("sandbox/*.md")])
@@ -101,3 +102,12 @@ def test_each_dependency_has_its_line_and_no_other() -> None:
 def test_enough_was_found_to_believe_this() -> None:
     assert sum(len(_commands(path.read_text())) for path in SOURCES) > 40
     assert len(DOCUMENTS) > 12
+
+
+def test_what_a_reload_leaves_as_it_was_is_told() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    told = re.search(r"What is made once at the start (.*?)An upgrade", text, flags=re.DOTALL)
+    assert told is not None
+    patterns = [name.replace("*", ".*") for name in re.findall(r"`([^`]+)`", told[1])]
+    assert [key for key in FIXED if not any(re.fullmatch(pattern, key) for pattern in patterns)] == []
+    assert [pattern for pattern in patterns if not any(re.fullmatch(pattern, key) for key in FIXED)] == []

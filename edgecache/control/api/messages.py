@@ -17,6 +17,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from edgecache import units
 from edgecache.control.problems import CONTENT_TYPE, Code, Problem
 from edgecache.control.settings import ControlSettings
 from edgecache.control.state import Failure, Missing, StateError
@@ -27,8 +28,15 @@ _log: Final = logging.getLogger(__name__)
 _COMMON: Final = {"Server": "edgecache", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _PLACE: Final = re.compile(r"(?P<message>.*?) - at `(?P<place>.*)`", re.DOTALL)
 _UNKNOWN_FIELD: Final = re.compile(r"Object contains unknown field `(?P<field>.*)`", re.DOTALL)
-_TYPE: Final = re.compile(r"\b(int|str|float|bool)\b(?=[^`]*`)")
-_JSON_TYPES: Final = {"int": "integer", "str": "string", "float": "number", "bool": "boolean"}
+_OTHER_TYPE: Final = re.compile(r"Expected `(?P<wanted>[^`]*)`, got `(?P<got>[^`]*)`")
+_JSON_TYPES: Final = {
+    "int": "a whole number",
+    "str": "text",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+}
 _ARCHIVE_TYPES: Final = frozenset(
     {"application/x-tar", "application/gzip", "application/x-gzip", "application/x-gtar", "application/octet-stream"}
 )
@@ -52,7 +60,8 @@ def no_content() -> web.Response:
 
 async def read_json(request: web.Request, shape: type[S], settings: ControlSettings, *, optional: bool = False) -> S:
     """The body as `shape`; with `optional`, none is like `{}`. Raises Problem."""
-    body = await _read(request, settings.body_bytes, settings.body_seconds)
+    larger = Problem(Code.BODY_TOO_LARGE, f"the body is larger than {settings.body_bytes} bytes", "send less")
+    body = await _read(request, settings.body_bytes, settings.body_seconds, larger)
     if optional and not body:
         body = b"{}"
     elif request.content_type != "application/json":
@@ -72,7 +81,13 @@ async def read_archive_body(request: web.Request, settings: ControlSettings) -> 
     if "Content-Type" in request.headers and request.content_type not in _ARCHIVE_TYPES:
         detail = f"the body's Content-Type is {request.content_type[:80]}"
         raise Problem(Code.UNSUPPORTED_MEDIA_TYPE, detail, "send application/x-tar or application/gzip")
-    return await _read(request, settings.bundles.upload_bytes, settings.body_seconds)
+    most = settings.bundles.upload_bytes
+    larger = Problem(
+        Code.BODY_TOO_LARGE,
+        f"the archive is larger than {units.format_size(most)}",
+        "leave out of the bundle what the program does not need, or have the operator raise `control.bundles.upload`",
+    )
+    return await _read(request, most, settings.body_seconds, larger)
 
 
 def parameters(request: web.Request, known: Collection[str]) -> dict[str, str]:
@@ -132,20 +147,20 @@ def refusal(problem: Problem) -> web.Response:
     return response
 
 
-async def _read(request: web.Request, limit: int, seconds: float) -> bytes:
+async def _read(request: web.Request, limit: int, seconds: float, too_large: Problem) -> bytes:
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Problem(
             Code.UNSUPPORTED_MEDIA_TYPE, "the body has a Content-Encoding", "send it as it is; a bundle may be a .tar.gz"
         )
     if request.content_length is not None and request.content_length > limit:
-        raise _too_large(limit)
+        raise too_large
     body = bytearray()
     try:
         async with asyncio.timeout(seconds):
             async for chunk in request.content.iter_any():
                 body += chunk
                 if len(body) > limit:
-                    raise _too_large(limit)
+                    raise too_large
     except TimeoutError as error:
         detail = f"the body had not arrived after {seconds:g} s"
         raise Problem(Code.BODY_TIMEOUT, detail, "send it again, whole") from error
@@ -162,10 +177,6 @@ async def _read(request: web.Request, limit: int, seconds: float) -> bytes:
     return bytes(body)
 
 
-def _too_large(limit: int) -> Problem:
-    return Problem(Code.BODY_TOO_LARGE, f"the body is larger than {limit} bytes", "send less")
-
-
 def _invalid(said: str, shape: type[msgspec.Struct]) -> Problem:
     match = _PLACE.fullmatch(said)
     message, place = (match["message"], match["place"]) if match else (said, "$")
@@ -178,9 +189,14 @@ def _invalid(said: str, shape: type[msgspec.Struct]) -> Problem:
         place = f"{place}.{field[:60]}"
     elif message.startswith("Invalid enum value"):
         message += _choices(place, shape)
-    if message.startswith("Expected `"):
-        message = _TYPE.sub(lambda found: _JSON_TYPES[found[1]], message)
+    elif other := _OTHER_TYPE.fullmatch(message):
+        message = f"must be {_kinds(other['wanted'])}, not {_kinds(other['got'])}"
     return Problem(Code.BAD_REQUEST, f"{place}: {message}", "correct the body; /v1/openapi.json says what is right", where=place)
+
+
+def _kinds(types: str) -> str:
+    """`str | null` in words that a reader of JSON and one of the command line share."""
+    return " or ".join(_JSON_TYPES.get(name, name) for name in types.split(" | "))
 
 
 def _shape_at(place: str, shape: type[msgspec.Struct]) -> type[msgspec.Struct] | None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from edgecache.cli.sites import NUMBERS
+from edgecache.control.words import LIMIT_WORDS
 from tests.unit.cli.conftest import PlayedApi, Run
 
 
@@ -45,6 +47,17 @@ def test_an_edge_started_here_needs_no_word_about_its_token(
     assert run("site", "list", "--url", api.url).code == 0
     assert api.asked[0][2]["Authorization"] == "Bearer from-here"
     assert "no token" in run("site", "list", "--url", "https://edge.example:1").err, "it left this machine"
+
+
+def test_a_state_directory_here_that_cannot_be_looked_into_is_told(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of another user; root, as whom tests may run, is stopped by a loop of links only."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".edgecache").symlink_to(".edgecache")
+    result = run("site", "list", "--url", "http://127.0.0.1:9")
+    assert result.code == 1
+    assert "cannot read the operator's token from .edgecache/operator.token: Too many levels" in result.err
 
 
 def test_a_state_directory_without_a_token_is_told(run: Run, tmp_path: Path) -> None:
@@ -119,9 +132,26 @@ def test_every_mistake_of_a_document_is_told(run: Run, api: PlayedApi) -> None:
     assert "  generator.yaml:4:3: foo: unknown key\n  needs the key name\n" in result.err
 
 
-def test_401_without_advice_says_where_tokens_come_from(run: Run, api: PlayedApi) -> None:
-    api.will_answer(401, {"title": "Unauthorized"})
-    assert "EDGECACHE_TOKEN" in run("status", *api.arguments).err
+def test_401_says_where_the_token_shown_is_from_and_how_to_show_another(
+    run: Run, api: PlayedApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "operator.token").write_text("from-state\n")
+    state = ("--state", str(tmp_path))
+    ways = [
+        (("--token", "typed"), {}, "--token"),
+        (("--token", "typed", *state), {}, "--token"),
+        ((), {"EDGECACHE_TOKEN": "set"}, "EDGECACHE_TOKEN"),
+        (state, {}, f"{tmp_path}/operator.token"),
+        (state, {"EDGECACHE_TOKEN": "set"}, f"{tmp_path}/operator.token"),
+    ]
+    for arguments, environment, source in ways:
+        api.will_answer(401, {"title": "Unauthorized", "advice": "send `Authorization: Bearer TOKEN`"})
+        with monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            result = run("status", "--url", api.url, *arguments)
+        assert f"What to do: the token shown is from {source}; give --token, set EDGECACHE_TOKEN, or" in result.err
+        assert "Bearer" not in result.err
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[1]", b"\xff"])
@@ -163,6 +193,38 @@ def test_site_set_sends_only_what_changes(run: Run, api: PlayedApi) -> None:
     assert (method, path) == ("PATCH", "/v1/sites/shop")
     expected = {"cache": {"default_ttl": "60s", "vary": ["Accept", "Cookie"], "heuristic": False}, "ceiling": {"vms": 8}}
     assert json.loads(body) == expected
+
+
+def test_words_of_sites_that_are_numbers_are_those_that_have_no_unit() -> None:
+    counts = {word for word, limit in LIMIT_WORDS.items() if limit.kind == "count"}
+    assert counts | {"client_rate", "client_burst"} == NUMBERS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--cache", "default_ttl"), "such as --cache default_ttl=60s"),
+        (("--access", "client_rate"), "such as --access client_rate=50"),
+        (("--access", "client_rate=-1"), "client_rate must be a whole number, not '-1'"),
+        (("--access", "client_burst="), "client_burst must be a whole number, not ''"),
+        (("--ceiling", "vms=4.5"), "vms must be a whole number, not '4.5'"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_usage(run: Run, api: PlayedApi, arguments: tuple[str, ...], said: str) -> None:
+    result = run("site", "set", "shop", *arguments, *api.arguments)
+    assert (result.code, said in result.err, api.asked) == (2, True, []), result.err
+
+
+def test_a_number_without_its_unit_is_sent_as_it_was_typed_for_the_edge_to_say_so(run: Run, api: PlayedApi) -> None:
+    api.will_answer(200, {})
+    run("site", "set", "shop", "--cache", "default_ttl=60", "--ceiling", "cpu=50", *api.arguments)
+    assert json.loads(api.asked[0][3]) == {"cache": {"default_ttl": "60"}, "ceiling": {"cpu": "50"}}
+
+
+def test_where_pages_are_served_is_told_from_the_control_api(run: Run, api: PlayedApi) -> None:
+    api.will_answer(421, {"type": "about:blank", "title": "Misdirected Request", "status": 421, "detail": "No site here"})
+    result = run("status", *api.arguments)
+    assert result.code == 1 and "is not where pages are served" in result.err
 
 
 @pytest.mark.parametrize("arguments", [(), ("--cache", "nonsense"), ("--ceiling", "=1")])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,6 +97,17 @@ def test_an_empty_name_never_widens_what_is_asked(run: Run, api: PlayedApi, name
         elif param.type is FILLED:
             assert run(*name, *("" if word == ASKING[name][0] else word for word in ASKING[name]), *api.arguments).code == 2
     assert api.asked == []
+
+
+@pytest.mark.parametrize("name", COMMANDS, ids=" ".join)
+def test_an_empty_path_is_not_the_directory_that_one_is_in(run: Run, here: Path, name: tuple[str, ...]) -> None:
+    before = sorted(here.rglob("*"))
+    for param in COMMANDS[name].params:
+        if isinstance(param.type, click.Path):
+            said = (param.opts[0], "") if isinstance(param, click.Option) else ("",)
+            result = run(*name, *(() if said == ("",) else ASKING.get(name, ())), *said)
+            assert result.code == 2 and "it is empty" in result.err, (param.name, result.err)
+    assert sorted(here.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", ASKING, ids=" ".join)
@@ -191,7 +204,71 @@ def test_serve_where_it_cannot_write_is_failure(here: Path, arguments: tuple[str
     assert "cannot" in done.stderr and "internal error" not in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("state", [None, "absent", "bundle", "bundle/g", ""])
+@pytest.fixture
+def foreign() -> Iterator[Path]:
+    """A directory that only another user than `stranger` may enter, below one that everybody may."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        theirs = Path(folder) / "theirs"
+        theirs.mkdir(mode=0o700)
+        (theirs / "operator.token").write_text("secret")
+        (theirs / "generator.yaml").write_text(GOOD)
+        yield theirs
+
+
+def stranger(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """What the command line says to a user who has no rights. Only root can become one."""
+    environment = {"PYTHONPATH": str(Path(__file__).parents[3]), "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
+    command = [sys.executable, "-m", "edgecache"]
+    somebody = {"user": 65534, "group": 65534, "extra_groups": []}
+    known = subprocess.run([*command, "--version"], capture_output=True, check=False, cwd="/", env=environment, **somebody)  # type: ignore[call-overload]
+    if known.returncode != 0:
+        pytest.skip("another user may not read the program here")
+    return subprocess.run(  # type: ignore[no-any-return, call-overload]
+        [*command, *arguments], capture_output=True, text=True, check=False, timeout=60, cwd=cwd, env=environment, **somebody
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            ("serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--state", "theirs"),
+            "may not write the state directory",
+        ),
+        (
+            ("serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--state", "theirs/x"),
+            "may not write the state directory",
+        ),
+        (("serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--state", "new"), "may not write the state directory"),
+        (("status", "--state", "theirs"), "theirs/operator.token: Permission denied"),
+        (("token", "reset", "--state", "theirs"), "Permission denied"),
+        (("check", "theirs/edge.yaml"), "theirs/edge.yaml: cannot be read: Permission denied"),
+        (("generator", "build", "theirs"), "theirs/generator.yaml: Permission denied"),
+        (("generator", "push", "theirs", "--site", "shop", "--token", "x"), "theirs/generator.yaml: Permission denied"),
+        (("generator", "init", "new"), "cannot make the directory new: Permission denied"),
+    ],
+)
+def test_what_this_user_may_not_is_failure_and_no_bug(foreign: Path, arguments: tuple[str, ...], says: str) -> None:
+    done = stranger(*arguments, cwd=foreign.parent)
+    assert (done.returncode, says in done.stderr) == (1, True), done.stderr
+    assert "bug" not in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_part_of_a_bundle_that_cannot_be_read_is_not_left_out(foreign: Path) -> None:
+    bundle = foreign.parent / "bundle"
+    bundle.mkdir()
+    (bundle / "generator.yaml").write_text(GOOD)
+    (bundle / "g").write_bytes(b"ELF")
+    foreign.rename(bundle / "pages")
+    done = stranger("generator", "push", "bundle", "--site", "shop", "--token", "x", cwd=bundle.parent)
+    assert (done.returncode, "pages: Permission denied" in done.stderr) == (1, True), done.stderr
+    (bundle / "pages").rename(foreign)
+
+
+@pytest.mark.parametrize("state", [None, "absent", "bundle", "bundle/g"])
 def test_a_reset_where_no_edge_has_been_is_failure_and_makes_nothing(run: Run, here: Path, state: str | None) -> None:
     before = sorted(here.rglob("*"))
     result = run("token", "reset", *(() if state is None else ("--state", state)))
@@ -241,6 +318,8 @@ def test_run_tells_what_was_typed_from_what_is_in_files(run: Run, here: Path, op
     (here / "message").write_bytes(b"not a request")
     result = run("generator", "run", "bundle", *options)
     assert (result.code, "internal error" in result.err) == (code, False), result.err
+    if "not a request" in result.err:
+        assert ("What to do: correct --method" in result.err) is ("--request" not in options)
 
 
 def test_the_engines_to_choose_from_are_the_sandbox_s() -> None:

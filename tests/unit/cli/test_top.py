@@ -69,6 +69,13 @@ def test_it_fits_the_terminal(sites: int, generators: int, processes: int, width
     assert lines[0].startswith("edgecache 0.1.0")
 
 
+def test_a_site_that_has_no_generator_has_its_weight_shown() -> None:
+    now = status(sites=1)
+    now["sites"].append({"name": "plain", "hosts": ["plain.test"], "weight": 7, "generators": []})
+    (row,) = (line.split() for line in drawn(now) if line.startswith("plain"))
+    assert row[1] == "7"
+
+
 def test_on_a_small_terminal_shares_and_the_busiest_are_seen() -> None:
     lines = drawn(status(sites=30, generators=30), width=80, height=24)
     assert [line.split()[0] for line in lines if "PROMISED" in line] == ["CLUSTER", "SITE", "GENERATOR"]

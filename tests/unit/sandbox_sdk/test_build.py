@@ -72,15 +72,18 @@ def test_without_the_compiler_the_extra_is_named(tmp_path: Path, monkeypatch: py
         compile_c([write(tmp_path / "a.c", "")], tmp_path / "a")
 
 
-def test_a_compiler_that_does_not_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("source", "library"), [("a.c", "the C library"), ("a.cpp", "the C++ library")])
+def test_a_compiler_that_does_not_end_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, library: str
+) -> None:
     pid = tmp_path / "pid"
     script = f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(600)"
     monkeypatch.setattr(build, "_compiler", lambda _driver: [sys.executable, "-c", script])
     monkeypatch.setattr(build, "HEARTBEAT_S", 0.2)
     told: list[str] = []
     with pytest.raises(SdkError, match="had not ended after 2 s"):
-        compile_c([write(tmp_path / "a.c", "")], tmp_path / "a", on_progress=told.append, timeout_s=2)
-    assert any("first build on a machine" in line for line in told)
+        compile_c([write(tmp_path / source, "")], tmp_path / "a", on_progress=told.append, timeout_s=2)
+    assert any(f"first build on a machine compiles {library}" in line for line in told)
     assert not Path(f"/proc/{pid.read_text()}").exists()
 
 
