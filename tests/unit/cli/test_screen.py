@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from edgecache.cli.top import screen
+from edgecache.cli.screen import screen
 
 SHARE = {"weight": 1, "cap": None, "cpu_ns": 0, "promised": 0.0, "received": 0.0}
 
