@@ -77,15 +77,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except BrokenPipeError:
-        # Whoever read our output has left. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has left.
+        _drop_output()
         return 1
     except Exception as error:
         if os.environ.get("EDGECACHE_DEBUG"):
             raise
         click.echo(_told(error), err=True)
+        if isinstance(error, OSError) and error.filename is None:
+            _drop_output()
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _drop_output() -> None:
+    """What could not be written Python would try to write once more at exit, and end with a status of its own, 120."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _told(error: Exception) -> str:

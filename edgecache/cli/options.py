@@ -22,7 +22,7 @@ TOKEN_FILE = "operator.token"  # noqa: S105 (a file's name)
 
 
 class Filled(click.types.StringParamType):
-    """Text, but not none: a shell's variable that is not set must not widen what a command is about."""
+    """Text of UTF-8, but not none: a shell's variable that is not set must not widen what a command is about."""
 
     name = "text"
 
@@ -30,6 +30,8 @@ class Filled(click.types.StringParamType):
         text = str(super().convert(value, param, ctx))
         if not text.strip():
             self.fail("it is empty: a variable of the shell that is not set?", param, ctx)
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            self.fail("it is not UTF-8", param, ctx)
         return text
 
 

@@ -22,6 +22,7 @@ from edgecache.yamlform import load_file
 from sandbox import Limits
 
 _BOUNDS: Final = BundleLimits()
+_REGULAR: Final = "a bundle holds regular files only: remove it, or copy in what it leads to"
 _ANY_LIMITS: Final = Limits(**{word.field: word.high for word in LIMIT_WORDS.values()})
 """Only the edge knows the site's ceiling."""
 
@@ -91,6 +92,8 @@ def _read_all(directory: Path) -> dict[str, bytes]:
     total = 0
     for folder, names, entries in os.walk(root, onerror=_unreadable):
         names[:] = sorted(name for name in names if not name.startswith("."))
+        if link := next((name for name in names if Path(folder, name).is_symlink()), None):
+            raise CommandFailed(f"{Path(folder, link)} is a link to a directory", advice=_REGULAR)
         for name in sorted(entries):
             path = Path(folder, name)
             if name.startswith("."):
@@ -112,10 +115,13 @@ def _unreadable(error: OSError) -> None:
 
 def _size(path: Path, root: Path) -> int:
     """Of a regular file, or of one inside the bundle that a link leads to."""
-    target = path.resolve()
+    try:
+        target = path.resolve()
+    except (OSError, RuntimeError):
+        target = Path()  # Links in a circle.
     if not target.is_file() or not target.is_relative_to(root):
         kind = "a link that leads out of the bundle or nowhere" if path.is_symlink() else "no regular file"
-        raise CommandFailed(f"{path} is {kind}", advice="a bundle holds regular files only: remove it, or copy the file in")
+        raise CommandFailed(f"{path} is {kind}", advice=_REGULAR)
     return target.stat().st_size
 
 

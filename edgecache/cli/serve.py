@@ -151,5 +151,7 @@ def _run(settings: Config, read: Callable[[], Config] | None, pidfile: Path | No
         raise CommandFailed(f"the sandbox cannot start: {error}", advice=advice) from error
     except OSError as error:
         advice = "choose another address (--listen, --control) or directory (--state, `cache.disk.path`), or free what is taken"
+        if error.errno in {errno.EMFILE, errno.ENFILE}:
+            advice = "raise the limit of open files (LimitNOFILE= of systemd, ulimit -n)"
         what = ": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error)
         raise CommandFailed(f"the edge cannot start: {what}", advice=advice) from error

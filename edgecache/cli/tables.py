@@ -27,7 +27,7 @@ def print_table(
 ) -> None:
     """Print a table, or `empty` when there is no row. To a pipe: tab-separated lines, without heads unless `heads`."""
     listed = [tuple(row) for row in rows]
-    if not sys.stdout.isatty():
+    if not _to_terminal():
         if heads and listed:
             click.echo("\t".join(columns))
         for row in listed:
@@ -42,8 +42,13 @@ def print_facts(head: str, facts: Iterable[tuple[str, object]]) -> None:
     """Print named facts, broken between them where a terminal's line ends. To a pipe: one line. Nothing where there are none."""
     said = [f"{name} {shown(value)}" for name, value in facts]
     if said:
-        width = Console().width if sys.stdout.isatty() else None
+        width = Console().width if _to_terminal() else None
         click.echo("\n".join(broken(f"{head}:", said, width)))
+
+
+def _to_terminal() -> bool:
+    # Started with its output closed, a program has none.
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def broken(head: str, parts: Sequence[str], width: int | None) -> list[str]:

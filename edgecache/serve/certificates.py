@@ -13,6 +13,7 @@ from typing import Final
 
 ALPN_HTTP_2: Final = "h2"
 _ALPN_HTTP_1: Final = "http/1.1"
+_LONGEST_BYTES: Final = 1 << 20
 
 
 class CertificateError(Exception):
@@ -39,8 +40,9 @@ def server_context(chain: Path, key: Path) -> ssl.SSLContext:
     try:
         context.load_cert_chain(chain, key, password=_no_password)
     except (OSError, ssl.SSLError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or "not a PEM certificate and key"
-        raise CertificateError(f"cannot load the TLS certificate {chain} with the key {key}: {reason}") from error
+        raise CertificateError(
+            f"cannot load the TLS certificate {chain} with the key {key}: {_why(error, chain, key)}"
+        ) from error
     return context
 
 
@@ -95,6 +97,22 @@ class Certificates:
 
     def _choose(self, handshake: ssl.SSLSocket | ssl.SSLObject, name: str | None, _initial: ssl.SSLContext) -> None:
         handshake.context = find(self._contexts, name) or self._default
+
+
+def _why(error: Exception, chain: Path, key: Path) -> str:
+    """OpenSSL says `PEM lib` of most mistakes, and not in which file."""
+    if not isinstance(error, ssl.SSLError):
+        return getattr(error, "strerror", None) or str(error)
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return "the key is that of another certificate"
+    for path, kind in ((chain, "certificate"), (key, "private key")):
+        try:
+            with path.open("rb") as file:
+                if f"{kind.upper()}-----".encode() not in file.read(_LONGEST_BYTES):
+                    return f"{path.name} holds no {kind} in PEM"
+        except OSError as unread:
+            return f"{path.name}: {unread.strerror}"
+    return error.reason or "OpenSSL cannot read them"
 
 
 def _no_password() -> str:

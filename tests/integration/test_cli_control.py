@@ -88,6 +88,22 @@ async def test_a_generators_life_from_site_to_removal(tmp_path: Path) -> None:
         assert (await owner.json("generator", "list", "--site", "shop"))["generators"] == []
 
 
+async def test_an_output_that_is_closed_or_full_is_no_bug(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        owner = shell(api)
+        environment = {"EDGECACHE_URL": owner.url, "EDGECACHE_TOKEN": owner.token, "PATH": "/usr/bin:/bin"}
+        for command, out, code, says in (
+            ("status", "&-", 0, ""),
+            ("site list", "&-", 0, ""),
+            ("site list --json", "/dev/full", 1, "edgecache: No space left on device\n"),
+            ("token list", "/dev/full", 1, "edgecache: No space left on device\n"),
+        ):
+            words = ("/bin/sh", "-c", f'"$0" -m edgecache {command} >{out}', sys.executable)
+            process = await asyncio.create_subprocess_exec(*words, stderr=asyncio.subprocess.PIPE, env=environment)
+            _, told = await asyncio.wait_for(process.communicate(), 30)
+            assert (process.returncode, told.decode()) == (code, says)
+
+
 async def test_tokens_are_listed_and_revoked(tmp_path: Path) -> None:
     async with running(tmp_path) as api:
         operator = shell(api)

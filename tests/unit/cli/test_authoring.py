@@ -138,6 +138,16 @@ def test_a_link_out_of_the_bundle_is_refused(here: Path) -> None:
         pack(here / "b")
 
 
+@pytest.mark.parametrize(
+    ("target", "said"), [("link", "leads out of the bundle or nowhere"), (".", "to a directory"), ("..", "to a directory")]
+)
+def test_a_link_that_would_be_left_out_or_never_ends_is_refused(here: Path, target: str, said: str) -> None:
+    bundle(here / "b")
+    (here / "b" / "link").symlink_to(target)
+    with pytest.raises(CommandFailed, match=f"link is a link (that )?{said}"):
+        pack(here / "b")
+
+
 def test_too_many_files_are_refused(here: Path) -> None:
     bundle(here, **{f"f{number}": "" for number in range(1000)})
     with pytest.raises(CommandFailed, match="more than a bundle may: 1000 files, 64 MiB"):

@@ -99,6 +99,18 @@ def test_an_empty_name_never_widens_what_is_asked(run: Run, api: PlayedApi, name
     assert api.asked == []
 
 
+@pytest.mark.parametrize("name", ASKING, ids=" ".join)
+def test_bytes_that_are_no_text_are_usage(run: Run, api: PlayedApi, name: tuple[str, ...]) -> None:
+    """As Python reads them off the command line: surrogates, which no encoding takes."""
+    for param in COMMANDS[name].params:
+        if param.type is FILLED and isinstance(param, click.Option):
+            assert run(*name, *ASKING[name], param.opts[0], "a\udcff", *api.arguments).code == 2, param.name
+        elif param.type is FILLED:
+            words = ("a\udcff" if word == ASKING[name][0] else word for word in ASKING[name])
+            assert run(*name, *words, *api.arguments).code == 2
+    assert api.asked == []
+
+
 @pytest.mark.parametrize("name", COMMANDS, ids=" ".join)
 def test_an_empty_path_is_not_the_directory_that_one_is_in(run: Run, here: Path, name: tuple[str, ...]) -> None:
     before = sorted(here.rglob("*"))
