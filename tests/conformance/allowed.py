@@ -64,6 +64,8 @@ class Rules:
     limit_bytes: int
     """Longer content is not stored."""
     forgotten: list[Forgotten] = field(default_factory=list)
+    purged: int = 0
+    """When the last purge was in force. What was on its way then is not stored."""
 
     def check(self, asked: Asked, got: Got | None) -> None:
         """Raises AssertionError where no cache may answer so. None: the answer broke off."""
@@ -131,7 +133,7 @@ class Rules:
             if ended < asked.begun and other.time > exchange.time and other.edition == exchange.edition:
                 alike = (other.path, other.selected) == (exchange.path, exchange.selected)
                 unstored = "Authorization" in other.asked or "no-store" in other.asked.get("Cache-Control", "")
-                unstored = unstored or len(other.content) > self.limit_bytes
+                unstored = unstored or len(other.content) > self.limit_bytes or other.at < self.purged
                 assert not alike or unstored, f"{where}\nafter {other}"
 
 

@@ -238,7 +238,7 @@ class Play:
         since = self.book.event()
         mode = {step.mode: True} if step.mode else {}
         await self.edge.pipeline.purge(Purge(**wanted, **mode))  # type: ignore[arg-type]
-        until = self.book.event()
+        until = self.rules.purged = self.book.event()
         if step.mode != "refresh":
             path = step.path if step.what in ("url", "prefix") else None
             tag = step.tag if step.what == "tag" else None
