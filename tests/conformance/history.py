@@ -223,7 +223,7 @@ class Play:
         answered = self.unsafe[client][1]
         assert answered and got is not None, got
         if got.status < 400:
-            until = self.book.event()
+            until = self.rules.purged = self.book.event()
             self.rules.forgotten += [Forgotten(answered, until, path) for path in _touched(step)]
 
     async def _purge(self, step: Purges) -> None:
