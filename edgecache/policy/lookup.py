@@ -214,7 +214,7 @@ def _refused_by_client(asked: RequestDirectives, directives: ResponseDirectives,
     """RFC 9111 sections 5.2.1.1, 5.2.1.3, 5.2.1.4."""
     if asked.no_cache:
         return True
-    if moment.fresh and asked.min_fresh is not None and moment.left < asked.min_fresh:
+    if (moment.fresh or moment.renewing) and asked.min_fresh is not None and moment.left < asked.min_fresh:
         return True
     if asked.max_age is None or (asked.max_age > 0 and moment.age <= asked.max_age):
         return False

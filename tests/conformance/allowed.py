@@ -64,6 +64,10 @@ class Rules:
     limit_bytes: int
     """Longer content is not stored."""
     forgotten: list[Forgotten] = field(default_factory=list)
+    delivered: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """When a whole answer of that number was asked for, and when it had come."""
+    purged: int = 0
+    """When the last purge or unsafe request was in force. What was on its way then is not stored."""
 
     def check(self, asked: Asked, got: Got | None) -> None:
         """Raises AssertionError where no cache may answer so. None: the answer broke off."""
@@ -80,6 +84,8 @@ class Rules:
         assert exchange.path == asked.path, where
         _check_content(asked, got, exchange, where)
         if exchange.client == asked.client:
+            if (got.status, asked.method) == (200, "GET"):
+                self.delivered[exchange.number] = asked.begun, self.book.event()
             assert "only-if-cached" not in asked.wants, where
             return
         _check_sharing(asked, got, exchange, where)
@@ -126,12 +132,12 @@ class Rules:
 
     def _check_recent(self, asked: Asked, exchange: Exchange, where: str) -> None:
         """RFC 9111 section 4: of several that may answer, the most recent one."""
-        for number, ended in self.book.ended.items():
+        for number, (begun, ended) in self.delivered.items():
             other = self.book.exchanges[number]
             if ended < asked.begun and other.time > exchange.time and other.edition == exchange.edition:
                 alike = (other.path, other.selected) == (exchange.path, exchange.selected)
                 unstored = "Authorization" in other.asked or "no-store" in other.asked.get("Cache-Control", "")
-                unstored = unstored or len(other.content) > self.limit_bytes
+                unstored = unstored or len(other.content) > self.limit_bytes or begun < self.purged
                 assert not alike or unstored, f"{where}\nafter {other}"
 
 

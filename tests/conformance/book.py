@@ -133,8 +133,6 @@ class Book:
     held: int = 0
     sent: dict[int, int] = field(default_factory=dict)
     """When the answer of that number was sent."""
-    ended: dict[int, int] = field(default_factory=dict)
-    """When a whole 200 of that number had been sent."""
     tags: dict[int, set[str]] = field(default_factory=dict)
     """Of a 304, by its number: those that the stored response may have had."""
     _gate: asyncio.Event = field(default_factory=asyncio.Event)
@@ -220,8 +218,6 @@ class Book:
                 await self._hold()
             await response.write(body[len(body) // 2 :])
         await response.write_eof()
-        if status == 200 and request.method == "GET":
-            self.ended[made.number] = self.event()
         return response
 
 

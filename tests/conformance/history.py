@@ -6,7 +6,10 @@ The clock is the edge's only fake. `test_histories_shared` draws histories.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -91,11 +94,26 @@ class History:
     purge_at_once: int
 
 
+@dataclass(frozen=True)
+class Wire:
+    """How clients talk to the edge."""
+
+    fetch: Callable[[str, str, Mapping[str, str], bytes | None], Awaitable[Got | None]]
+    """Method, path, fields and content of a request, to its answer; None: that broke off."""
+    base: str
+    """What URLs begin with."""
+    host: str
+
+
+Over = Callable[[Edge], AbstractAsyncContextManager[Wire]]
+
+
 @dataclass
 class Play:
     """One history under way."""
 
     edge: Edge
+    wire: Wire
     book: Book
     rules: Rules
     unsafe: dict[str, tuple[Unsafe, int]] = field(default_factory=dict)
@@ -174,12 +192,7 @@ class Play:
                 return
 
     async def _ask(self, asked: Asked) -> None:
-        try:
-            got: Got | None = await self.edge.fetch(
-                asked.path, asked.method, headers=asked.fields, skip_auto_headers=("Accept-Encoding", "Accept")
-            )
-        except aiohttp.ClientError:
-            got = None
+        got = await self.wire.fetch(asked.method, asked.path, asked.fields, None)
         self.rules.check(asked, got)
 
     def _fields(self, ask: Ask, client: str) -> dict[str, str]:
@@ -206,26 +219,26 @@ class Play:
     async def _unsafe(self, step: Unsafe) -> None:
         client = self._client()
         self.unsafe[client] = step, 0
-        got = await self.edge.fetch(step.path, step.method, headers={"X-Client": client}, data=b"x")
+        got = await self.wire.fetch(step.method, step.path, {"X-Client": client}, b"x")
         answered = self.unsafe[client][1]
-        assert answered, got
+        assert answered and got is not None, got
         if got.status < 400:
-            until = self.book.event()
+            until = self.rules.purged = self.book.event()
             self.rules.forgotten += [Forgotten(answered, until, path) for path in _touched(step)]
 
     async def _purge(self, step: Purges) -> None:
-        uri = self.edge.uri(step.path)
+        uri = self.wire.base + step.path
         wanted: dict[str, object] = {
             "url": {"urls": (uri,)},
             "prefix": {"prefix": uri},
             "tag": {"tag": step.tag},
-            "host": {"host": self.edge.address[0]},
+            "host": {"host": self.wire.host},
             "site": {"site": "site"},
         }[step.what]
         since = self.book.event()
         mode = {step.mode: True} if step.mode else {}
         await self.edge.pipeline.purge(Purge(**wanted, **mode))  # type: ignore[arg-type]
-        until = self.book.event()
+        until = self.rules.purged = self.book.event()
         if step.mode != "refresh":
             path = step.path if step.what in ("url", "prefix") else None
             tag = step.tag if step.what == "tag" else None
@@ -236,16 +249,32 @@ def _touched(step: Unsafe) -> tuple[str, ...]:
     return PATHS if step.field else (step.path,)
 
 
-async def play(history: History) -> None:
+@asynccontextmanager
+async def http_1(edge: Edge) -> AsyncIterator[Wire]:
+    """Over HTTP/1.1, without TLS."""
+
+    async def fetch(method: str, path: str, fields: Mapping[str, str], body: bytes | None) -> Got | None:
+        try:
+            return await edge.fetch(path, method, headers=fields, data=body, skip_auto_headers=("Accept-Encoding", "Accept"))
+        except aiohttp.ClientError:
+            return None
+
+    yield Wire(fetch, edge.uri("/").removesuffix("/"), edge.address[0])
+
+
+async def play(history: History, over: Over = http_1, **options: Any) -> None:
+    """Raises AssertionError where no cache may answer so. `options`: the edge's."""
+
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         return await playing.answer(request)
 
     async with (
         origin_of(answer) as origin,
-        edge_for(origin.url, rule=history.rule, purge_at_once=history.purge_at_once) as edge,
+        edge_for(origin.url, rule=history.rule, purge_at_once=history.purge_at_once, **options) as edge,
+        over(edge) as wire,
     ):
         book = Book(edge.clock.now, dict(history.editions))
-        playing = Play(edge, book, Rules(book, history.rule.max_object_bytes))
+        playing = Play(edge, wire, book, Rules(book, history.rule.max_object_bytes))
         try:
             for step in history.steps:
                 await playing.step(step)
@@ -253,3 +282,4 @@ async def play(history: History) -> None:
         finally:
             for task in playing.tasks:
                 task.cancel()
+            await asyncio.gather(*playing.tasks, return_exceptions=True)

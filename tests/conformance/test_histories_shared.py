@@ -38,7 +38,7 @@ _FAILURES = [Failures((how,) * times) for how in ("500", "503", "reset", "mid") 
 
 
 @st.composite
-def _histories(draw: st.DrawFn) -> History:
+def histories(draw: st.DrawFn) -> History:
     """Each is about a few things only, drawn first: of everything at once, little would meet."""
 
     def few(options: Sequence[Any]) -> st.SearchStrategy[Any]:
@@ -163,6 +163,6 @@ def test_what_was_found(name: str) -> None:
 
 
 @settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=60)
-@given(_histories())
+@given(histories())
 def test_each_answer_is_one_that_a_shared_cache_may_give(history: History) -> None:
     asyncio.run(play(history))

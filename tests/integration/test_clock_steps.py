@@ -29,3 +29,16 @@ async def test_what_comes_from_the_future_is_validated(step: float, fresh: bool)
             assert "hit" in got.cache or not fresh
             assert int(got.headers.get("Age", "0")) <= 600
         assert origin.count == (1 if fresh else 2)
+
+
+async def test_what_comes_after_the_step_takes_the_place_of_what_came_before() -> None:
+    numbers = itertools.count(1)
+
+    async def answer(_request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(text=str(next(numbers)), headers={"Cache-Control": "max-age=600"})
+
+    async with origin_of(answer) as origin, edge_for(origin.url) as edge:
+        assert (await edge.fetch("/")).body == b"1"
+        edge.clock.advance(-3600)
+        for _ in range(4):
+            assert (await edge.fetch("/")).body == b"2"

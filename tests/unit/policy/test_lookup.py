@@ -231,7 +231,8 @@ def test_a_refresh_lets_what_is_within_its_lifetime_answer_whatever_forbids_stal
     stored = cached("max-age=60, must-revalidate, proxy-revalidate")
     found = decide(request(), stored, DEFAULT_RULE, NOW + 1, marked_stale=True, renewing=True)
     assert found == StaleWhileRevalidate(1)
-    for asked, now in ((request(), NOW + 61), (request(Cache_Control="no-cache"), NOW + 1)):
+    wishes = (request(Cache_Control=wish) for wish in ("no-cache", "max-age=0", "min-fresh=60"))
+    for asked, now in ((request(), NOW + 61), *((wish, NOW + 1) for wish in wishes)):
         assert isinstance(decide(asked, stored, DEFAULT_RULE, now, marked_stale=True, renewing=True), Validate)
 
 
