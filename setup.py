@@ -23,15 +23,24 @@ COMPILED: Final = {
     "edgecache/store": "entry eviction frequency groups memory",
     "edgecache/observe": "access_log counting log_writer recorder sampling",
     "edgecache/serve": """
-        call errand fast_lane forwarded guard interim keeping looking parts purges request_id respond shape turnstile wire
+        call fast_lane guard interim looking request_id respond shape wire
+        http1/turnstile
+        misses/errand misses/forwarded misses/keeping misses/parts
+        purging/purges
     """,
     "edgecache/upstream": """
-        balancing beginning begun breaker deadlines ejection endpoint intake kept member pool predictor request_head reserving
-        response retrying trailers whole
+        deadlines endpoint
+        choosing/balancing choosing/breaker choosing/ejection choosing/member choosing/pool choosing/retrying
+        flights/predictor flights/reserving
+        http1/beginning http1/begun http1/intake http1/kept http1/request_head http1/response http1/trailers http1/whole
     """,
     "sandbox": """
-        bucket call caps cpuclock deadlines dispatcher express fairqueue faults frames handle lane ledger memory
-        pacer pacing polling promise quarantine reports requests scheduler serving sharenode tab timed_shaper undoing vm
+        call memory scheduler serving vm
+        channel/frames channel/polling
+        dispatch/cpuclock dispatch/deadlines dispatch/dispatcher dispatch/handle dispatch/lane dispatch/ledger dispatch/pacer
+        dispatch/pacing dispatch/quarantine dispatch/reports dispatch/requests dispatch/tab dispatch/timed_shaper
+        pages/faults pages/undoing
+        queueing/bucket queueing/caps queueing/express queueing/fairqueue queueing/promise queueing/sharenode
     """,
     "sandbox/engines": "base kvm sliced watchdog",
     "sandbox/guest": "access actions calls exchange process",

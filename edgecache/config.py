@@ -16,17 +16,17 @@ from urllib.parse import urlsplit
 
 from edgecache import configobserve, configsites, configwords, siteform
 from edgecache.configwords import Table, fill, fill_part
-from edgecache.control.binding import BindRefused, check_bind, is_loopback
+from edgecache.control.listening.binding import BindRefused, check_bind, is_loopback
 from edgecache.control.settings import ControlSettings
 from edgecache.observe.settings import LogSettings, ObserveSettings
 from edgecache.policy.authority import DEFAULT_PORTS
 from edgecache.policy.upstream import NO_TLS_RULE
-from edgecache.serve.certificates import CertificateError, CertificateFiles, server_context
+from edgecache.serve.accepting.certificates import CertificateError, CertificateFiles, server_context
 from edgecache.serve.settings import ServeSettings
 from edgecache.sites import ANY_HOST, Cluster, Site
 from edgecache.store import AdmissionPolicy
 from edgecache.store.disk.settings import MIN_BYTES, DiskSettings
-from edgecache.upstream import trust
+from edgecache.upstream.http1 import trust
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.yamlform import Node, Problems, load_file
 from sandbox import MonitorPolicy

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from edgecache.control import upstreamwords, words
-from edgecache.control.manifest import NAME, NAME_WORDS
+from edgecache.control.bundle.manifest import NAME, NAME_WORDS
 from edgecache.policy.access import MAX_NETWORKS, MAX_RATE, OPEN, AccessRule
 from edgecache.policy.coding import Coding
 from edgecache.policy.prefetch import DEFAULT_SHARE, MAX_SHARE

@@ -19,8 +19,8 @@ from aiohttp import web
 
 from edgecache.config import Address, Config
 from edgecache.control.api.services import Rooms
-from edgecache.control.binding import check_bind
-from edgecache.control.bundles import BundleError
+from edgecache.control.bundle.bundles import BundleError
+from edgecache.control.listening.binding import check_bind
 from edgecache.control.service import Control
 from edgecache.control.state import StateError
 from edgecache.observe.metrics import Metrics, Sources

@@ -18,10 +18,10 @@ from typing import Final
 
 from sandbox import GuestCall
 from sandbox.bench.guests import REQUEST, build
+from sandbox.dispatch.policies import DispatchPolicy, MonitorPolicy, PoolPolicy
 from sandbox.errors import GuestFailed
 from sandbox.limits import DEFAULT_LIMITS, SECOND_NS
 from sandbox.monitor import Monitor, NoEdge
-from sandbox.policies import DispatchPolicy, MonitorPolicy, PoolPolicy
 
 _ROUNDS: Final = 5
 _SPIN_S: Final = 1.0

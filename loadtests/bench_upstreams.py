@@ -28,8 +28,8 @@ from edgecache.policy.upstream import (
     UpstreamRule,
 )
 from edgecache.sites import Site, SiteSnapshot
-from edgecache.upstream.balancing import Candidate, turn
-from edgecache.upstream.origin import OriginClient
+from edgecache.upstream.choosing.balancing import Candidate, turn
+from edgecache.upstream.http1.origin import OriginClient
 from edgecache.upstream.origins import Origins
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.upstream.upstreams import Upstreams

@@ -4,14 +4,14 @@ What is named here is the public surface; everything else is private by place.
 """
 
 from sandbox.call import EdgeCallRefused, EdgeCalls, GuestCall
+from sandbox.dispatch.policies import DispatchPolicy, Isolation, MonitorPolicy, PoolPolicy
+from sandbox.dispatch.quarantine import QuarantinePolicy
 from sandbox.errors import EngineUnavailable, GuestFailed, ImageError, JailError, SandboxError, WorkerLost
 from sandbox.jail import JailPolicy, JailReport, Layer
 from sandbox.limits import DEFAULT_LIMITS, Limits
 from sandbox.monitor import Monitor
 from sandbox.outcome import End, Fault, FaultKind, Outcome, Usage
-from sandbox.policies import DispatchPolicy, Isolation, MonitorPolicy, PoolPolicy
 from sandbox.program import Convention, Program
-from sandbox.quarantine import QuarantinePolicy
 from sandbox.request import GuestRequest
 from sandbox.shares import DEFAULT_CLUSTER, ClusterShare, SiteShare
 from sandbox.status import GeneratorStatus, MonitorStatus, ShareStatus, Verification, WorkerStatus

@@ -201,8 +201,8 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _jail(options: argparse.Namespace) -> int:
     """What a real worker of this machine reports, and the table its filter is made of."""
+    from sandbox.confinement.seccomp import RULES  # noqa: PLC0415
     from sandbox.monitor import Monitor  # noqa: PLC0415 -- `run` needs no monitor
-    from sandbox.seccomp import RULES  # noqa: PLC0415
 
     async def probed() -> JailReport:
         async with Monitor() as monitor:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sandbox.errors import ImageError
-from sandbox.paging import LOWEST_BASE, PAGE, USER_TOP, page_flags
+from sandbox.pages.paging import LOWEST_BASE, PAGE, USER_TOP, page_flags
 
 MAX_HEADERS: Final = 64
 PIE_BASE: Final = 0x400000

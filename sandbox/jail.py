@@ -17,12 +17,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox import landlock, seccomp
-from sandbox.cgroup import NO_CGROUP, CgroupParent
+from sandbox.confinement import landlock, seccomp
+from sandbox.confinement.cgroup import NO_CGROUP, CgroupParent
 from sandbox.engines import kvm_api
 from sandbox.errors import JailError
-from sandbox.footprint import physical_bytes
 from sandbox.limits import MIB
+from sandbox.pages.footprint import physical_bytes
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 

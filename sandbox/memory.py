@@ -14,11 +14,11 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from sandbox import faults
-from sandbox.common import NO_FILE, SEALS, Common, hold
-from sandbox.pagemap import open_pagemap
-from sandbox.paging import FRAME_MASK, MAPPED, PAGE, Layout, fixed_pages
-from sandbox.undoing import Undoing, page_count
+from sandbox.pages import faults
+from sandbox.pages.common import NO_FILE, SEALS, Common, hold
+from sandbox.pages.pagemap import open_pagemap
+from sandbox.pages.paging import FRAME_MASK, MAPPED, PAGE, Layout, fixed_pages
+from sandbox.pages.undoing import Undoing, page_count
 
 __all__ = ["DROP_FACTOR", "DROP_SLACK", "FrozenMemory", "GuestMemory", "open_pagemap"]
 

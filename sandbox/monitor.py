@@ -1,6 +1,6 @@
 """The sandbox's front door: register programs, call them, watch them. Lives on one asyncio loop in its user's process.
 
-Untrusted code never runs in this process: it runs in jailed workers (`worker.py`), and `dispatcher.py` says when.
+Untrusted code never runs in this process: it runs in jailed workers (`worker.py`), and `dispatch/dispatcher.py` says when.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from sandbox.call import EdgeCallRefused, EdgeCalls, GuestCall, refused
-from sandbox.dispatcher import Dispatcher
+from sandbox.dispatch.dispatcher import Dispatcher
+from sandbox.dispatch.images import Images
+from sandbox.dispatch.lane import Generator, Lane
+from sandbox.dispatch.ledger import NOTHING, Allocation
+from sandbox.dispatch.policies import Isolation, MonitorPolicy
+from sandbox.dispatch.quarantine import Score
+from sandbox.dispatch.sharetree import ShareTree
+from sandbox.dispatch.spawner import Spawner
 from sandbox.engines import choose
 from sandbox.errors import GuestFailed, ImageError, SandboxError
-from sandbox.images import Images
 from sandbox.jail import JailReport
-from sandbox.lane import Generator, Lane
-from sandbox.ledger import NOTHING, Allocation
 from sandbox.limits import KIB, SECOND_NS, Limits
-from sandbox.nodes import NodePath, Share
 from sandbox.outcome import End, Outcome, Usage
-from sandbox.policies import Isolation, MonitorPolicy
 from sandbox.program import Program
-from sandbox.quarantine import Score
+from sandbox.queueing.nodes import NodePath, Share
 from sandbox.request import GuestRequest
 from sandbox.shares import DEFAULT_CLUSTER, ClusterShare, SiteShare
-from sandbox.sharetree import ShareTree
-from sandbox.spawner import Spawner
 from sandbox.status import GeneratorStatus, MonitorStatus, ShareStatus, Verification, WorkerStatus
 
 __all__ = ["Monitor", "MonitorPolicy", "NoEdge"]

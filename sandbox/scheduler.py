@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from sandbox.caps import MAX_CAP
-from sandbox.fairqueue import FairQueue
-from sandbox.nodes import ROOT, Contender, NodePath, Share
-from sandbox.sharenode import Node
+from sandbox.queueing.caps import MAX_CAP
+from sandbox.queueing.fairqueue import FairQueue
+from sandbox.queueing.nodes import ROOT, Contender, NodePath, Share
+from sandbox.queueing.sharenode import Node
 
 __all__ = ["MAX_CAP", "MAX_WEIGHT", "ROOT", "NodePath", "Scheduler", "Share"]
 

@@ -10,9 +10,10 @@ import os
 from functools import lru_cache
 from typing import assert_never
 
-from sandbox import events, vm, wire
+from sandbox import events, vm
+from sandbox.channel import wire
+from sandbox.channel.frames import BlockingChannel
 from sandbox.errors import EngineUnavailable, ImageError
-from sandbox.frames import BlockingChannel
 from sandbox.limits import Limits
 from sandbox.outcome import End, Outcome, Usage
 from sandbox.program import Convention

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sandbox.limits import DEFAULT_RATES, Rates
-from sandbox.nodes import NodePath
+from sandbox.queueing.nodes import NodePath
 
 DEFAULT_CLUSTER = "default"
 """Where sites are that name no cluster. It is always there."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from sandbox.dispatch.ledger import NOTHING, Allocation
 from sandbox.jail import JailReport
-from sandbox.ledger import NOTHING, Allocation
 from sandbox.outcome import End, Outcome
 
 

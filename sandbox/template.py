@@ -19,7 +19,7 @@ from sandbox.guest.stack import initial_stack
 from sandbox.image import Image, parse
 from sandbox.limits import KIB, MIB, Limits
 from sandbox.memory import FrozenMemory
-from sandbox.paging import PAGE, USER_TOP, WRITABLE, Layout, page_flags
+from sandbox.pages.paging import PAGE, USER_TOP, WRITABLE, Layout, page_flags
 from sandbox.program import Convention, Program
 
 STACK_SHARE: Final = 8

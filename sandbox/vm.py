@@ -12,7 +12,6 @@ import time
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from sandbox import faults
 from sandbox.engines import create, restoring
 from sandbox.engines.base import Preempted, SystemCall
 from sandbox.events import Booted, Ended, Event, HostCall, OutputFull, Slice
@@ -24,6 +23,7 @@ from sandbox.guest.process import Process
 from sandbox.guest.stack import initial_stack
 from sandbox.limits import DEFAULT_LIMITS, MILLISECOND_NS, Limits
 from sandbox.outcome import End, Fault, FaultKind, Outcome, Usage
+from sandbox.pages import faults
 from sandbox.program import Convention
 from sandbox.request import Delivered, cgi_environ, scgi_frame
 from sandbox.template import Template, fits, initial_cpu, load

@@ -11,15 +11,17 @@ import threading
 import time
 from typing import NoReturn
 
-from sandbox import faults, jail, wire
-from sandbox.cgroup import CgroupParent
+from sandbox import jail
+from sandbox.channel import wire
+from sandbox.channel.frames import BlockingChannel
+from sandbox.confinement.cgroup import CgroupParent
 from sandbox.engines import kvm, kvm_trial
 from sandbox.engines.watchdog import watchdog
 from sandbox.errors import EngineUnavailable, JailError
-from sandbox.frames import BlockingChannel
 from sandbox.jail import JailPolicy
 from sandbox.limits import SECOND_NS
-from sandbox.pagemap import open_pagemap
+from sandbox.pages import faults
+from sandbox.pages.pagemap import open_pagemap
 from sandbox.serving import Worker
 
 __all__ = ["Worker", "main"]

@@ -1,7 +1,7 @@
 """The process that workers are forked from: started clean, with every import done, holding no secret and one channel.
 
 `python -m sandbox.zygote FD PARENT` speaks `wire` with the monitor on descriptor FD: Spawn in; Spawned with the worker's channel
-and a pidfd, and later Died, out. It ends, and every worker with it, when the monitor does. Started by `spawner.py`.
+and a pidfd, and later Died, out. It ends, and every worker with it, when the monitor does. Started by `dispatch/spawner.py`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import sys
 from contextlib import suppress
 
 import sandbox.engines.unicorn  # noqa: F401  for the workers: they cannot import any more
-from sandbox import cgroup, jail, wire, worker
-from sandbox.frames import BlockingChannel
+from sandbox import jail, worker
+from sandbox.channel import wire
+from sandbox.channel.frames import BlockingChannel
+from sandbox.confinement import cgroup
 
 MAX_WORKERS = 4096
 """A monitor that asks for more has gone mad."""

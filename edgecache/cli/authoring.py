@@ -28,7 +28,7 @@ bundle_argument = click.argument("path", type=FILLED_PATH, required=False)
 @click.option("--language", type=click.Choice(["c"]), default="c", show_default=True, help="What it is written in")
 def init(name: str, language: str) -> None:
     """Write a bundle that works into the new directory NAME."""
-    from edgecache.control.manifest import NAME, NAME_WORDS  # noqa: PLC0415 (brings YAML: not for --help)
+    from edgecache.control.bundle.manifest import NAME, NAME_WORDS  # noqa: PLC0415 (brings YAML: not for --help)
 
     if re.fullmatch(NAME, name) is None:
         raise click.UsageError(f"{name!r} is not a generator's name: {NAME_WORDS}")
@@ -85,7 +85,7 @@ def build_bundle(directory: Path, output: Path) -> None:
 
 def bundle_directory(path: Path | None) -> Path:
     """`path`; without one this directory, or the only bundle in it. Raises CommandFailed."""
-    from edgecache.control.manifest import FILE_NAME  # noqa: PLC0415 (brings YAML: not for --help)
+    from edgecache.control.bundle.manifest import FILE_NAME  # noqa: PLC0415 (brings YAML: not for --help)
 
     if path is not None:
         if not path.is_dir():

@@ -48,7 +48,7 @@ def set_cluster(client: ControlClient, *, name: str, weight: int | None, cap: in
     """Add the cluster NAME, or change what is named of it. It holds at once."""
     if cap is not None and no_cap:
         raise click.UsageError("--cap and --no-cap exclude each other")
-    from edgecache.control.manifest import NAME, NAME_WORDS  # noqa: PLC0415 (brings YAML: not for --help)
+    from edgecache.control.bundle.manifest import NAME, NAME_WORDS  # noqa: PLC0415 (brings YAML: not for --help)
 
     if re.fullmatch(NAME, name) is None:
         raise click.UsageError(f"{name!r} is not a cluster's name: {NAME_WORDS}")

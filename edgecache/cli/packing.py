@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from edgecache.cli.errors import CommandFailed, from_form
-from edgecache.control.bundles import Bundle, make_bundle
-from edgecache.control.manifest import FILE_NAME, Manifest, matches, read_manifest
+from edgecache.control.bundle.bundles import Bundle, make_bundle
+from edgecache.control.bundle.manifest import FILE_NAME, Manifest, matches, read_manifest
 from edgecache.control.settings import BundleLimits
 from edgecache.control.words import LIMIT_WORDS
 from edgecache.yamlform import load_file

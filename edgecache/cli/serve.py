@@ -125,13 +125,13 @@ def _without_sites() -> Config:
 
 
 def _run(settings: Config, read: Callable[[], Config] | None, pidfile: Path | None) -> int:
-    from edgecache.control.binding import BindRefused  # noqa: PLC0415 (as above)
+    from edgecache.control.listening.binding import BindRefused  # noqa: PLC0415 (as above)
     from edgecache.control.state import StateError  # noqa: PLC0415
     from edgecache.lifetime import run  # noqa: PLC0415
     from edgecache.processes.entry import run_loop  # noqa: PLC0415
     from edgecache.processes.serving_process import StartFailed  # noqa: PLC0415
     from edgecache.processes.takeover import TakeoverFailed  # noqa: PLC0415
-    from edgecache.serve.certificates import CertificateError  # noqa: PLC0415
+    from edgecache.serve.accepting.certificates import CertificateError  # noqa: PLC0415
     from sandbox import SandboxError  # noqa: PLC0415
 
     try:

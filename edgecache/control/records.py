@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from edgecache.control.manifest import Manifest
+from edgecache.control.bundle.manifest import Manifest
 
 
 class Verb(enum.StrEnum):

@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from edgecache.control.database.sqlite_state import DATABASE, SqliteState
 from edgecache.control.settings import ControlSettings
-from edgecache.control.sqlite_state import DATABASE, SqliteState
 from edgecache.control.state import Failure, StateError
 from edgecache.control.tokens import Tokens
 

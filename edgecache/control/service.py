@@ -19,18 +19,18 @@ from aiohttp import web
 from edgecache.control.answering import ControlRunner
 from edgecache.control.api.routes import build_control
 from edgecache.control.api.services import Rooms, Services
-from edgecache.control.binding import check_bind
-from edgecache.control.bundles import BundleStore
+from edgecache.control.bundle.bundles import BundleStore
 from edgecache.control.clusters import Clusters, ClusterShares
-from edgecache.control.deploy import Deployer, Verifier
-from edgecache.control.idling import IdleWatch
+from edgecache.control.database.sqlite_state import DATABASE, SqliteState
+from edgecache.control.listening.binding import check_bind
+from edgecache.control.listening.idling import IdleWatch
+from edgecache.control.listening.tls_listener import TlsListener
 from edgecache.control.logs import GuestLogs
-from edgecache.control.publisher import Publisher
-from edgecache.control.registry import Registrar, Registry
+from edgecache.control.publishing.deploy import Deployer, Verifier
+from edgecache.control.publishing.publisher import Publisher
+from edgecache.control.publishing.registry import Registrar, Registry
 from edgecache.control.settings import ControlSettings
-from edgecache.control.sqlite_state import DATABASE, SqliteState
 from edgecache.control.state import Failure, StateError
-from edgecache.control.tls_listener import TlsListener
 from edgecache.control.tokens import OPERATOR_FILE, Tokens
 from edgecache.control.values import StoredValues
 from edgecache.policy.purging import Purge

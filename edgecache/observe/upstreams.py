@@ -17,7 +17,7 @@ STATES: Final = ("healthy", "ejected", "open", "down")
 
 
 class OriginFigures(Protocol):
-    """What is told of one origin of one site: `upstream.figures.OriginFigures` has it."""
+    """What is told of one origin of one site: `upstream.choosing.figures.OriginFigures` has it."""
 
     @property
     def site(self) -> str: ...

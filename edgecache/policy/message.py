@@ -64,6 +64,12 @@ class Response:
         self.headers = headers
 
 
+def content_length(response: Response) -> int | None:
+    """The declared length of the body; the client library has checked that it is one number."""
+    value = response.headers.get("Content-Length")
+    return int(value) if value is not None and value.isascii() and value.isdigit() and len(value) <= 18 else None
+
+
 @mypyc_attr(acyclic=True)
 @dataclass(slots=True, init=False, unsafe_hash=True)
 class Timed:

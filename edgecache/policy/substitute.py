@@ -1,6 +1,6 @@
 """An origin's answer in the place of a generator's that failed: for a short while, however long the origin would have it kept.
 
-Else a failure that somebody has provoked would outlast itself, here and in clients. `serve.asking` calls it.
+Else a failure that somebody has provoked would outlast itself, here and in clients. `serve.misses.asking` calls it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Trailer fields (RFC 9110 section 6.5): who wants them, and which may be passed on. Values in, values out.
 
-Of responses: called by `serve.fetching` for what clients ask, and by `upstream.trailers` for what origins send. Of requests: by
-`serve.asking` for what clients announce, and by `upstream.origin` for what then follows.
+Of responses: called by `serve.misses.fetching` for what clients ask, and by `upstream.http1.trailers` for what origins send.
+Of requests: by `serve.misses.asking` for what clients announce, and by `upstream.http1.origin` for what then follows.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from typing import Any, Final, cast
 import msgspec
 
 from edgecache.processes.messages import ENCODER
-from sandbox.frames import Frames
-from sandbox.wire import WireError
+from sandbox.channel.frames import Frames
+from sandbox.channel.wire import WireError
 
 _log: Final = logging.getLogger(__name__)
 _HEAD: Final = struct.Struct("<I")

@@ -29,7 +29,7 @@ from edgecache.processes.reports import Reports
 from edgecache.processes.serving_process import COUNT_SECONDS, Asks, ServingProcess, ServingState, StartFailed
 from edgecache.processes.settings import divided
 from edgecache.processes.sockets import divide
-from edgecache.serve.purger import not_recorded
+from edgecache.serve.purging.purger import not_recorded
 from edgecache.sites import Site, SiteTable
 
 _log: Final = logging.getLogger(__name__)

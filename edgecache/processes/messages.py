@@ -17,7 +17,7 @@ from edgecache.processes.settings import PathSettings
 from edgecache.sites import Site
 from edgecache.store.disk import DiskStats
 from edgecache.store.stats import StoreStats
-from edgecache.upstream.figures import OriginFigures
+from edgecache.upstream.choosing.figures import OriginFigures
 from sandbox import Outcome
 
 TO_SERVING_BYTES: Final = 256 << 20

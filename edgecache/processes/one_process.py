@@ -15,7 +15,7 @@ from edgecache.policy.purging import Purge
 from edgecache.processes.guests import GuestHost, LocalGuests
 from edgecache.processes.path import RequestPath
 from edgecache.processes.settings import undivided
-from edgecache.serve.certificates import CertificateError
+from edgecache.serve.accepting.certificates import CertificateError
 from edgecache.sites import SiteTable
 
 

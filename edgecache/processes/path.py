@@ -25,19 +25,19 @@ from edgecache.policy.fields import freeze
 from edgecache.policy.message import Request, Response
 from edgecache.processes.messages import Report
 from edgecache.processes.settings import PathSettings
+from edgecache.serve.accepting.certificates import Certificates
+from edgecache.serve.accepting.listener import Listener
 from edgecache.serve.call import Call
-from edgecache.serve.certificates import Certificates
 from edgecache.serve.elsewhere import Elsewhere
-from edgecache.serve.forgetting import Siblings
-from edgecache.serve.listener import Listener
 from edgecache.serve.pipeline import Pipeline
+from edgecache.serve.purging.forgetting import Siblings
 from edgecache.serve.upgrading import Upgrades
 from edgecache.sites import SiteTable
 from edgecache.source import Source
 from edgecache.store import MemoryStore, TieredStore
 from edgecache.store.disk import DiskTier
-from edgecache.upstream.body import BytesBody
-from edgecache.upstream.origin import OriginClient
+from edgecache.upstream.http1.body import BytesBody
+from edgecache.upstream.http1.origin import OriginClient
 from edgecache.upstream.tunnel import TunnelClient
 from edgecache.upstream.upstreams import Upstreams
 from sandbox import End, Usage

@@ -13,8 +13,8 @@ from edgecache.observe.figures import MAX_GENERATORS, MAX_SITES, OTHER, Clients,
 from edgecache.processes.messages import Report
 from edgecache.store.disk import DiskStats
 from edgecache.store.stats import StoreStats
-from edgecache.upstream.balancing import Condition
-from edgecache.upstream.figures import OriginFigures
+from edgecache.upstream.choosing.balancing import Condition
+from edgecache.upstream.choosing.figures import OriginFigures
 
 T = TypeVar("T")
 _DISK_COUNTERS = ("hits", "misses", "written", "refused", "evicted", "declined", "corrupt", "purged", "failures")

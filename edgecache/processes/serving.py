@@ -25,8 +25,8 @@ from edgecache.processes.flight_board import FlightBoard
 from edgecache.processes.path import RequestPath
 from edgecache.processes.remote_guests import RemoteGuests, leader_gone
 from edgecache.processes.sockets import close_all, inherited
-from edgecache.serve.certificates import CertificateError
-from edgecache.serve.purger import not_recorded
+from edgecache.serve.accepting.certificates import CertificateError
+from edgecache.serve.purging.purger import not_recorded
 from edgecache.sites import Site, SiteTable
 from edgecache.source import SourceError
 

@@ -22,7 +22,7 @@ from edgecache.processes import messages
 from edgecache.processes.channel import Channel
 from edgecache.processes.guests import GuestHost, GuestPort
 from edgecache.processes.messages import Report
-from edgecache.serve.purger import not_recorded
+from edgecache.serve.purging.purger import not_recorded
 from edgecache.source import SourceError
 
 _log: Final = logging.getLogger(__name__)

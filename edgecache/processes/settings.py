@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from edgecache.config import CacheSettings, Config
 from edgecache.observe.settings import LogSettings, ObserveSettings
-from edgecache.serve.certificates import CertificateFiles
+from edgecache.serve.accepting.certificates import CertificateFiles
 from edgecache.serve.settings import ServeSettings
 from edgecache.upstream.settings import UpstreamSettings
 

@@ -12,8 +12,8 @@ from typing import Protocol
 
 from edgecache.policy.message import Response
 from edgecache.source import Body, Culprit, SourceError, Trailers
-from edgecache.upstream.body import BytesBody
-from edgecache.upstream.shared_body import SharedReader
+from edgecache.upstream.flights.shared_body import SharedReader
+from edgecache.upstream.http1.body import BytesBody
 
 
 @dataclass(slots=True)

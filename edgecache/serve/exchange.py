@@ -12,10 +12,10 @@ from edgecache.observe.record import Record
 from edgecache.policy.message import Request
 from edgecache.serve.answer import Answer
 from edgecache.serve.client_body import CLIENT_GONE
-from edgecache.serve.errand import Errand
 from edgecache.serve.guard import Violation
 from edgecache.serve.interim import InterimWriter
 from edgecache.serve.looking import Hit
+from edgecache.serve.misses.errand import Errand
 from edgecache.serve.pipeline import Pipeline
 from edgecache.serve.request_id import next_request_id
 from edgecache.serve.respond import CacheOutcome

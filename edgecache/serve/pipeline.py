@@ -30,27 +30,27 @@ from edgecache.policy.lookup import (
 from edgecache.policy.message import Request
 from edgecache.policy.upgrading import Upgradable, by_extended_connect
 from edgecache.serve.answer import Answer, HeldBody
-from edgecache.serve.asking import coded
 from edgecache.serve.assembling import assemble
 from edgecache.serve.call import Call, Selected
 from edgecache.serve.elsewhere import Elsewhere
-from edgecache.serve.errand import Errand
 from edgecache.serve.fast_lane import FastLane
 from edgecache.serve.file_body import sound
-from edgecache.serve.forgetting import Forgetting, Siblings
 from edgecache.serve.gate import Gate, Refused
 from edgecache.serve.looking import Looker, Missed
-from edgecache.serve.purger import Purger
+from edgecache.serve.misses.asking import coded
+from edgecache.serve.misses.errand import Errand
+from edgecache.serve.misses.sourcing import Sourcing
+from edgecache.serve.purging.forgetting import Forgetting, Siblings
+from edgecache.serve.purging.purger import Purger
 from edgecache.serve.renewing import Renewer
 from edgecache.serve.respond import CacheOutcome, Responder
 from edgecache.serve.settings import ServeSettings
-from edgecache.serve.sourcing import Sourcing
 from edgecache.serve.upgrading import Upgrades
 from edgecache.sites import Route, Site, SiteTable
 from edgecache.source import Body, Interim, Reply, Source, SourceError
 from edgecache.store import Entry, Store, StoredBody
 from edgecache.upstream.background import Background
-from edgecache.upstream.collapse import Private, SharedReply
+from edgecache.upstream.flights.collapse import Private, SharedReply
 from edgecache.upstream.settings import UpstreamSettings
 
 _log = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ from edgecache.policy.lookup import Validate, conditions
 from edgecache.policy.message import Request
 from edgecache.policy.variance import variant_key
 from edgecache.serve.call import Call
-from edgecache.serve.flying import Flyer
+from edgecache.serve.misses.flying import Flyer
 from edgecache.serve.prefetching import Prefetching
-from edgecache.serve.refreshing import request_for
+from edgecache.serve.purging.refreshing import request_for
 from edgecache.serve.request_id import next_request_id
 from edgecache.sites import Route
 from edgecache.source import SourceError

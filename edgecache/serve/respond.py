@@ -18,11 +18,10 @@ from edgecache.policy.fields import freeze, without
 from edgecache.policy.forwarding import CONDITIONAL_FIELDS, to_client
 from edgecache.policy.freshness import age_field
 from edgecache.policy.lookup import Decision, Miss, MissReason
-from edgecache.policy.message import Headers, Request, Response
+from edgecache.policy.message import Headers, Request, Response, content_length
 from edgecache.policy.problem import problem, reason_of
 from edgecache.policy.validation import STATE_FIELDS, wants_state
 from edgecache.serve.answer import Answer, HeldBody, Meter
-from edgecache.serve.asking import content_length
 from edgecache.serve.call import Call, Selected
 from edgecache.serve.file_body import FileBody, whole
 from edgecache.serve.settings import ServeSettings
@@ -31,7 +30,7 @@ from edgecache.serve.upgrading import OpenTunnel
 from edgecache.serve.wire import encode_fields
 from edgecache.source import Body, Reply, SourceError, Trailers
 from edgecache.store import Entry
-from edgecache.upstream.collapse import Seat
+from edgecache.upstream.flights.collapse import Seat
 
 _ALLOWED = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _FAILURES = {

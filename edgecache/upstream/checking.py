@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from edgecache.policy.upstream import HealthRule
+from edgecache.upstream.choosing.health import UNCHECKED, Checked, first_delay, next_delay, observed
 from edgecache.upstream.endpoint import Endpoint
-from edgecache.upstream.health import UNCHECKED, Checked, first_delay, next_delay, observed
 
 _log: Final = logging.getLogger(__name__)
 _AT_ONCE: Final = 64

@@ -13,19 +13,19 @@ from dataclasses import dataclass, replace
 from edgecache.policy.message import Request, Response
 from edgecache.policy.trailing import wants_trailers
 from edgecache.source import Body, Culprit, Interim, Reply, Resumed, Source, SourceError
-from edgecache.upstream.balancing import Condition
-from edgecache.upstream.beginning import Beginner
-from edgecache.upstream.begun import BegunExchange
-from edgecache.upstream.body import BytesBody, EmptyBody, OriginBody, ReplayableBody
+from edgecache.upstream.choosing.balancing import Condition
+from edgecache.upstream.choosing.leasing import leased
+from edgecache.upstream.choosing.member import Lease, Member
+from edgecache.upstream.choosing.pool import Pool
+from edgecache.upstream.choosing.retrying import retriable, retriable_status
 from edgecache.upstream.endpoint import waits
-from edgecache.upstream.leasing import leased
-from edgecache.upstream.member import Lease, Member
-from edgecache.upstream.origin import OriginClient
-from edgecache.upstream.pool import Pool
-from edgecache.upstream.response import OriginResponse
-from edgecache.upstream.retrying import retriable, retriable_status
-from edgecache.upstream.trailers import TrailerReader
-from edgecache.upstream.whole import WholeResponse
+from edgecache.upstream.http1.beginning import Beginner
+from edgecache.upstream.http1.begun import BegunExchange
+from edgecache.upstream.http1.body import BytesBody, EmptyBody, OriginBody, ReplayableBody
+from edgecache.upstream.http1.origin import OriginClient
+from edgecache.upstream.http1.response import OriginResponse
+from edgecache.upstream.http1.trailers import TrailerReader
+from edgecache.upstream.http1.whole import WholeResponse
 
 _BODILESS = frozenset({204, 304})
 _HEDGED = frozenset({"GET", "HEAD"})

@@ -13,13 +13,13 @@ from edgecache.policy.message import Request, Response
 from edgecache.policy.upgrading import Upgradable, switches
 from edgecache.sites import Site
 from edgecache.source import Culprit, Reply, SourceError
-from edgecache.upstream.origin import OriginClient
-from edgecache.upstream.origin_protocol import OriginProtocol
+from edgecache.upstream.http1.origin import OriginClient
+from edgecache.upstream.http1.origin_protocol import OriginProtocol
+from edgecache.upstream.http1.trust import Trust
+from edgecache.upstream.http1.whole import WholeResponse
 from edgecache.upstream.origins import Answered
 from edgecache.upstream.settings import UpstreamSettings
-from edgecache.upstream.trust import Trust
 from edgecache.upstream.upstreams import Upstreams
-from edgecache.upstream.whole import WholeResponse
 
 
 class Tunnel:

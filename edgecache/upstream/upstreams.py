@@ -14,12 +14,12 @@ from typing import Final
 from edgecache.policy.upstream import HealthRule, UpstreamRule
 from edgecache.sites import Site, SiteSnapshot
 from edgecache.upstream.checking import Checks
-from edgecache.upstream.ejection import Ejection
+from edgecache.upstream.choosing.ejection import Ejection
+from edgecache.upstream.choosing.figures import OriginFigures
+from edgecache.upstream.choosing.pool import Pool
 from edgecache.upstream.endpoint import Endpoint
-from edgecache.upstream.figures import OriginFigures
-from edgecache.upstream.origin import OriginClient
+from edgecache.upstream.http1.origin import OriginClient
 from edgecache.upstream.origins import Origins
-from edgecache.upstream.pool import Pool
 
 _log: Final = logging.getLogger(__name__)
 

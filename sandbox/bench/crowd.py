@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from sandbox.bench.guests import REQUEST
+from sandbox.dispatch.policies import DispatchPolicy, MonitorPolicy, PoolPolicy
 from sandbox.errors import GuestFailed, SandboxError
-from sandbox.footprint import available_bytes, proportional_bytes
 from sandbox.limits import DEFAULT_LIMITS, SECOND_NS, Limits
 from sandbox.monitor import Monitor, NoEdge
-from sandbox.policies import DispatchPolicy, MonitorPolicy, PoolPolicy
+from sandbox.pages.footprint import available_bytes, proportional_bytes
 from sandbox.program import Program
 
 SITES: Final = 8

@@ -10,9 +10,9 @@ from typing import Final
 from sandbox.bench.guests import REQUEST
 from sandbox.errors import SandboxError
 from sandbox.events import Booted, Ended
-from sandbox.footprint import proportional_bytes
 from sandbox.limits import DEFAULT_LIMITS, SECOND_NS, Limits
 from sandbox.outcome import End
+from sandbox.pages.footprint import proportional_bytes
 from sandbox.program import Program
 from sandbox.vm import Template, Vm, load
 

@@ -10,10 +10,10 @@ from typing import Final
 
 from sandbox.bench.guests import REQUEST
 from sandbox.call import GuestCall
+from sandbox.dispatch.policies import DispatchPolicy, MonitorPolicy, PoolPolicy
 from sandbox.errors import GuestFailed, SandboxError
 from sandbox.limits import DEFAULT_LIMITS, SECOND_NS, Limits
 from sandbox.monitor import Monitor, NoEdge
-from sandbox.policies import DispatchPolicy, MonitorPolicy, PoolPolicy
 from sandbox.program import Program
 
 LOOPING: Final = 20

@@ -11,9 +11,9 @@ from typing import Final
 
 from sandbox.bench.guests import REQUEST
 from sandbox.bench.machine import Warm
+from sandbox.dispatch.policies import MonitorPolicy
 from sandbox.limits import DEFAULT_LIMITS, SECOND_NS, Limits
 from sandbox.monitor import Monitor, NoEdge
-from sandbox.policies import MonitorPolicy
 from sandbox.program import Program
 
 _ROUNDS: Final = 10

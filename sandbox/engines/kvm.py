@@ -1,8 +1,8 @@
 """The `kvm` engine: ring 3 on the processor itself, wherever /dev/kvm works.
 
-The guest's only way out is the landing page (`supervisor.py`): `syscall` and every exception arrive there in ring 0 at one `out`,
-which ends KVM_RUN; the host returns to ring 3 by writing registers, so that ring 0 never runs anything else. `vm.py` makes a
-`KvmVcpu` over a `memory.GuestMemory` and sees only the protocol of `base.py`.
+The guest's only way out is the landing page (`pages/supervisor.py`): `syscall` and every exception arrive there in ring 0 at one
+`out`, which ends KVM_RUN; the host returns to ring 3 by writing registers, so that ring 0 never runs anything else. `vm.py`
+makes a `KvmVcpu` over a `memory.GuestMemory` and sees only the protocol of `base.py`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from sandbox.engines.sliced import Runs
 from sandbox.errors import EngineUnavailable
 from sandbox.memory import GuestMemory
 from sandbox.outcome import Fault, FaultKind
-from sandbox.paging import USER_TOP
-from sandbox.supervisor import (
+from sandbox.pages.paging import USER_TOP
+from sandbox.pages.supervisor import (
     EXCEPTION_PORT,
     GDT_ADDRESS,
     GDT_LIMIT,

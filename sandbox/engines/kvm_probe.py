@@ -11,7 +11,7 @@ from sandbox.errors import EngineUnavailable
 from sandbox.limits import MILLISECOND_NS
 from sandbox.memory import FrozenMemory
 from sandbox.outcome import Fault, FaultKind
-from sandbox.paging import PAGE, Layout, page_flags
+from sandbox.pages.paging import PAGE, Layout, page_flags
 
 _BASE: Final = 0x400000
 _DATA: Final = _BASE + PAGE

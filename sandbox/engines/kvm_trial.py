@@ -16,7 +16,7 @@ from sandbox.engines.kvm import KvmVcpu
 from sandbox.errors import EngineUnavailable
 from sandbox.limits import MILLISECOND_NS
 from sandbox.memory import FrozenMemory, GuestMemory
-from sandbox.paging import PAGE, Layout, page_flags
+from sandbox.pages.paging import PAGE, Layout, page_flags
 
 _BASE: Final = 0x400000
 _FILL: Final = _BASE + 0x100

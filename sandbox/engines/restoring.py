@@ -10,8 +10,8 @@ import struct
 from typing import Final
 
 from sandbox.engines.base import CpuState
-from sandbox.paging import USER_TOP, Layout
-from sandbox.supervisor import RESTORE_ADDRESS, RESTORED_OFFSET
+from sandbox.pages.paging import USER_TOP, Layout
+from sandbox.pages.supervisor import RESTORE_ADDRESS, RESTORED_OFFSET
 
 _RAX, _RCX, _RDX, _RSP = 0, 2, 3, 7
 _TRAP: Final = 1 << 8

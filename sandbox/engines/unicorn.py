@@ -26,10 +26,10 @@ from sandbox.engines.sliced import Runs
 from sandbox.engines.unicorn_replay import replay
 from sandbox.memory import GuestMemory
 from sandbox.outcome import Fault, FaultKind
-from sandbox.paging import NO_EXECUTE, PAGE, PRESENT
-from sandbox.supervisor import FRAME_ADDRESS, FRAME_OFFSET, GDT_ADDRESS, GDT_LIMIT, STUB_ADDRESS
-from sandbox.supervisor import USER_CODE as CODE
-from sandbox.supervisor import USER_DATA as DATA
+from sandbox.pages.paging import NO_EXECUTE, PAGE, PRESENT
+from sandbox.pages.supervisor import FRAME_ADDRESS, FRAME_OFFSET, GDT_ADDRESS, GDT_LIMIT, STUB_ADDRESS
+from sandbox.pages.supervisor import USER_CODE as CODE
+from sandbox.pages.supervisor import USER_DATA as DATA
 
 TRANSLATION_BYTES: Final = 1 << 20
 """Unicorn's own default costs 7 ms and 2 MiB more a VM."""

@@ -16,7 +16,7 @@ from sandbox.engines.base import CpuState
 from sandbox.engines.registers import GPRS
 from sandbox.memory import GuestMemory
 from sandbox.outcome import FaultKind
-from sandbox.paging import FRAME_MASK, NO_EXECUTE, PAGE, PRESENT, WRITABLE
+from sandbox.pages.paging import FRAME_MASK, NO_EXECUTE, PAGE, PRESENT, WRITABLE
 
 _TRANSLATION_BYTES: Final = 1 << 20
 _KINDS: Final = {

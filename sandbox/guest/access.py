@@ -10,7 +10,7 @@ import struct
 from typing import Final
 
 from sandbox.memory import GuestMemory
-from sandbox.paging import PAGE, PRESENT, WRITABLE
+from sandbox.pages.paging import PAGE, PRESENT, WRITABLE
 
 PATH_MAX: Final = 4096
 

@@ -12,7 +12,7 @@ from sandbox.guest.access import CallError
 from sandbox.guest.areas import TooManyAreas
 from sandbox.guest.files import FileKind
 from sandbox.guest.process import Process
-from sandbox.paging import NO_EXECUTE, PAGE, PRESENT, page_flags
+from sandbox.pages.paging import NO_EXECUTE, PAGE, PRESENT, page_flags
 
 _READ, _WRITE, _EXECUTE = 1, 2, 4
 _MAP_TYPE, _MAP_PRIVATE = 0x0F, 0x02

@@ -12,7 +12,7 @@ from typing import Final
 
 from sandbox.engines.cpuid import cpuid
 from sandbox.image import Image
-from sandbox.paging import PAGE
+from sandbox.pages.paging import PAGE
 
 _AT_PHDR, _AT_PHENT, _AT_PHNUM, _AT_PAGESZ, _AT_BASE, _AT_FLAGS, _AT_ENTRY = 3, 4, 5, 6, 7, 8, 9
 _AT_UID, _AT_EUID, _AT_GID, _AT_EGID, _AT_PLATFORM, _AT_HWCAP, _AT_CLKTCK = 11, 12, 13, 14, 15, 16, 17

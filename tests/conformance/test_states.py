@@ -13,7 +13,7 @@ from edgecache.policy.rule import CacheRule
 from edgecache.sites import ActiveVersion, GeneratorRoutes, OnError
 from edgecache.source import Body, Interim
 from edgecache.source import Reply as Answered
-from edgecache.upstream.body import BytesBody
+from edgecache.upstream.http1.body import BytesBody
 from tests.conformance.scenario import Ask, Reply, Scenario, play
 from tests.integration.proxy_support import edge_for
 

@@ -17,7 +17,7 @@ from sandbox.guest.edge_calls import MAX_ANSWER
 from sandbox.guest.exchange import Exchange, RequestEnded
 from sandbox.guest.files import MAX_OPEN
 from sandbox.limits import DEFAULT_LIMITS, KIB, MIB
-from sandbox.paging import MAPPED, NO_EXECUTE, PAGE, PRESENT, USER_TOP, WRITABLE
+from sandbox.pages.paging import MAPPED, NO_EXECUTE, PAGE, PRESENT, USER_TOP, WRITABLE
 from sandbox.program import Convention, Program
 from sandbox.request import GuestRequest
 from sandbox.vm import Vm, load

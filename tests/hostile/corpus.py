@@ -13,9 +13,9 @@ from typing import Final
 from sandbox.guest.calls import CALLS
 from sandbox.limits import MIB, MILLISECOND_NS
 from sandbox.outcome import End
-from sandbox.paging import USER_TOP
+from sandbox.pages.paging import USER_TOP
+from sandbox.pages.supervisor import GDT_ADDRESS, RESTORE_ADDRESS, STUB_ADDRESS
 from sandbox.program import Convention
-from sandbox.supervisor import GDT_ADDRESS, RESTORE_ADDRESS, STUB_ADDRESS
 from tests.unit.sandbox.machine_code import (
     DATA,
     DATA_BYTES,

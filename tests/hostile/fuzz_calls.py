@@ -17,9 +17,9 @@ from typing import NoReturn
 
 import atheris
 
-with atheris.instrument_imports(include=["sandbox.guest", "sandbox.memory", "sandbox.paging", "sandbox.pagemap"]):
+with atheris.instrument_imports(include=["sandbox.guest", "sandbox.memory", "sandbox.pages.paging", "sandbox.pages.pagemap"]):
     from sandbox.guest.calls import CALLS
-    from sandbox.paging import PAGE
+    from sandbox.pages.paging import PAGE
     from tests.hostile.call_guest import DATA, ODD_ADDRESSES, ODD_LENGTHS, ODD_NUMBERS, PATHS, CallGuest
     from tests.unit.sandbox.machine_code import TEXT
 

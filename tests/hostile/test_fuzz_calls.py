@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from sandbox.guest.calls import CALLS
 from sandbox.limits import MIB
-from sandbox.paging import PAGE
+from sandbox.pages.paging import PAGE
 from tests.hostile.call_guest import DATA, END, ODD_ADDRESSES, ODD_LENGTHS, ODD_NUMBERS, CallGuest
 from tests.unit.sandbox.machine_code import TEXT
 

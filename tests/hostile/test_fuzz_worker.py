@@ -12,10 +12,11 @@ from collections.abc import Callable
 
 import pytest
 
-from sandbox import End, Monitor, MonitorPolicy, Outcome, Usage, wire
-from sandbox.frames import frame
+from sandbox import End, Monitor, MonitorPolicy, Outcome, Usage
+from sandbox.channel import wire
+from sandbox.channel.frames import frame
+from sandbox.dispatch.spawner import Spawner, WorkerHandle
 from sandbox.jail import JailReport
-from sandbox.spawner import Spawner, WorkerHandle
 from tests.integration.monitor_support import ask, begin, ending, limits, resident
 from tests.integration.test_monitor_hostile import Impostor, Impostors
 

@@ -17,8 +17,8 @@ from sandbox.engines import ENGINES
 from sandbox.limits import MIB, MILLISECOND_NS
 from sandbox.outcome import End
 from sandbox.program import Convention, Program
+from sandbox.queueing.sharenode import Node
 from sandbox.scheduler import NodePath
-from sandbox.sharenode import Node
 from tests.hostile.corpus import loop
 from tests.hostile.test_corpus import LIMITS, NEIGHBOUR, PAGE, NoAnswers, available, ended
 from tests.unit.sandbox.machine_code import RAX, RCX, RSI, SYSCALL, call, image, mov

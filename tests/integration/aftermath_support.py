@@ -16,11 +16,11 @@ from typing import TypeVar
 
 from edgecache.policy.purging import Purge
 from edgecache.serve.call import Call
-from edgecache.serve.connection import Connection
-from edgecache.serve.errand import Errand
-from edgecache.serve.turnstile import Turnstile
-from edgecache.upstream.begun import BegunExchange, SentRequest
-from edgecache.upstream.collapse import Seat
+from edgecache.serve.http1.connection import Connection
+from edgecache.serve.http1.turnstile import Turnstile
+from edgecache.serve.misses.errand import Errand
+from edgecache.upstream.flights.collapse import Seat
+from edgecache.upstream.http1.begun import BegunExchange, SentRequest
 from tests.integration.chaos_support import ANSWER_SECONDS, proven
 from tests.integration.proxy_support import Edge, until
 

@@ -27,8 +27,8 @@ from h2.events import (
 from h2.settings import SettingCodes
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from edgecache.serve.certificates import CertificateFiles, Certificates
-from edgecache.serve.listener import Listener
+from edgecache.serve.accepting.certificates import CertificateFiles, Certificates
+from edgecache.serve.accepting.listener import Listener
 from edgecache.serve.settings import ServeSettings
 from tests.integration.proxy_support import Edge, Got, edge_for, origin_of
 

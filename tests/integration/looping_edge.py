@@ -16,7 +16,7 @@ from edgecache.config import Address, Config
 from edgecache.control.settings import ControlSettings
 from edgecache.edge import Edge
 from origin_sim.server import Shop
-from sandbox.policies import MonitorPolicy
+from sandbox.dispatch.policies import MonitorPolicy
 from tests.control_support import tar
 from tests.integration.monitor_support import built
 

@@ -19,8 +19,8 @@ from edgecache.observe.record import Record, Renewal, Repeated
 from edgecache.policy.rule import CacheRule
 from edgecache.policy.upgrading import Upgradable
 from edgecache.policy.upstream import DEFAULT_UPSTREAM, UpstreamRule
+from edgecache.serve.accepting.listener import Listener
 from edgecache.serve.call import Call
-from edgecache.serve.listener import Listener
 from edgecache.serve.pipeline import Pipeline
 from edgecache.serve.settings import ServeSettings
 from edgecache.serve.upgrading import Upgrades
@@ -28,7 +28,7 @@ from edgecache.sites import GeneratorRoutes, Site, SiteTable
 from edgecache.source import Source
 from edgecache.store import MemoryStore, Store, TieredStore
 from edgecache.store.disk import DiskSettings, DiskTier
-from edgecache.upstream.origin import OriginClient
+from edgecache.upstream.http1.origin import OriginClient
 from edgecache.upstream.resolving import Lookup
 from edgecache.upstream.settings import UpstreamSettings
 from edgecache.upstream.tunnel import TunnelClient

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from edgecache.control.database.sqlite_state import DATABASE
 from edgecache.control.settings import BundleLimits
-from edgecache.control.sqlite_state import DATABASE
 from edgecache.control.state import StateError
 from edgecache.sites import Site
 from tests.control_support import Api, bundle, running
@@ -60,7 +60,7 @@ async def test_bodies_are_bounded_and_strict(tmp_path: Path) -> None:
             answer = await api.call("POST", "/v1/sites", data=data, headers=headers)
             assert (answer.status, answer.code) == (status, code), (data, answer.body)
         refused = await api.push(bytes(20_001))
-        assert (refused.code, "`control.bundles.upload`" in str(refused.json["advice"])) == ("body-too-large", True)
+        assert (refused.code, "`control.bundle.bundles.upload`" in str(refused.json["advice"])) == ("body-too-large", True)
         assert (await api.push(bundle(), query="?activate=yes")).code == "bad-parameter"
         assert (await api.push(bundle(), query="?activat=true")).code == "bad-parameter"
         assert (await api.call("GET", "/v1/sites?x=1")).code == "bad-parameter"

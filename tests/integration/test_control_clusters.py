@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from edgecache.control.schema import _STEPS
+from edgecache.control.database.schema import _STEPS
+from edgecache.control.database.sqlite_state import SqliteState
 from edgecache.control.settings import ControlSettings
-from edgecache.control.sqlite_state import SqliteState
 from edgecache.sites import Cluster
 from sandbox import ClusterShare
 from tests.control_support import running

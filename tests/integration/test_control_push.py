@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from edgecache.control.bundles import make_bundle
-from edgecache.control.deploy import sample_request
-from edgecache.control.manifest import read_manifest
+from edgecache.control.bundle.bundles import make_bundle
+from edgecache.control.bundle.manifest import read_manifest
+from edgecache.control.publishing.deploy import sample_request
 from edgecache.control.service import Control
 from edgecache.control.settings import ControlSettings
 from edgecache.sites import OnError, Site, SiteTable

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from sandbox.dispatch.policies import DispatchPolicy, MonitorPolicy, PoolPolicy
 from sandbox.limits import MIB
-from sandbox.policies import DispatchPolicy, MonitorPolicy, PoolPolicy
 from tests.integration.looping_edge import Here, looping_edge
 
 pytestmark = pytest.mark.timeout(600)

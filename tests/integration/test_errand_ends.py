@@ -13,7 +13,7 @@ from aiohttp import web
 
 from edgecache.policy.message import Request
 from edgecache.policy.rule import CacheRule
-from edgecache.serve.errand import Errand
+from edgecache.serve.misses.errand import Errand
 from edgecache.serve.settings import ServeSettings
 from edgecache.sites import ActiveVersion, GeneratorRoutes, OnError
 from edgecache.source import Begun, Body, Culprit, Interim, Reply, SourceError

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from edgecache.serve.connection import Connection
-from edgecache.upstream.origin_protocol import OriginProtocol
+from edgecache.serve.http1.connection import Connection
+from edgecache.upstream.http1.origin_protocol import OriginProtocol
 from edgecache.upstream.settings import UpstreamSettings
 from tests.integration.proxy_support import Edge, edge_for, origin_of, plain, until
 

@@ -14,8 +14,8 @@ from hypothesis import settings as tuned
 from hypothesis import strategies as st
 
 from edgecache.config import load
+from edgecache.serve.accepting.listener import Listener
 from edgecache.serve.http2.frames import PREFACE
-from edgecache.serve.listener import Listener
 from edgecache.serve.settings import ServeSettings
 from edgecache.upstream.settings import UpstreamSettings
 from tests.integration.h2_support import Client

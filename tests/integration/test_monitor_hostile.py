@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from sandbox import End, GuestCall, JailPolicy, Monitor, Outcome, Usage, WorkerLost, edge, wire
+from sandbox import End, GuestCall, JailPolicy, Monitor, Outcome, Usage, WorkerLost
+from sandbox.channel import wire
+from sandbox.channel.frames import BlockingChannel, send_frame
+from sandbox.dispatch import edge
+from sandbox.dispatch.spawner import Spawner, WorkerHandle
 from sandbox.errors import JailError
-from sandbox.frames import BlockingChannel, send_frame
 from sandbox.jail import JailReport
 from sandbox.limits import MILLISECOND_NS
-from sandbox.spawner import Spawner, WorkerHandle
 from tests.integration.monitor_support import Edge, begin, ending, limits, resident, until
 from tests.integration.process_support import alive
 

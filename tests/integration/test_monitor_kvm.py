@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from sandbox.dispatch.policies import MonitorPolicy
 from sandbox.engines.kvm_probe import obstacle
 from sandbox.errors import GuestFailed
 from sandbox.jail import JailPolicy
 from sandbox.limits import MILLISECOND_NS
 from sandbox.monitor import Monitor
-from sandbox.policies import MonitorPolicy
 from sandbox.program import Convention
 from tests.unit.sandbox.machine_code import DATA, GET, LIMITS, LOOP, RESPOND, call, program, serve
 

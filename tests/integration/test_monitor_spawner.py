@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import JailPolicy, WorkerLost, spawner, wire
-from sandbox.spawner import Spawner
+from sandbox import JailPolicy, WorkerLost
+from sandbox.channel import wire
+from sandbox.dispatch import spawner
+from sandbox.dispatch.spawner import Spawner
 from tests.integration.monitor_support import until
 from tests.integration.process_support import alive
 

@@ -13,7 +13,7 @@ from edgecache.policy.fields import freeze
 from edgecache.policy.message import Request
 from edgecache.source import SourceError
 from edgecache.upstream.endpoint import Endpoint, waits
-from edgecache.upstream.origin import OriginClient
+from edgecache.upstream.http1.origin import OriginClient
 from edgecache.upstream.settings import UpstreamSettings
 from tests.integration.proxy_support import raw_origin, read_head
 

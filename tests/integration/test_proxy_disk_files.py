@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from edgecache.serve.certificates import CertificateFiles, Certificates
-from edgecache.serve.listener import Listener
+from edgecache.serve.accepting.certificates import CertificateFiles, Certificates
+from edgecache.serve.accepting.listener import Listener
 from edgecache.serve.settings import ServeSettings
 from tests.integration.disk_support import MIB, RULE, answer, content, settings, written
 from tests.integration.proxy_support import edge_for, origin_of

@@ -18,7 +18,7 @@ from edgecache.policy.rule import CacheRule
 from edgecache.serve.settings import ServeSettings
 from edgecache.sites import ActiveVersion, GeneratorRoutes, OnError
 from edgecache.source import Body, Culprit, Interim, Reply, SourceError
-from edgecache.upstream.body import EmptyBody
+from edgecache.upstream.http1.body import EmptyBody
 from edgecache.upstream.settings import UpstreamSettings
 from tests.integration.proxy_support import Saying, edge_for, origin_of, plain, raw_origin, read_head, until
 

@@ -14,7 +14,7 @@ from edgecache.policy.purging import Purge
 from edgecache.policy.rule import CacheRule
 from edgecache.sites import ActiveVersion, GeneratorRoutes
 from edgecache.source import Body, Interim, Reply
-from edgecache.upstream.body import BytesBody
+from edgecache.upstream.http1.body import BytesBody
 from tests.integration.proxy_support import Edge, edge_for, origin_of, plain
 
 ROUTES = GeneratorRoutes(name="g", routes=("/g/*",), active=(ActiveVersion(1, 100, "site/g@1"),), rule=CacheRule())

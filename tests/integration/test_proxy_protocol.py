@@ -14,8 +14,8 @@ from aiohttp import web
 
 from edgecache.config import Address, load
 from edgecache.policy.access import AccessRule
-from edgecache.serve.certificates import Certificates
-from edgecache.serve.listener import Listener
+from edgecache.serve.accepting.certificates import Certificates
+from edgecache.serve.accepting.listener import Listener
 from edgecache.serve.settings import ServeSettings
 from edgecache.sites import Site
 from edgecache.yamlform import FormError

@@ -19,8 +19,8 @@ from cryptography import x509
 from demo.processes import started
 from edgecache.config import load
 from edgecache.policy.purging import Purge
-from edgecache.serve.certificates import CertificateFiles, Certificates
-from edgecache.serve.listener import Listener
+from edgecache.serve.accepting.certificates import CertificateFiles, Certificates
+from edgecache.serve.accepting.listener import Listener
 from edgecache.serve.settings import ServeSettings
 from edgecache.yamlform import FormError
 from tests.integration.proxy_support import Edge, Origin, edge_for, origin_of

@@ -23,7 +23,7 @@ from edgecache.serve.settings import ServeSettings
 from edgecache.serve.stream_tunnel import say_end
 from edgecache.sites import ActiveVersion, GeneratorRoutes
 from edgecache.source import Body, Interim, Reply
-from edgecache.upstream.body import BytesBody
+from edgecache.upstream.http1.body import BytesBody
 from edgecache.yamlform import FormError
 from tests.integration.h2_support import Authority, secure
 from tests.integration.proxy_support import Edge, Origin, edge_for, origin_of, raw_origin, read_head, until

@@ -19,8 +19,8 @@ import pytest
 from edgecache.policy.purging import Purge
 from edgecache.policy.rule import CacheRule
 from edgecache.policy.upstream import Timeouts, UpstreamRule
+from edgecache.serve.misses.spooling import SpoolingBody
 from edgecache.serve.settings import ServeSettings
-from edgecache.serve.spooling import SpoolingBody
 from edgecache.source import SourceError
 from edgecache.store.disk import DiskSettings
 from edgecache.store.disk.segments import SegmentWriter

@@ -11,9 +11,9 @@ import pytest
 
 from demo.processes import started
 from demo.stage import EDGE_READY
+from edgecache.control.database.sqlite_state import SqliteState
 from edgecache.control.records import Verb
 from edgecache.control.settings import ControlSettings
-from edgecache.control.sqlite_state import SqliteState
 from edgecache.control.tokens import Tokens
 
 SERVE = ["-m", "edgecache", "serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--state"]

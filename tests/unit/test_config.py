@@ -10,8 +10,8 @@ import pytest
 from edgecache.config import Address, Config, from_origin, load
 from edgecache.policy.upstream import HedgeRule, Origin
 from edgecache.sites import Cluster
+from sandbox.dispatch.policies import Isolation
 from sandbox.jail import Layer
-from sandbox.policies import Isolation
 from tests.unit.config_files import problems, written
 
 

@@ -11,10 +11,10 @@ from msgspec import UNSET, Struct, UnsetType
 
 from edgecache.control.api import shapes
 from edgecache.control.api.endpoint import ApiCall, Endpoint, WithToken
+from edgecache.control.api.json_site import checked_cap, checked_weight
 from edgecache.control.api.messages import answer, no_content, parameters, read_json
-from edgecache.control.manifest import NAME
+from edgecache.control.bundle.manifest import NAME
 from edgecache.control.problems import Code, Problem, not_found
-from edgecache.control.siteforms import checked_cap, checked_weight
 from edgecache.control.state import Missing, TooMany
 from edgecache.sites import Cluster
 from sandbox import DEFAULT_CLUSTER

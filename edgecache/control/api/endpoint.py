@@ -17,8 +17,8 @@ from aiohttp.typedefs import Handler
 
 from edgecache.control.api.messages import READMIT
 from edgecache.control.api.services import Services
-from edgecache.control.binding import is_foreign
-from edgecache.control.manifest import NAME
+from edgecache.control.bundle.manifest import NAME
+from edgecache.control.listening.binding import is_foreign
 from edgecache.control.problems import Code, Problem, no_site, not_found
 from edgecache.control.records import Token, Verb
 from edgecache.control.state import Failure, StateError

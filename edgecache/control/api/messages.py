@@ -85,7 +85,7 @@ async def read_archive_body(request: web.Request, settings: ControlSettings) -> 
     larger = Problem(
         Code.BODY_TOO_LARGE,
         f"the archive is larger than {units.format_size(most)}",
-        "leave out of the bundle what the program does not need, or have the operator raise `control.bundles.upload`",
+        "leave out of the bundle what the program does not need, or have the operator raise `control.bundle.bundles.upload`",
     )
     return await _read(request, most, settings.body_seconds, larger)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from edgecache.control.api.endpoint import SERVICES, authenticated, forbidden
-from edgecache.control.binding import is_loopback
+from edgecache.control.listening.binding import is_loopback
 from edgecache.control.records import Verb
 
 

@@ -10,9 +10,9 @@ from typing import Final
 from aiohttp.typedefs import Handler
 
 from edgecache.control.clusters import Clusters
-from edgecache.control.deploy import Deployer
 from edgecache.control.logs import GuestLogs
-from edgecache.control.publisher import Publisher
+from edgecache.control.publishing.deploy import Deployer
+from edgecache.control.publishing.publisher import Publisher
 from edgecache.control.settings import ControlSettings
 from edgecache.control.state import State
 from edgecache.control.tokens import Tokens

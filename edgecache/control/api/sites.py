@@ -11,15 +11,15 @@ from aiohttp import web
 
 from edgecache.control.api import shapes
 from edgecache.control.api.endpoint import ApiCall, Endpoint, WithToken, forbidden
+from edgecache.control.api.json_site import SiteChange, SiteCreate, changed_site, new_site
 from edgecache.control.api.messages import answer, no_content, parameters, read_json
 from edgecache.control.problems import Code, Problem, no_site
 from edgecache.control.records import Verb
-from edgecache.control.siteforms import SiteChange, SiteCreate, changed_site, new_site
 from edgecache.control.state import Exists, Missing, TooMany
 from edgecache.policy.purging import Purge
 from edgecache.sites import Site
 from edgecache.source import SourceError
-from edgecache.upstream import trust
+from edgecache.upstream.http1 import trust
 
 _log: Final = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
 """A long body on its way to the disk: written as it arrives, in a segment of its own, never whole in memory.
 
-`serve.spooling` writes chunks and commits the entry once the body is complete. Where the disk fails, the body goes on without it.
+`serve.misses.spooling` writes chunks and commits the entry once the body is complete. Where the disk fails, the body goes on
+without it.
 """
 
 from __future__ import annotations

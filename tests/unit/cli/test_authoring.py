@@ -10,7 +10,7 @@ import pytest
 
 from edgecache.cli.errors import CommandFailed
 from edgecache.cli.packing import archive, pack
-from edgecache.control.bundles import parse_bundle
+from edgecache.control.bundle.bundles import parse_bundle
 from edgecache.control.settings import BundleLimits
 from sandbox.image import parse
 from tests.unit.cli.conftest import Run

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecache.control.archive import ArchiveError, read_archive
+from edgecache.control.bundle.archive import ArchiveError, read_archive
 from edgecache.control.settings import BundleLimits
 from tests.control_support import tar
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecache.control.binding import BindRefused, check_bind, is_loopback
+from edgecache.control.listening.binding import BindRefused, check_bind, is_loopback
 from edgecache.control.settings import ControlSettings
 
 

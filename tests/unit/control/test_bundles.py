@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecache.control.bundles import BundleError, BundleStore, make_bundle, parse_bundle
+from edgecache.control.bundle.bundles import BundleError, BundleStore, make_bundle, parse_bundle
 from edgecache.control.settings import BundleLimits
 from tests.control_support import bundle, tar
 

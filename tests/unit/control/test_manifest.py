@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecache.control import words
-from edgecache.control.bundles import Bundle, make_bundle
-from edgecache.control.manifest import Manifest, matches, read_manifest
+from edgecache.control.bundle.bundles import Bundle, make_bundle
+from edgecache.control.bundle.manifest import Manifest, matches, read_manifest
 from edgecache.sites import OnError
 from edgecache.yamlform import FormError
 from sandbox.limits import DEFAULT_LIMITS, MIB, MILLISECOND_NS

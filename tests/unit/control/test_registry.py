@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from edgecache.control.bundles import BundleError, BundleStore, make_bundle
-from edgecache.control.manifest import read_manifest
+from edgecache.control.bundle.bundles import BundleError, BundleStore, make_bundle
+from edgecache.control.bundle.manifest import read_manifest
+from edgecache.control.publishing.registry import Registry, registration
 from edgecache.control.records import Verified, Version
-from edgecache.control.registry import Registry, registration
 from edgecache.sites import Site
 from sandbox import SiteShare
 from sandbox.limits import DEFAULT_LIMITS, MIB

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgecache.control.publishing.splits import give
 from edgecache.control.records import Portion, Split
-from edgecache.control.splits import give
 
 
 def test_all_of_it() -> None:

@@ -17,12 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecache.control.manifest import Manifest, Sample
+from edgecache.control.bundle.manifest import Manifest, Sample
+from edgecache.control.database.rows import kv_put
+from edgecache.control.database.schema import VERSION, migrate
+from edgecache.control.database.sqlite_state import DATABASE, SqliteState
 from edgecache.control.records import Draft, Portion, Token, Verb, Verified, Version
-from edgecache.control.rows import kv_put
-from edgecache.control.schema import VERSION, migrate
 from edgecache.control.settings import ControlSettings, StoredValueLimits
-from edgecache.control.sqlite_state import DATABASE, SqliteState
 from edgecache.control.state import Exists, Failure, Missing, StateError, TooMany
 from edgecache.policy.rule import CacheRule
 from edgecache.sites import Site
@@ -332,7 +332,7 @@ _WRITER = """
 import asyncio, sys
 from pathlib import Path
 from edgecache.control.settings import ControlSettings
-from edgecache.control.sqlite_state import SqliteState
+from edgecache.control.database.sqlite_state import SqliteState
 from tests.unit.control.test_sqlite_state import SITE, draft
 
 async def main() -> None:

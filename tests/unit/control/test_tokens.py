@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from edgecache.control.database.sqlite_state import DATABASE, SqliteState
 from edgecache.control.records import Verb
 from edgecache.control.settings import ControlSettings
-from edgecache.control.sqlite_state import DATABASE, SqliteState
 from edgecache.control.state import Missing, TooMany
 from edgecache.control.tokens import Tokens, mint
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from edgecache.control.manifest import Manifest, Sample
+from edgecache.control.bundle.manifest import Manifest, Sample
+from edgecache.control.database.sqlite_state import SqliteState
 from edgecache.control.records import Draft
 from edgecache.control.settings import ControlSettings
-from edgecache.control.sqlite_state import SqliteState
 from edgecache.control.values import StoredValues
 from edgecache.sites import Site
 from sandbox.limits import DEFAULT_LIMITS

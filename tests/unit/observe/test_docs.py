@@ -16,9 +16,9 @@ from edgecache.observe.record import CACHE_WORDS, Renewal
 from edgecache.observe.recorder import Recorder
 from edgecache.store.disk import DiskStats
 from edgecache.store.memory import MemoryStore
-from edgecache.upstream.figures import OriginFigures
+from edgecache.upstream.choosing.figures import OriginFigures
+from sandbox.dispatch.ledger import NOTHING
 from sandbox.jail import JailReport
-from sandbox.ledger import NOTHING
 from sandbox.outcome import End, Usage
 from sandbox.status import MonitorStatus, ShareStatus, WorkerStatus
 from tests.unit.observe.values import RECORD

@@ -15,8 +15,8 @@ from edgecache.observe.record import CACHE_WORDS, Renewal
 from edgecache.observe.recorder import Recorder
 from edgecache.observe.status import StatusBoard
 from edgecache.store.memory import MemoryStore
+from sandbox.dispatch.ledger import Allocation
 from sandbox.jail import JailReport, Layer, MissingLayer
-from sandbox.ledger import Allocation
 from sandbox.outcome import End, Usage
 from sandbox.status import GeneratorStatus, MonitorStatus, ShareStatus, WorkerStatus
 from tests.unit.observe.values import RECORD

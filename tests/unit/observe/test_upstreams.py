@@ -6,8 +6,8 @@ from edgecache.observe.metrics import Metrics, Sources
 from edgecache.observe.recorder import Recorder
 from edgecache.observe.status import StatusBoard
 from edgecache.observe.upstreams import MAX_ROWS, origins_part
-from edgecache.upstream.balancing import Condition
-from edgecache.upstream.figures import OriginFigures
+from edgecache.upstream.choosing.balancing import Condition
+from edgecache.upstream.choosing.figures import OriginFigures
 
 
 def figures(url: str = "http://a", **said: object) -> OriginFigures:

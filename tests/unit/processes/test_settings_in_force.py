@@ -16,7 +16,7 @@ from edgecache.processes.path import RequestPath
 from edgecache.processes.reload import reloaded
 from edgecache.processes.remote_guests import RemoteGuests
 from edgecache.processes.settings import undivided
-from edgecache.serve.certificates import CertificateFiles
+from edgecache.serve.accepting.certificates import CertificateFiles
 from edgecache.sites import SiteTable
 from edgecache.store.disk import DiskSettings
 

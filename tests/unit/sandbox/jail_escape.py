@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 from sandbox import jail
 from sandbox.engines.watchdog import watchdog
-from sandbox.pagemap import open_pagemap
+from sandbox.pages.pagemap import open_pagemap
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 PARENT = os.getpid()

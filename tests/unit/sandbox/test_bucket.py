@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox.bucket import TokenBucket
+from sandbox.queueing.bucket import TokenBucket
 
 SECOND = 10**9
 NUMBERS = st.integers(1, 10**6)

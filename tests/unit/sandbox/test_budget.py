@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.budget import Admit, Hot, MemoryBudget, Refuse, Wait, admit
+from sandbox.dispatch.budget import Admit, Hot, MemoryBudget, Refuse, Wait, admit
 
 _TENANTS = st.sampled_from(["a", "b", "c"])
 _HOT = st.lists(

@@ -20,7 +20,7 @@ from sandbox.guest.calls import CALLS, dispatch
 from sandbox.guest.exchange import RequestEnded
 from sandbox.guest.files import MAX_OPEN
 from sandbox.limits import MIB
-from sandbox.paging import PAGE, PRESENT, WRITABLE
+from sandbox.pages.paging import PAGE, PRESENT, WRITABLE
 from sandbox.program import Convention
 from sandbox.request import GuestRequest
 from tests.unit.sandbox.calls_support import ANONYMOUS, AT_FDCWD, MINUS_ONE, Guest, make

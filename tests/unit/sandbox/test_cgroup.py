@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import cgroup
-from sandbox.cgroup import CONTROLLERS, make, mount_point, own_path, prepare
+from sandbox.confinement import cgroup
+from sandbox.confinement.cgroup import CONTROLLERS, make, mount_point, own_path, prepare
 from sandbox.errors import JailError
 from sandbox.jail import Layer
 from sandbox.monitor import Monitor

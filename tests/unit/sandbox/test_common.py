@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.memory import FrozenMemory
-from sandbox.paging import PAGE, Layout, page_flags
+from sandbox.pages.paging import PAGE, Layout, page_flags
 
 BASE = 0x40_0000
 TEXT = page_flags(read=True, write=False, execute=True)

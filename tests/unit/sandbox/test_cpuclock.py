@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sandbox.cpuclock import SUM_EVERY_NS, CpuClock
+from sandbox.dispatch.cpuclock import SUM_EVERY_NS, CpuClock
 
 _BUSY = """
 import sys, threading, time

@@ -3,12 +3,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from sandbox.deadlines import Deadlines
-from sandbox.lane import Generator, Job, Lane
+from sandbox.dispatch.deadlines import Deadlines
+from sandbox.dispatch.lane import Generator, Job, Lane
+from sandbox.dispatch.quarantine import QuarantinePolicy, Score
 from sandbox.limits import DEFAULT_LIMITS, MILLISECOND_NS
 from sandbox.monitor import NoEdge
 from sandbox.program import Convention, Program
-from sandbox.quarantine import QuarantinePolicy, Score
 from sandbox.request import GuestRequest
 
 SHORT, LONG = 20 * MILLISECOND_NS, 10_000 * MILLISECOND_NS

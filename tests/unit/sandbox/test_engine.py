@@ -14,8 +14,8 @@ from sandbox.engines.cpuid import cpuid
 from sandbox.engines.watchdog import Watchdog, watchdog
 from sandbox.errors import EngineUnavailable
 from sandbox.limits import SECOND_NS
+from sandbox.pages.supervisor import LANDING_ADDRESS, SCRUB_ADDRESS, gate_address
 from sandbox.program import Convention
-from sandbox.supervisor import LANDING_ADDRESS, SCRUB_ADDRESS, gate_address
 from sandbox.vm import Template, load
 from tests.unit.sandbox.machine_code import (
     DATA,

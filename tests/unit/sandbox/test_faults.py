@@ -7,8 +7,8 @@ import struct
 import pytest
 
 from sandbox.limits import MIB
-from sandbox.paging import USER_TOP
-from sandbox.supervisor import GDT_ADDRESS, STUB_ADDRESS
+from sandbox.pages.paging import USER_TOP
+from sandbox.pages.supervisor import GDT_ADDRESS, STUB_ADDRESS
 from tests.unit.sandbox.machine_code import DATA, LIMITS, RAX, RCX, RDI, RODATA, RSI, RSP, SYSCALL, TEXT, exit_, mov, put, run
 
 OUTSIDE = TEXT + LIMITS.memory_bytes

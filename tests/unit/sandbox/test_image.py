@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sandbox.errors import ImageError
 from sandbox.image import MAX_HEADERS, PIE_BASE, parse
 from sandbox.limits import DEFAULT_LIMITS, MIB
-from sandbox.paging import PAGE, page_flags
+from sandbox.pages.paging import PAGE, page_flags
 from sandbox.program import Convention, Program
 from sandbox.vm import load
 from tests.unit.sandbox.machine_code import DATA, LIMITS, TEXT, Seg, elf, image

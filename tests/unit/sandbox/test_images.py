@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.images import Images
+from sandbox.dispatch.images import Images
 from sandbox.program import Convention, Program
 
 

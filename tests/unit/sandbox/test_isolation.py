@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox.dispatcher import scheduler_for
-from sandbox.policies import DispatchPolicy
+from sandbox.dispatch.dispatcher import scheduler_for
+from sandbox.dispatch.policies import DispatchPolicy
 from sandbox.scheduler import NodePath, Scheduler
 from sandbox.shares import cluster_path
 from tests.unit.sandbox.share_trees import charge, pick, pick_express, sleep, wake

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import jail, landlock
+from sandbox import jail
+from sandbox.confinement import landlock
 from sandbox.errors import JailError
 from sandbox.jail import ALWAYS_POSSIBLE, JailPolicy, JailReport, Layer
 from tests.unit.sandbox import jail_escape

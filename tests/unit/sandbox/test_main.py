@@ -17,11 +17,11 @@ import pytest
 from sandbox.__main__ import main
 from sandbox.bench import crowd, figures, neighbour, peers, plots
 from sandbox.bench.fairness import Shares, share_error
+from sandbox.confinement.seccomp import RULES
 from sandbox.errors import SandboxError
 from sandbox.jail import Layer
 from sandbox.program import Convention, Program
 from sandbox.sdk import build
-from sandbox.seccomp import RULES
 from tests.unit.sandbox.machine_code import DATA, ECHO, LOG, LOOP, RAX, RDI, SYSCALL, call, exit_, image, mov, put, serve
 
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.memory import DROP_FACTOR, DROP_SLACK, FrozenMemory, GuestMemory
-from sandbox.pagemap import Pagemap, open_pagemap
-from sandbox.paging import MAPPED, PAGE, PRESENT, Layout, page_flags
+from sandbox.pages.pagemap import Pagemap, open_pagemap
+from sandbox.pages.paging import MAPPED, PAGE, PRESENT, Layout, page_flags
 
 BASE = 0x40_0000
 DATA = page_flags(read=True, write=True, execute=False)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sandbox.guest import areas
 from sandbox.guest.areas import MAX_AREAS, Areas, TooManyAreas
 from sandbox.limits import MIB
-from sandbox.paging import PAGE
+from sandbox.pages.paging import PAGE
 from tests.unit.sandbox.calls_support import ANONYMOUS, MINUS_ONE, Guest
 from tests.unit.sandbox.machine_code import DATA, DATA_BYTES, LIMITS, RODATA, TEXT
 

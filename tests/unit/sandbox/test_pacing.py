@@ -7,9 +7,9 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox.bucket import TokenBucket
+from sandbox.dispatch.pacing import Flow, Queue, Shaper, Ticket, bucket
 from sandbox.limits import DEFAULT_RATES, SECOND_NS, Rates
-from sandbox.pacing import Flow, Queue, Shaper, Ticket, bucket
+from sandbox.queueing.bucket import TokenBucket
 
 MS = 1_000_000
 SMALL = st.integers(1, 50)

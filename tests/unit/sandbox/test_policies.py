@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox.policies import DispatchPolicy
+from sandbox.dispatch.policies import DispatchPolicy
 
 
 @settings(deadline=None)

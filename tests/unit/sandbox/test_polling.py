@@ -7,8 +7,8 @@ import socket
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox import frames, wire
-from sandbox.polling import Polling
+from sandbox.channel import frames, wire
+from sandbox.channel.polling import Polling
 
 LIMIT_NS = 50_000
 SHORT_NS, LONG_NS = 30_000, 1_000_000

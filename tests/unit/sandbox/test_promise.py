@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox.ledger import WINDOW_NS, Ledger
-from sandbox.nodes import ROOT, Contender, NodePath
-from sandbox.promise import divide, promises
+from sandbox.dispatch.ledger import WINDOW_NS, Ledger
+from sandbox.queueing.nodes import ROOT, Contender, NodePath
+from sandbox.queueing.promise import divide, promises
 from sandbox.scheduler import Scheduler
 from tests.unit.sandbox.share_trees import charge, pick, sleep, wake
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sandbox.dispatch.quarantine import QuarantinePolicy, Score
 from sandbox.outcome import End
-from sandbox.quarantine import QuarantinePolicy, Score
 
 POLICY = QuarantinePolicy(threshold=20, first_s=1, longest_s=60, forget_s=600)
 

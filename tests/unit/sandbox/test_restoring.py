@@ -10,8 +10,8 @@ import pytest
 from sandbox.engines import restoring
 from sandbox.engines.base import CpuState
 from sandbox.engines.kvm_trial import proven, restores
-from sandbox.paging import PAGE, USER_TOP, Layout, fixed_pages
-from sandbox.supervisor import LANDING_ADDRESS, RESTORE_ADDRESS, RESTORED_OFFSET
+from sandbox.pages.paging import PAGE, USER_TOP, Layout, fixed_pages
+from sandbox.pages.supervisor import LANDING_ADDRESS, RESTORE_ADDRESS, RESTORED_OFFSET
 from sandbox.vm import Vm
 from tests.unit.sandbox.machine_code import (
     DATA,

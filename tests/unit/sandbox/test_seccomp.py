@@ -8,10 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox import seccomp
-from sandbox.engines.kvm_api import KICK, REQUESTS
-from sandbox.errors import JailError
-from sandbox.seccomp import (
+from sandbox.confinement import seccomp
+from sandbox.confinement.seccomp import (
     ALLOW,
     AUDIT_ARCH_X86_64,
     ERRNO,
@@ -24,6 +22,8 @@ from sandbox.seccomp import (
     assemble,
     with_kvm,
 )
+from sandbox.engines.kvm_api import KICK, REQUESTS
+from sandbox.errors import JailError
 
 PROGRAM = assemble(RULES)
 WORDS = st.integers(0, 2**64 - 1)

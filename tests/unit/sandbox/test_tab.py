@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.tab import MOST_NS, MOST_SLICES, Tab
+from sandbox.dispatch.tab import MOST_NS, MOST_SLICES, Tab
 
 SLICES = st.lists(st.tuples(st.sampled_from("abc"), st.integers(-5, 10 * MOST_NS)), min_size=1, max_size=100)
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import sandbox
-from sandbox.seccomp import RULES, Verdict
+from sandbox.confinement.seccomp import RULES, Verdict
 from tests.unit.sandbox.jail_escape import ATTEMPTS
 
 ROOT = Path(__file__).resolve().parents[3]

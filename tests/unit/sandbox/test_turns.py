@@ -3,12 +3,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from sandbox.lane import Generator, Lane
+from sandbox.dispatch.lane import Generator, Lane
+from sandbox.dispatch.pacer import Pacer
+from sandbox.dispatch.pacing import Flow
+from sandbox.dispatch.quarantine import QuarantinePolicy, Score
 from sandbox.limits import DEFAULT_LIMITS, SECOND_NS
-from sandbox.pacer import Pacer
-from sandbox.pacing import Flow
 from sandbox.program import Convention, Program
-from sandbox.quarantine import QuarantinePolicy, Score
 
 LIMITS = replace(DEFAULT_LIMITS, edge_call_rate=2, rate_burst_ns=SECOND_NS // 2)
 """One edge call every half second, and one at once."""

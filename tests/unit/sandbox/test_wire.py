@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox import frames as framing
-from sandbox import wire
+from sandbox.channel import frames as framing
+from sandbox.channel import wire
 from sandbox.jail import JailPolicy, JailReport, Layer, MissingLayer
 from sandbox.limits import DEFAULT_LIMITS
 from sandbox.outcome import End, Outcome, Usage

@@ -13,10 +13,11 @@ from typing import TypeVar
 
 import pytest
 
-from sandbox import jail, wire
+from sandbox import jail
 from sandbox import worker as worker_module
-from sandbox.cgroup import NO_CGROUP
-from sandbox.frames import BlockingChannel, send_frame
+from sandbox.channel import wire
+from sandbox.channel.frames import BlockingChannel, send_frame
+from sandbox.confinement.cgroup import NO_CGROUP
 from sandbox.jail import JailPolicy, Layer
 from sandbox.limits import MILLISECOND_NS, SECOND_NS, Limits
 from sandbox.outcome import End

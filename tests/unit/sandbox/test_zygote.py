@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from sandbox import jail, wire, zygote
-from sandbox.cgroup import NO_CGROUP
-from sandbox.frames import BlockingChannel, send_frame
+from sandbox import jail, zygote
+from sandbox.channel import wire
+from sandbox.channel.frames import BlockingChannel, send_frame
+from sandbox.confinement.cgroup import NO_CGROUP
 from sandbox.jail import JailPolicy, Layer
 from tests.integration.process_support import alive
 from tests.unit.sandbox.forked import run_forked

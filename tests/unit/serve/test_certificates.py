@@ -9,7 +9,7 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
-from edgecache.serve.certificates import CertificateError, CertificateFiles, Certificates, find
+from edgecache.serve.accepting.certificates import CertificateError, CertificateFiles, Certificates, find
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecache.serve.proxy_protocol import MAX_BYTES, Announced, NotProxied, decode, measure
+from edgecache.serve.accepting.proxy_protocol import MAX_BYTES, Announced, NotProxied, decode, measure
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecache.policy.purging import Purge
-from edgecache.serve.purges import RecentPurges
+from edgecache.serve.purging.purges import RecentPurges
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecache.policy.upstream import Balance, Origin, UpstreamRule
-from edgecache.upstream.balancing import Candidate, Condition, turn
+from edgecache.upstream.choosing.balancing import Candidate, Condition, turn
 
 CANDIDATES = st.lists(
     st.builds(

@@ -7,8 +7,8 @@ from yarl import URL
 
 from edgecache.policy.fields import freeze
 from edgecache.policy.message import Request
-from edgecache.upstream.request_head import encode_request, is_bodiless
-from edgecache.upstream.way import Way
+from edgecache.upstream.http1.request_head import encode_request, is_bodiless
+from edgecache.upstream.http1.way import Way
 
 
 def request(*fields: tuple[str, str], method: str = "GET", target: str = "/a?b") -> Request:

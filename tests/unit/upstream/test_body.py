@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from edgecache.upstream.body import EmptyBody, ReplayableBody
+from edgecache.upstream.http1.body import EmptyBody, ReplayableBody
 
 
 class Chunks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecache.upstream.breaker import CLOSED, Breaker, asked, failed, undecided
+from edgecache.upstream.choosing.breaker import CLOSED, Breaker, asked, failed, undecided
 
 LIMIT, PAUSE = 3, 10.0
 

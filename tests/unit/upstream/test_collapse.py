@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from edgecache.source import SourceError
-from edgecache.upstream.collapse import Flights, Landing, Settled
+from edgecache.upstream.flights.collapse import Flights, Landing, Settled
 from edgecache.upstream.settings import UpstreamSettings
 
 

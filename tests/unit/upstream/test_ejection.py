@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecache.upstream.ejection import Ejection, Health, failed, may_eject
+from edgecache.upstream.choosing.ejection import Ejection, Health, failed, may_eject
 
 ORIGINS = ("http://a", "http://b", "http://c")
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecache.policy.upstream import HealthRule
-from edgecache.upstream.health import UNCHECKED, expected, first_delay, next_delay, observed
+from edgecache.upstream.choosing.health import UNCHECKED, expected, first_delay, next_delay, observed
 
 RULE = HealthRule(rise=2, fall=3)
 

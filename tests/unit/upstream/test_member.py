@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from edgecache.policy.upstream import BreakerRule, EjectionRule, Origin, UpstreamRule
 from edgecache.source import SourceError
+from edgecache.upstream.choosing.leasing import leased
+from edgecache.upstream.choosing.member import Lease, Member
 from edgecache.upstream.endpoint import Endpoint
-from edgecache.upstream.leasing import leased
-from edgecache.upstream.member import Lease, Member
 from tests.integration.proxy_support import until
 
 

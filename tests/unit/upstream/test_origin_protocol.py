@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgecache.upstream.origin_protocol import idle_limit
+from edgecache.upstream.http1.origin_protocol import idle_limit
 
 
 @pytest.mark.parametrize(

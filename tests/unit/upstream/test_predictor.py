@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgecache.upstream.predictor import Predictor
+from edgecache.upstream.flights.predictor import Predictor
 
 
 def test_keys_expire_are_forgotten_and_displaced() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecache.upstream.proxy_header import ProxyHeader, SocketAddress, encode, socket_address
+from edgecache.upstream.http1.proxy_header import ProxyHeader, SocketAddress, encode, socket_address
 
 SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")
 

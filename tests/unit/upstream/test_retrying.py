@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecache.policy.upstream import RetryOn, RetryRule
-from edgecache.upstream.retrying import RetryBudget, retriable, retriable_status
+from edgecache.upstream.choosing.retrying import RetryBudget, retriable, retriable_status
 
 ALL = RetryRule(attempts=5, on=tuple(RetryOn), statuses=(502, 503))
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from edgecache.source import Culprit, SourceError
-from edgecache.upstream.shared_body import BufferBudget, SharedBody, SharedReader
+from edgecache.upstream.flights.shared_body import BufferBudget, SharedBody, SharedReader
 
 
 def body(limit: int = 100, window: int = 20, budget: BufferBudget | None = None) -> SharedBody:

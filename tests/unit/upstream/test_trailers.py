@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecache.upstream.trailers import TrailerReader
+from edgecache.upstream.http1.trailers import TrailerReader
 
 
 def read(*pieces: bytes) -> tuple[tuple[str, str], ...]:

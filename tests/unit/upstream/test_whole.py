@@ -11,8 +11,8 @@ from aiohttp.http import HttpResponseParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecache.upstream.response import unusable_field
-from edgecache.upstream.whole import read_whole
+from edgecache.upstream.http1.response import unusable_field
+from edgecache.upstream.http1.whole import read_whole
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 _NAMES = st.sampled_from(

@@ -1,0 +1,1 @@
+"""What makes stored responses go, and keeps those on their way from coming back."""

@@ -1,0 +1,1 @@
+"""Which origin is asked: weights, health, limits and failures of each. No sockets."""

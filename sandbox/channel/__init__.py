@@ -1,0 +1,1 @@
+"""What monitor, workers and zygote say to each other, and how it gets across."""
