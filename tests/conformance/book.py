@@ -214,7 +214,7 @@ class Book:
                 _abort(request)
                 return response
             await response.write(body[: len(body) // 2])
-            if self.holds.get(made.client) == "body":
+            if body and self.holds.get(made.client) == "body":
                 await self._hold()
             await response.write(body[len(body) // 2 :])
         await response.write_eof()
