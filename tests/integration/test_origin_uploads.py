@@ -1,9 +1,11 @@
-"""Bodies of requests whose origin goes while they are sent: the exchange fails as such, and nothing is logged for it."""
+"""Requests with bodies: where the origin goes while one is sent the exchange fails as such, and nothing is logged for it; and
+nothing of one outlives it."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -15,7 +17,8 @@ from edgecache.source import SourceError
 from edgecache.upstream.endpoint import Endpoint, waits
 from edgecache.upstream.http1.origin import OriginClient
 from edgecache.upstream.settings import UpstreamSettings
-from tests.integration.proxy_support import raw_origin, read_head
+from tests.integration.aftermath_support import Remains, left_over
+from tests.integration.proxy_support import edge_for, raw_origin, read_head
 
 
 @dataclass
@@ -56,3 +59,25 @@ async def test_a_body_that_ends_as_its_origin_goes_is_no_defect_of_ours(abort: b
     await client.close()
     gc.collect()
     assert [record.getMessage() for record in caplog.records] == []
+
+
+async def test_nothing_of_a_request_outlives_it_though_its_timers_are_not_due_yet() -> None:
+    asked, over = asyncio.Event(), asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_head(reader)
+        asked.set()
+        await over.wait()
+        writer.close()
+
+    # The loop drops cancelled timers once they come first: behind one that is due sooner they stay.
+    sooner = asyncio.get_running_loop().call_later(30, lambda: None)
+    async with raw_origin(silent) as origin, edge_for(origin) as edge:
+        with Remains() as remains:
+            _reader, writer = await edge.connect()
+            writer.write(b"POST / HTTP/1.1\r\nHost: e\r\nContent-Length: 1\r\n\r\nx")
+            await asked.wait()
+            writer.close()
+            assert await left_over(edge, remains) == Counter()
+        over.set()
+    sooner.cancel()

@@ -53,7 +53,7 @@ _BAD_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 """As in `response`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Exact:
     """What aiohttp's own request has no place for. It also stands where aiohttp asks a URL for its path: yarl drops an empty
     query's `?`."""
@@ -61,10 +61,15 @@ class _Exact:
     raw_path_qs: str
     method: str
     on_interim: Interim | None
-    deadline: HeadDeadline
+    deadline: HeadDeadline | None
     trailers: TrailerReader | None
     following: Trailers | None
     """What follows the request's body."""
+
+    def forget(self) -> None:
+        """The exchange is over. The loop keeps a cancelled timer until it would have been due, and with it the context in which it
+        was made. This is in there, and would keep the client's connection."""
+        self.on_interim = self.deadline = self.trailers = self.following = None
 
 
 _exact: ContextVar[_Exact] = ContextVar("_exact")
@@ -73,12 +78,16 @@ _exact: ContextVar[_Exact] = ContextVar("_exact")
 class _ExactRequest(aiohttp.ClientRequest):
     """Writes method and target as the client sent them."""
 
+    _following: Trailers | None = None
+
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
         exact = _exact.get()
         url = self.url
         self.method = exact.method
         self.url = cast(URL, exact)
-        exact.deadline.extend()
+        self._following = exact.following
+        if exact.deadline is not None:
+            exact.deadline.extend()
         if isinstance(conn.protocol, OriginProtocol):
             conn.protocol.on_interim = exact.on_interim
             conn.protocol.trailers = exact.trailers
@@ -88,9 +97,8 @@ class _ExactRequest(aiohttp.ClientRequest):
             self.url = url
 
     async def write_bytes(self, writer: AbstractStreamWriter, conn: Connection, content_length: int | None = None) -> None:
-        following = _exact.get().following
-        if following is not None and isinstance(writer, StreamWriter):
-            writer = TrailedWriter(writer, following)
+        if self._following is not None and isinstance(writer, StreamWriter):
+            writer = TrailedWriter(writer, self._following)
         # That the connection goes before the end of the body is heard by whoever reads the answer, if not all of it has come.
         with suppress(ConnectionResetError):
             await super().write_bytes(writer, conn, content_length)
@@ -230,17 +238,21 @@ class OriginClient:
             preface.set(_introduction(version, "" if probing else _client(request)) if version else None)
             async with asyncio.timeout(waits.connect + waits.first_byte) as clock:
                 deadline = HeadDeadline(clock, waits.first_byte)
-                _exact.set(_Exact(request.target, request.method, on_interim, deadline, trailers, _following(request, body)))
-                response = await session.request(
-                    request.method,
-                    URL(endpoint.url.rstrip("/") + request.target, encoded=True),
-                    headers=request.headers,
-                    data=None if body is None else upload(body, deadline),
-                    allow_redirects=False,
-                    timeout=_connecting(waits.connect),
-                    ssl=context,
-                    server_hostname=endpoint.tls.server_name or None,
-                )
+                exact = _Exact(request.target, request.method, on_interim, deadline, trailers, _following(request, body))
+                _exact.set(exact)
+                try:
+                    response = await session.request(
+                        request.method,
+                        URL(endpoint.url.rstrip("/") + request.target, encoded=True),
+                        headers=request.headers,
+                        data=None if body is None else upload(body, deadline),
+                        allow_redirects=False,
+                        timeout=_connecting(waits.connect),
+                        ssl=context,
+                        server_hostname=endpoint.tls.server_name or None,
+                    )
+                finally:
+                    exact.forget()
                 deadline.met = True
                 return response
         except TrustError as error:
