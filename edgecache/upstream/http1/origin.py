@@ -67,8 +67,8 @@ class _Exact:
     """What follows the request's body."""
 
     def forget(self) -> None:
-        """The exchange is over. The loop keeps a cancelled timer until it would have been due, and with it the context that it was
-        made in. This is in there, and would keep the client's connection."""
+        """The exchange is over. The loop keeps a cancelled timer until it would have been due, and with it the context that it
+        was made in. This is in there, and would keep the client's connection."""
         self.on_interim = self.deadline = self.trailers = self.following = None
 
 
