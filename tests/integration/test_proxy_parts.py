@@ -91,6 +91,28 @@ async def test_clients_wait_for_one_completion() -> None:
         assert edge.store.stats().entries == 1, "the parts are not needed any more"
 
 
+async def test_parts_that_are_purged_while_they_are_completed_are_asked_for_anew() -> None:
+    """Though what completes them has another tag by then."""
+    gate = asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        response = await serve(request)
+        if request.headers.get("Range") == "bytes=20-":
+            response.headers["Cache-Tag"] = "other"
+            await gate.wait()
+        return response
+
+    async with origin_of(answer) as origin, edge_for(origin.url, rule=CacheRule(forward_ranges=True)) as edge:
+        await edge.fetch("/a", headers={"Range": "bytes=0-19"})
+        waiting = asyncio.create_task(edge.fetch("/a"))
+        await until(lambda: origin.count == 2)
+        await edge.pipeline.purge(Purge(tag="t"))
+        gate.set()
+        assert (await waiting).body == TEXT
+        assert "Range" not in origin.seen[-1].headers
+        assert origin.count == 3
+
+
 BIG = bytes(range(256)) * 4096
 
 

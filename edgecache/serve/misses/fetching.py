@@ -81,9 +81,9 @@ class Fetcher:
         reply = await self._asker.ask(call, sent, entry)
         timed = Timed(reply.response, asked, self._clock())
         if gap is not None and reply.response.status in (206, 416):
-            completed = gap.completed(reply, timed)
+            completed = gap.completed(reply, timed) if self.purges.allow(gap.entry, since) else None
             if completed is None:
-                # Of another representation, or not what was asked for: the parts are worth nothing, and the whole is wanted.
+                # Of another representation, not what was asked for, or purged: the parts are worth nothing, the whole is wanted.
                 self._store.discard(gap.entry)
                 await reply.body.close()
                 return await self._produced(call, self._asker.forwarded(call, whole=True), None, None, key)
