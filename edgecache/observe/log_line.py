@@ -66,8 +66,9 @@ class LineEncoder:
         try:
             return self._encoder.encode(line) + b"\n"
         except UnicodeEncodeError:
-            for name in ("id", "client", "method", "uri", "reason", "site"):
-                setattr(line, name, getattr(line, name).encode("utf-8", "backslashreplace").decode())
+            for name in ("id", "client", "method", "uri", "reason", "site", "generator"):
+                if (text := getattr(line, name)) is not None:
+                    setattr(line, name, text.encode("utf-8", "backslashreplace").decode())
             return self._encoder.encode(line) + b"\n"
 
     def around(self, record: Record, sample: float | msgspec.UnsetType = msgspec.UNSET) -> tuple[bytes, bytes]:

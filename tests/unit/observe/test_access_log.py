@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -92,6 +92,7 @@ _RECORDS = st.builds(
 )
 
 
+@example([replace(RECORD, generator="\ud800")], False)
 @settings(max_examples=50, deadline=None)
 @given(st.lists(_RECORDS, min_size=1, max_size=8), st.booleans())
 def test_lines_made_of_parts_say_what_whole_ones_say(records: list[Record], query: bool) -> None:
